@@ -1,0 +1,224 @@
+//! A context: the instruction set, the threads and the scratch memory that calls use.
+
+use std::env;
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+use crate::error::{Error, Result};
+use crate::parallel::{self, MAX_THREADS, ParallelFor, Pool};
+use crate::scratch::{Scratch, ScratchPool};
+use crate::simd::{Element, Isa, Level};
+
+/// How a [`Context`] is made; `Default` takes everything from the environment and the machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ContextOptions {
+    /// Threads that a call may use, its caller included. 0 = `CNNKERN_NUM_THREADS`, or else the
+    /// cores that this process may use. 1 = the calling thread only.
+    pub num_threads: usize,
+    /// None = `CNNKERN_ISA`, or else the widest that the processor has.
+    pub isa: Option<Isa>,
+    /// The caller's own pool, used in place of threads of the context's own.
+    pub parallel_for: Option<ParallelFor>,
+}
+
+/// What calls share: threads, and scratch memory that is kept from call to call.
+///
+/// Several threads may use one context at once: the first has the context's threads, the others
+/// meanwhile run on their own. Results never depend on it.
+///
+/// A child process that was forked after its parent used a context can use it: it gets threads and
+/// scratch memory of its own at its first call.
+pub struct Context {
+    level: Level,
+    num_threads: usize,
+    parallel_for: Option<ParallelFor>,
+    /// Never null. What belongs to another process id is left alone, since its threads and locks
+    /// stayed in that process.
+    process: AtomicPtr<Process>,
+    panic_next: AtomicBool,
+}
+
+/// The part of a context that does not survive a fork.
+struct Process {
+    id: i32,
+    pool: Option<Pool>,
+    scratch: ScratchPool,
+}
+
+impl Process {
+    fn new(pool: Option<Pool>) -> *mut Process {
+        Box::into_raw(Box::new(Process { id: process_id(), pool, scratch: ScratchPool::default() }))
+    }
+}
+
+fn process_id() -> i32 {
+    // SAFETY: always successful, and without preconditions.
+    unsafe { libc::getpid() }
+}
+
+impl Context {
+    /// A context with its threads started.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for more than 1024 threads, for an instruction set that the
+    /// processor lacks, or for a `CNNKERN_ISA` or `CNNKERN_NUM_THREADS` that cannot be used;
+    /// [`Error::OutOfMemory`] when the threads cannot be started.
+    pub fn new(options: &ContextOptions) -> Result<Context> {
+        let level = match (options.isa, environment("CNNKERN_ISA")?) {
+            (Some(isa), _) => Level::checked(isa)?,
+            (None, Some(name)) => Level::checked(Isa::from_name(&name)?)?,
+            (None, None) => Level::checked(Isa::best())?,
+        };
+        let num_threads = match options.num_threads {
+            0 => default_num_threads()?,
+            asked if asked <= MAX_THREADS => asked,
+            asked => {
+                return Err(Error::invalid(format!(
+                    "num_threads must be at most {MAX_THREADS}, but is {asked}"
+                )));
+            }
+        };
+        let own_pool = num_threads > 1 && options.parallel_for.is_none();
+        let pool = own_pool.then(|| Pool::new(num_threads)).transpose()?;
+        Ok(Context {
+            level,
+            num_threads,
+            parallel_for: options.parallel_for,
+            process: AtomicPtr::new(Process::new(pool)),
+            panic_next: AtomicBool::new(false),
+        })
+    }
+
+    /// The process-wide context with default options, made at its first use.
+    ///
+    /// # Errors
+    /// Those of [`Context::new`], the same at every call.
+    pub fn global() -> Result<&'static Context> {
+        static GLOBAL: OnceLock<Result<Context>> = OnceLock::new();
+        GLOBAL
+            .get_or_init(|| Context::new(&ContextOptions::default()))
+            .as_ref()
+            .map_err(Clone::clone)
+    }
+
+    /// Threads that a call may use, its caller included.
+    pub fn num_threads(&self) -> usize {
+        self.num_threads
+    }
+
+    /// The instruction set that kernels run as.
+    pub fn isa(&self) -> Isa {
+        self.level.isa()
+    }
+
+    /// Makes the next parallel region panic: how the tests reach what only a defect could.
+    #[doc(hidden)]
+    pub fn panic_in_next_region(&self) {
+        self.panic_next.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Runs `task(slot, index)` for each index below `count`. No two threads have the same slot at
+    /// once, and slots are below `num_threads`.
+    pub(crate) fn run(&self, count: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        if self.panic_next.load(Ordering::Relaxed) && self.panic_next.swap(false, Ordering::Relaxed)
+        {
+            return self.distribute(count.max(1), &|_, _| panic!("a panic that a test asked for"));
+        }
+        self.distribute(count, task);
+    }
+
+    fn distribute(&self, count: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        if count <= 1 || self.num_threads == 1 {
+            return parallel::run_inline(count, task);
+        }
+        match (&self.parallel_for, &self.process().pool) {
+            (Some(theirs), _) => parallel::run_on(theirs, self.num_threads, count, task),
+            (None, Some(pool)) => pool.run(count, task),
+            (None, None) => parallel::run_inline(count, task),
+        }
+    }
+
+    /// Scratch memory for one call: `shared` elements, and `per_slot` for each slot of `run`.
+    pub(crate) fn scratch<T: Element>(
+        &self,
+        shared: usize,
+        per_slot: usize,
+    ) -> Result<Scratch<'_, T>> {
+        self.process().scratch.take(shared, self.num_threads, per_slot)
+    }
+
+    fn process(&self) -> &Process {
+        let id = process_id();
+        let current = self.process.load(Ordering::Acquire);
+        // SAFETY: never null, and freed only when the context is dropped.
+        let found = unsafe { &*current };
+        if found.id == id {
+            return found;
+        }
+        // The first call in a forked child. Without threads it is slow, but right.
+        let own_pool = self.num_threads > 1 && self.parallel_for.is_none();
+        let pool = if own_pool { Pool::new(self.num_threads).ok() } else { None };
+        let fresh = Process::new(pool);
+        match self.process.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: as above; the parent's state is left alone.
+            Ok(_) => unsafe { &*fresh },
+            Err(other) => {
+                // SAFETY: `fresh` was never shared.
+                drop(unsafe { Box::from_raw(fresh) });
+                // SAFETY: another thread of this process put it there just now.
+                unsafe { &*other }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("isa", &self.isa())
+            .field("num_threads", &self.num_threads)
+            .field("parallel_for", &self.parallel_for)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        let process = *self.process.get_mut();
+        // SAFETY: never null, and nobody uses it any more.
+        if unsafe { (*process).id } == process_id() {
+            // SAFETY: made by Box::into_raw in this process.
+            drop(unsafe { Box::from_raw(process) });
+        }
+    }
+}
+
+/// The value of an environment variable; an empty one counts as not set.
+fn environment(name: &str) -> Result<Option<String>> {
+    match env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(value)) => {
+            Err(Error::invalid(format!("{name} must be UTF-8, but is {value:?}")))
+        }
+    }
+}
+
+fn default_num_threads() -> Result<usize> {
+    let Some(text) = environment("CNNKERN_NUM_THREADS")? else {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        return Ok(cores.min(MAX_THREADS));
+    };
+    match text.trim().parse() {
+        Ok(threads) if (1..=MAX_THREADS).contains(&threads) => Ok(threads),
+        _ => Err(Error::invalid(format!(
+            "CNNKERN_NUM_THREADS must be a number from 1 to {MAX_THREADS}, but is \"{text}\""
+        ))),
+    }
+}

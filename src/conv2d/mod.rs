@@ -1,0 +1,121 @@
+//! Two-dimensional convolution (cross-correlation, as in the field), forward and backward.
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::reference;
+use crate::shape::{Activation, Conv2dParams, ConvShape};
+use crate::simd::Element;
+
+/// What [`backward`] reads.
+#[derive(Debug, Clone, Copy)]
+pub struct BackwardInputs<'a, T> {
+    /// The forward pass's input, read for dw only.
+    pub x: Option<&'a [T]>,
+    /// The weights, read for dx only.
+    pub w: Option<&'a [T]>,
+    /// The gradient of the output.
+    pub dy: &'a [T],
+    /// The forward pass's pre-activation u, or its output y = relu(u): dy counts as 0 where it is
+    /// <= 0.
+    pub relu_output: Option<&'a [T]>,
+}
+
+/// gradient = alpha * g + beta * gradient; with beta = 0 the gradient is not read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GradientOptions {
+    /// Factor of the new dx.
+    pub dx_alpha: f64,
+    /// Factor of the dx that is there.
+    pub dx_beta: f64,
+    /// Factor of the new dw.
+    pub dw_alpha: f64,
+    /// Factor of the dw that is there.
+    pub dw_beta: f64,
+    /// Factor of the new db.
+    pub db_alpha: f64,
+    /// Factor of the db that is there.
+    pub db_beta: f64,
+}
+
+impl Default for GradientOptions {
+    /// Every alpha 1, every beta 0: sums, overwriting what was there.
+    fn default() -> Self {
+        GradientOptions {
+            dx_alpha: 1.0,
+            dx_beta: 0.0,
+            dw_alpha: 1.0,
+            dw_beta: 0.0,
+            db_alpha: 1.0,
+            db_beta: 0.0,
+        }
+    }
+}
+
+/// The gradients that [`backward`] writes; None where not wanted.
+#[derive(Debug)]
+pub struct Gradients<'a, T> {
+    /// Of x.
+    pub dx: Option<&'a mut [T]>,
+    /// Of w.
+    pub dw: Option<&'a mut [T]>,
+    /// Of the bias: `[out_channels]`.
+    pub db: Option<&'a mut [T]>,
+}
+
+/// y = activation(conv(x, w) + bias)
+pub fn forward<T: Element>(
+    context: &Context,
+    params: &Conv2dParams,
+    x: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    activation: Activation,
+    y: &mut [T],
+) -> Result<()> {
+    let shape = ConvShape::new(params, size_of::<T>())?;
+    check("x", x, shape.input_len())?;
+    check("w", w, shape.filter_len())?;
+    if let Some(bias) = bias {
+        check("bias", bias, shape.out_channels)?;
+    }
+    check("y", y, shape.output_len())?;
+    let _ = context;
+    reference::conv2d_forward(&shape, x, w, bias, activation, y);
+    Ok(())
+}
+
+/// The whole backward pass: any of dx, dw and db, with the ReLU that followed the convolution.
+pub fn backward<T: Element>(
+    context: &Context,
+    params: &Conv2dParams,
+    inputs: &BackwardInputs<'_, T>,
+    options: &GradientOptions,
+    gradients: Gradients<'_, T>,
+) -> Result<()> {
+    let shape = ConvShape::new(params, size_of::<T>())?;
+    check("dy", inputs.dy, shape.output_len())?;
+    if let Some(relu_output) = inputs.relu_output {
+        check("relu_output", relu_output, shape.output_len())?;
+    }
+    if let Some(dx) = &gradients.dx {
+        check("dx", dx, shape.input_len())?;
+        check("w", inputs.w.ok_or(Error::NullPointer { argument: "w" })?, shape.filter_len())?;
+    }
+    if let Some(dw) = &gradients.dw {
+        check("dw", dw, shape.filter_len())?;
+        check("x", inputs.x.ok_or(Error::NullPointer { argument: "x" })?, shape.input_len())?;
+    }
+    if let Some(db) = &gradients.db {
+        check("db", db, shape.out_channels)?;
+    }
+    let _ = context;
+    reference::conv2d_backward(&shape, inputs, options, gradients);
+    Ok(())
+}
+
+fn check<T>(argument: &'static str, slice: &[T], expected: usize) -> Result<()> {
+    if slice.len() != expected {
+        return Err(Error::length(argument, expected, slice.len()));
+    }
+    Ok(())
+}

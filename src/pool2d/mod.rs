@@ -1,0 +1,152 @@
+//! Max-pooling and average-pooling, forward and backward.
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::reference;
+use crate::shape::{Pool2dParams, PoolShape};
+use crate::simd::Element;
+
+/// Where each window's maximum lies: `kh * kernel_width + kw`, shaped as y.
+#[derive(Debug, Clone, Copy)]
+pub enum Argmax<'a> {
+    /// For any window.
+    I32(&'a [i32]),
+    /// For windows of at most 256 cells: a quarter of the memory.
+    U8(&'a [u8]),
+}
+
+/// [`Argmax`] to be written.
+#[derive(Debug)]
+pub enum ArgmaxMut<'a> {
+    /// For any window.
+    I32(&'a mut [i32]),
+    /// For windows of at most 256 cells: a quarter of the memory.
+    U8(&'a mut [u8]),
+}
+
+impl Argmax<'_> {
+    /// The place at `index`. A negative one is larger than any window.
+    #[inline(always)]
+    pub(crate) fn at(&self, index: usize) -> usize {
+        match self {
+            Argmax::I32(places) => places[index] as usize,
+            Argmax::U8(places) => usize::from(places[index]),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Argmax::I32(places) => places.len(),
+            Argmax::U8(places) => places.len(),
+        }
+    }
+}
+
+/// y = the maximum of each window, argmax = its place: the first maximum in the window's order. A
+/// NaN beats every number, and the first NaN wins.
+pub fn max_forward<T: Element>(
+    context: &Context,
+    params: &Pool2dParams,
+    x: &[T],
+    y: &mut [T],
+    argmax: Option<ArgmaxMut<'_>>,
+) -> Result<()> {
+    let shape = PoolShape::new(params, size_of::<T>())?;
+    check_lengths(&shape, ("x", x.len()), ("y", y.len()))?;
+    if let Some(argmax) = &argmax {
+        let (len, wide) = match argmax {
+            ArgmaxMut::I32(places) => (places.len(), true),
+            ArgmaxMut::U8(places) => (places.len(), false),
+        };
+        check_argmax(&shape, len, wide)?;
+    }
+    let _ = context;
+    reference::maxpool2d_forward(&shape, x, y, argmax);
+    Ok(())
+}
+
+/// dx = each gradient of dy added to the cell that `argmax` names; one in the padding is dropped.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for a place outside the window; dx is untouched then.
+pub fn max_backward<T: Element>(
+    context: &Context,
+    params: &Pool2dParams,
+    dy: &[T],
+    argmax: Argmax<'_>,
+    dx: &mut [T],
+) -> Result<()> {
+    let shape = PoolShape::new(params, size_of::<T>())?;
+    check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
+    check_argmax(&shape, argmax.len(), matches!(argmax, Argmax::I32(_)))?;
+    let _ = context;
+    for index in 0..argmax.len() {
+        if argmax.at(index) >= shape.window_len() {
+            let place = match argmax {
+                Argmax::I32(places) => i64::from(places[index]),
+                Argmax::U8(places) => i64::from(places[index]),
+            };
+            return Err(Error::invalid(format!(
+                "argmax must lie in the window of {} cells, but is {place} at index {index}",
+                shape.window_len()
+            )));
+        }
+    }
+    reference::maxpool2d_backward(&shape, dy, argmax, dx);
+    Ok(())
+}
+
+/// y = the mean of each window.
+pub fn avg_forward<T: Element>(
+    context: &Context,
+    params: &Pool2dParams,
+    x: &[T],
+    y: &mut [T],
+) -> Result<()> {
+    let shape = PoolShape::new(params, size_of::<T>())?;
+    check_lengths(&shape, ("x", x.len()), ("y", y.len()))?;
+    let _ = context;
+    reference::avgpool2d_forward(&shape, x, y);
+    Ok(())
+}
+
+/// dx = each gradient of dy spread evenly over the cells of its window that count.
+pub fn avg_backward<T: Element>(
+    context: &Context,
+    params: &Pool2dParams,
+    dy: &[T],
+    dx: &mut [T],
+) -> Result<()> {
+    let shape = PoolShape::new(params, size_of::<T>())?;
+    check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
+    let _ = context;
+    reference::avgpool2d_backward(&shape, dy, dx);
+    Ok(())
+}
+
+fn check_lengths(
+    shape: &PoolShape,
+    input: (&'static str, usize),
+    output: (&'static str, usize),
+) -> Result<()> {
+    if input.1 != shape.input_len() {
+        return Err(Error::length(input.0, shape.input_len(), input.1));
+    }
+    if output.1 != shape.output_len() {
+        return Err(Error::length(output.0, shape.output_len(), output.1));
+    }
+    Ok(())
+}
+
+fn check_argmax(shape: &PoolShape, len: usize, wide: bool) -> Result<()> {
+    if len != shape.output_len() {
+        return Err(Error::length("argmax", shape.output_len(), len));
+    }
+    if !wide && shape.window_len() > 256 {
+        return Err(Error::invalid(format!(
+            "argmax_type must be I32 for a window of more than 256 cells, but is U8 for {} x {}",
+            shape.height.kernel, shape.width.kernel
+        )));
+    }
+    Ok(())
+}

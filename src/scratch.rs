@@ -1,0 +1,121 @@
+//! Scratch memory: taken by a call, given back when it ends, and kept for the next one.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::simd::Element;
+
+/// Every part begins on a cache line.
+const ALIGNMENT: usize = 64;
+
+/// A context's scratch memory: as many buffers as calls have run at once.
+#[derive(Default)]
+pub(crate) struct ScratchPool {
+    free: Mutex<Vec<Buffer>>,
+}
+
+struct Buffer {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: a buffer is plain memory that it owns.
+unsafe impl Send for Buffer {}
+
+impl Buffer {
+    fn new(bytes: usize) -> Result<Buffer> {
+        let error = || Error::OutOfMemory {
+            message: format!("{bytes} bytes of scratch memory could not be allocated"),
+        };
+        let layout = Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| error())?;
+        assert!(bytes > 0, "an empty buffer needs no memory");
+        // SAFETY: the size is not 0.
+        let start = NonNull::new(unsafe { alloc(layout) }).ok_or_else(error)?;
+        Ok(Buffer { start, layout })
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout in `new`.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
+impl ScratchPool {
+    /// Memory for `shared` elements, and for `per_slot` more in each of `slots` slots. Its contents
+    /// are arbitrary.
+    pub fn take<T: Element>(
+        &self,
+        shared: usize,
+        slots: usize,
+        per_slot: usize,
+    ) -> Result<Scratch<'_, T>> {
+        let line = ALIGNMENT / size_of::<T>();
+        let sizes = || {
+            let shared = shared.checked_next_multiple_of(line)?;
+            let per_slot = per_slot.checked_next_multiple_of(line)?;
+            let bytes = per_slot.checked_mul(slots)?.checked_add(shared)?.max(line);
+            Some((shared, per_slot, bytes.checked_mul(size_of::<T>())?))
+        };
+        let (shared, per_slot, bytes) = sizes().ok_or_else(|| {
+            Error::overflow(format!(
+                "the scratch memory is too large for the address space: {shared} elements and \
+                 {per_slot} for each of {slots} threads"
+            ))
+        })?;
+        let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let buffer = match kept {
+            Some(buffer) if buffer.layout.size() >= bytes => buffer,
+            // Freed before its successor is allocated.
+            small => {
+                drop(small);
+                Buffer::new(bytes)?
+            }
+        };
+        if cfg!(debug_assertions) {
+            // Junk that shows: a float of these bytes is a NaN.
+            // SAFETY: the buffer has at least `bytes` bytes.
+            unsafe { buffer.start.as_ptr().write_bytes(0xff, bytes) };
+        }
+        Ok(Scratch { pool: self, buffer: Some(buffer), shared, per_slot, slots, _of: PhantomData })
+    }
+}
+
+/// The scratch memory of one call.
+pub(crate) struct Scratch<'a, T> {
+    pool: &'a ScratchPool,
+    buffer: Option<Buffer>,
+    shared: usize,
+    per_slot: usize,
+    slots: usize,
+    _of: PhantomData<T>,
+}
+
+// SAFETY: it only hands out pointers; whoever writes through them answers for races.
+unsafe impl<T: Send> Sync for Scratch<'_, T> {}
+
+impl<T: Element> Scratch<'_, T> {
+    /// The part that all threads share.
+    pub fn shared(&self) -> *mut T {
+        self.buffer.as_ref().expect("given back only on drop").start.as_ptr().cast()
+    }
+
+    /// The part that only the thread of that slot uses.
+    pub fn slot(&self, slot: usize) -> *mut T {
+        assert!(slot < self.slots, "slot {slot} of {}", self.slots);
+        // SAFETY: within the buffer, which has `slots` parts of `per_slot` behind `shared`.
+        unsafe { self.shared().add(self.shared + slot * self.per_slot) }
+    }
+}
+
+impl<T> Drop for Scratch<'_, T> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        }
+    }
+}

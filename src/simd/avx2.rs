@@ -1,0 +1,291 @@
+//! AVX2 and FMA: 16 registers of 32 bytes.
+//!
+//! The tile is 6 rows of 2 vectors: 12 accumulators, 2 vectors of the lane operand and a broadcast
+//! leave one register spare, and 12 chains cover 2 FMA a cycle of 4 or 5 cycles' latency.
+
+use std::arch::x86_64::*;
+
+use super::lanes::{
+    Element, Kernel, Lanes, TileKernel, intrinsics, memory_intrinsics, select_tile,
+};
+
+/// Proof that the processor has AVX2 and FMA.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        found.then_some(Avx2(()))
+    }
+}
+
+/// Runs `kernel` compiled for AVX2 and FMA.
+pub(super) fn enter<T: Element, K: Kernel<T>>(simd: Avx2, kernel: K) -> K::Output
+where
+    Avx2: Lanes<T>,
+{
+    #[target_feature(enable = "avx2,fma")]
+    fn inner<T: Element, K: Kernel<T>>(simd: Avx2, kernel: K) -> K::Output
+    where
+        Avx2: Lanes<T>,
+    {
+        kernel.run(simd)
+    }
+    // SAFETY: `simd` proves that the processor has the features.
+    unsafe { inner(simd, kernel) }
+}
+
+impl Lanes<f32> for Avx2 {
+    type Vector = __m256;
+    type Mask = __m256;
+    const LANES: usize = 8;
+    const TILE_ROWS: usize = 6;
+    const TILE_VECTORS: usize = 2;
+
+    #[inline(always)]
+    fn tile<K: TileKernel<f32, Self>>(self, rows: usize, vectors: usize, kernel: K) {
+        select_tile!(self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
+    }
+
+    intrinsics! {
+        splat(value: f32) -> __m256 = _mm256_set1_ps;
+        add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps;
+        sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps;
+        mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps;
+        mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps;
+        less_equal(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_LE_OQ>;
+        less(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_LT_OQ>;
+        equal(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_EQ_OQ>;
+    }
+
+    memory_intrinsics! {
+        load(source: *const f32) -> __m256 = _mm256_loadu_ps;
+        store(target: *mut f32, vector: __m256) -> () = _mm256_storeu_ps;
+    }
+
+    #[inline(always)]
+    fn select(self, mask: __m256, if_true: __m256, if_false: __m256) -> __m256 {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm256_blendv_ps(if_false, if_true, mask) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_where(self, mask: __m256, source: *const f32) -> __m256 {
+        // SAFETY: the caller answers for the lanes of the mask, the token for the feature.
+        unsafe { _mm256_maskload_ps(source, _mm256_castps_si256(mask)) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_where(self, mask: __m256, source: *const f32, stride: isize) -> __m256 {
+        let mut lanes = [0.0f32; 8];
+        // SAFETY: only lanes of the mask are read, for which the caller answers.
+        unsafe {
+            let mask = _mm256_movemask_ps(mask);
+            for (lane, value) in lanes.iter_mut().enumerate() {
+                if mask >> lane & 1 != 0 {
+                    *value = *source.offset(lane as isize * stride);
+                }
+            }
+            _mm256_loadu_ps(lanes.as_ptr())
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, count: usize, target: *mut f32, vector: __m256) {
+        // Halves instead of a masked store, which Zen processors before Zen 4 run as microcode.
+        // SAFETY: each store is within the first `count` lanes, for which the caller answers.
+        unsafe {
+            if count >= 8 {
+                return _mm256_storeu_ps(target, vector);
+            }
+            let mut target = target;
+            let mut rest = _mm256_castps256_ps128(vector);
+            if count & 4 != 0 {
+                _mm_storeu_ps(target, rest);
+                target = target.add(4);
+                rest = _mm256_extractf128_ps::<1>(vector);
+            }
+            if count & 2 != 0 {
+                _mm_storel_pd(target.cast(), _mm_castps_pd(rest));
+                target = target.add(2);
+                rest = _mm_movehl_ps(rest, rest);
+            }
+            if count & 1 != 0 {
+                _mm_store_ss(target, rest);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn mask_between(self, first: usize, last: usize) -> __m256 {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let lane = _mm256_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0);
+            let from = _mm256_set1_ps(first.min(8) as f32);
+            let to = _mm256_set1_ps(last.min(8) as f32);
+            let started = _mm256_cmp_ps::<_CMP_LE_OQ>(from, lane);
+            _mm256_and_ps(started, _mm256_cmp_ps::<_CMP_LT_OQ>(lane, to))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        source: *const f32,
+        source_stride: usize,
+        target: *mut f32,
+        target_stride: usize,
+    ) {
+        // SAFETY: reads `rows` rows and writes 8, for which the caller answers.
+        unsafe {
+            let mut r = [_mm256_setzero_ps(); 8];
+            for (i, row) in r.iter_mut().enumerate() {
+                if i < rows {
+                    *row = _mm256_loadu_ps(source.add(i * source_stride));
+                }
+            }
+            // 2x2 blocks, then 4x4, then the halves.
+            let mut t = r;
+            for i in 0..4 {
+                t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+            }
+            for i in 0..2 {
+                let (a, b, c, d) = (t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]);
+                r[4 * i] = _mm256_shuffle_ps::<0x44>(a, c);
+                r[4 * i + 1] = _mm256_shuffle_ps::<0xee>(a, c);
+                r[4 * i + 2] = _mm256_shuffle_ps::<0x44>(b, d);
+                r[4 * i + 3] = _mm256_shuffle_ps::<0xee>(b, d);
+            }
+            for i in 0..4 {
+                let low = _mm256_permute2f128_ps::<0x20>(r[i], r[i + 4]);
+                let high = _mm256_permute2f128_ps::<0x31>(r[i], r[i + 4]);
+                Lanes::<f32>::store_first(self, rows, target.add(i * target_stride), low);
+                Lanes::<f32>::store_first(self, rows, target.add((i + 4) * target_stride), high);
+            }
+        }
+    }
+}
+
+impl Lanes<f64> for Avx2 {
+    type Vector = __m256d;
+    type Mask = __m256d;
+    const LANES: usize = 4;
+    const TILE_ROWS: usize = 6;
+    const TILE_VECTORS: usize = 2;
+
+    #[inline(always)]
+    fn tile<K: TileKernel<f64, Self>>(self, rows: usize, vectors: usize, kernel: K) {
+        select_tile!(self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
+    }
+
+    intrinsics! {
+        splat(value: f64) -> __m256d = _mm256_set1_pd;
+        add(a: __m256d, b: __m256d) -> __m256d = _mm256_add_pd;
+        sub(a: __m256d, b: __m256d) -> __m256d = _mm256_sub_pd;
+        mul(a: __m256d, b: __m256d) -> __m256d = _mm256_mul_pd;
+        mul_add(a: __m256d, b: __m256d, c: __m256d) -> __m256d = _mm256_fmadd_pd;
+        less_equal(a: __m256d, b: __m256d) -> __m256d = _mm256_cmp_pd::<_CMP_LE_OQ>;
+        less(a: __m256d, b: __m256d) -> __m256d = _mm256_cmp_pd::<_CMP_LT_OQ>;
+        equal(a: __m256d, b: __m256d) -> __m256d = _mm256_cmp_pd::<_CMP_EQ_OQ>;
+    }
+
+    memory_intrinsics! {
+        load(source: *const f64) -> __m256d = _mm256_loadu_pd;
+        store(target: *mut f64, vector: __m256d) -> () = _mm256_storeu_pd;
+    }
+
+    #[inline(always)]
+    fn select(self, mask: __m256d, if_true: __m256d, if_false: __m256d) -> __m256d {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm256_blendv_pd(if_false, if_true, mask) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_where(self, mask: __m256d, source: *const f64) -> __m256d {
+        // SAFETY: the caller answers for the lanes of the mask, the token for the feature.
+        unsafe { _mm256_maskload_pd(source, _mm256_castpd_si256(mask)) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_where(self, mask: __m256d, source: *const f64, stride: isize) -> __m256d {
+        let mut lanes = [0.0f64; 4];
+        // SAFETY: only lanes of the mask are read, for which the caller answers.
+        unsafe {
+            let mask = _mm256_movemask_pd(mask);
+            for (lane, value) in lanes.iter_mut().enumerate() {
+                if mask >> lane & 1 != 0 {
+                    *value = *source.offset(lane as isize * stride);
+                }
+            }
+            _mm256_loadu_pd(lanes.as_ptr())
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, count: usize, target: *mut f64, vector: __m256d) {
+        // Halves instead of a masked store, which Zen processors before Zen 4 run as microcode.
+        // SAFETY: each store is within the first `count` lanes, for which the caller answers.
+        unsafe {
+            if count >= 4 {
+                return _mm256_storeu_pd(target, vector);
+            }
+            let mut target = target;
+            let mut rest = _mm256_castpd256_pd128(vector);
+            if count & 2 != 0 {
+                _mm_storeu_pd(target, rest);
+                target = target.add(2);
+                rest = _mm256_extractf128_pd::<1>(vector);
+            }
+            if count & 1 != 0 {
+                _mm_store_sd(target, rest);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn mask_between(self, first: usize, last: usize) -> __m256d {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let lane = _mm256_setr_pd(0.0, 1.0, 2.0, 3.0);
+            let from = _mm256_set1_pd(first.min(4) as f64);
+            let to = _mm256_set1_pd(last.min(4) as f64);
+            let started = _mm256_cmp_pd::<_CMP_LE_OQ>(from, lane);
+            _mm256_and_pd(started, _mm256_cmp_pd::<_CMP_LT_OQ>(lane, to))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        source: *const f64,
+        source_stride: usize,
+        target: *mut f64,
+        target_stride: usize,
+    ) {
+        // SAFETY: reads `rows` rows and writes 4, for which the caller answers.
+        unsafe {
+            let mut r = [_mm256_setzero_pd(); 4];
+            for (i, row) in r.iter_mut().enumerate() {
+                if i < rows {
+                    *row = _mm256_loadu_pd(source.add(i * source_stride));
+                }
+            }
+            let t = [
+                _mm256_unpacklo_pd(r[0], r[1]),
+                _mm256_unpackhi_pd(r[0], r[1]),
+                _mm256_unpacklo_pd(r[2], r[3]),
+                _mm256_unpackhi_pd(r[2], r[3]),
+            ];
+            for i in 0..2 {
+                let low = _mm256_permute2f128_pd::<0x20>(t[i], t[i + 2]);
+                let high = _mm256_permute2f128_pd::<0x31>(t[i], t[i + 2]);
+                Lanes::<f64>::store_first(self, rows, target.add(i * target_stride), low);
+                Lanes::<f64>::store_first(self, rows, target.add((i + 2) * target_stride), high);
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What a kernel may ask of a vector.
+
+use std::ops::{Add, Mul, Sub};
+
+use super::Level;
+
+/// An element type of the numeric interface: f32 or f64.
+pub trait Element:
+    private::Sealed
+    + Copy
+    + Default
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Send
+    + Sync
+    + std::fmt::Debug
+    + 'static
+{
+    /// Runs `kernel` as `level`.
+    #[doc(hidden)]
+    #[allow(private_bounds, private_interfaces, reason = "sealed: only this crate calls it")]
+    fn dispatch<K: Kernel<Self>>(level: Level, kernel: K) -> K::Output;
+
+    /// The exact value in double precision.
+    #[doc(hidden)]
+    fn to_f64(self) -> f64;
+
+    /// The nearest value.
+    #[doc(hidden)]
+    fn from_f64(value: f64) -> Self;
+}
+
+mod private {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+}
+
+/// A kernel: its fields are its arguments. `run` must be `#[inline(always)]`.
+pub(crate) trait Kernel<T: Element> {
+    type Output;
+    fn run<S: Lanes<T>>(self, simd: S) -> Self::Output;
+}
+
+/// A kernel over a register tile of `ROWS` x `VECTORS` vectors, the size that an instruction set
+/// fills its registers with: see [`Lanes::tile`].
+pub(crate) trait TileKernel<T: Element, S: Lanes<T>> {
+    fn run<const ROWS: usize, const VECTORS: usize>(self, simd: S);
+}
+
+/// Lanes that a sum across lanes has whatever the instruction set: a narrower one uses several
+/// vectors. So such a sum gets the same bits from each.
+pub(crate) const TILE_LANES: usize = 16;
+
+/// A vector of elements of one instruction set. `self` is the instruction set's token, whose
+/// existence proves that the processor has it, so what touches no memory is safe.
+///
+/// # Safety of the memory operations
+/// A load (store) is sound when every lane that it names may be read (written) at the pointer plus
+/// the lane's number; lanes that a mask leaves out are not touched. No alignment is needed beyond
+/// the element's own.
+pub(crate) trait Lanes<T: Element>: Copy {
+    type Vector: Copy;
+    type Mask: Copy;
+
+    /// Elements of a vector.
+    const LANES: usize;
+    /// Rows of the register tile: see `tile`.
+    const TILE_ROWS: usize;
+    /// Vectors in a row of the register tile.
+    const TILE_VECTORS: usize;
+
+    /// Runs `kernel` with `rows` (1 to `TILE_ROWS`) and `vectors` (1 to `TILE_VECTORS`) as constants.
+    fn tile<K: TileKernel<T, Self>>(self, rows: usize, vectors: usize, kernel: K);
+
+    fn splat(self, value: T) -> Self::Vector;
+    unsafe fn load(self, source: *const T) -> Self::Vector;
+    unsafe fn store(self, target: *mut T, vector: Self::Vector);
+    /// The lanes of `mask` from memory, zero in the others.
+    unsafe fn load_where(self, mask: Self::Mask, source: *const T) -> Self::Vector;
+    /// Lane l of `mask` from `source + l * stride`, zero in the others.
+    unsafe fn gather_where(self, mask: Self::Mask, source: *const T, stride: isize)
+    -> Self::Vector;
+    /// Writes the first `count` lanes only.
+    unsafe fn store_first(self, count: usize, target: *mut T, vector: Self::Vector);
+
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// a * b + c: rounded once by AVX2 and AVX-512, twice by the portable lanes.
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+
+    /// Lanes `first..last`.
+    fn mask_between(self, first: usize, last: usize) -> Self::Mask;
+    /// Lanes where a <= b; false for a NaN.
+    fn less_equal(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
+    /// Lanes where a < b; false for a NaN.
+    fn less(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
+    /// Lanes where a == b; false for a NaN.
+    fn equal(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
+    fn select(
+        self,
+        mask: Self::Mask,
+        if_true: Self::Vector,
+        if_false: Self::Vector,
+    ) -> Self::Vector;
+
+    /// Transposes a block: `target[k * target_stride + i] = source[i * source_stride + k]`
+    /// for i < rows <= LANES and k < LANES.
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        source: *const T,
+        source_stride: usize,
+        target: *mut T,
+        target_stride: usize,
+    );
+
+    /// `vector` where it is > 0 or NaN, 0 elsewhere.
+    #[inline(always)]
+    fn relu(self, vector: Self::Vector) -> Self::Vector {
+        let zero = self.splat(T::default());
+        self.select(self.less_equal(vector, zero), zero, vector)
+    }
+
+    /// `gradient`, but 0 where `output` <= 0.
+    #[inline(always)]
+    fn relu_gradient(self, output: Self::Vector, gradient: Self::Vector) -> Self::Vector {
+        let zero = self.splat(T::default());
+        self.select(self.less_equal(output, zero), zero, gradient)
+    }
+
+    /// The first `count` lanes from memory, zero in the others.
+    #[inline(always)]
+    unsafe fn load_first(self, count: usize, source: *const T) -> Self::Vector {
+        // SAFETY: the caller answers for the first `count` lanes.
+        unsafe { self.load_where(self.mask_between(0, count), source) }
+    }
+}
+
+/// Calls `$kernel.run::<rows, vectors>($simd)` for run-time `rows` and `vectors` in the lists given.
+macro_rules! select_tile {
+    ($simd:ident, $kernel:ident, $rows:ident, $vectors:ident, [$($r:literal)*], $v:tt) => {
+        match $rows {
+            $($r => select_tile!(@vectors $simd, $kernel, $vectors, $r, $v),)*
+            _ => unreachable!("a tile of {} rows", $rows),
+        }
+    };
+    (@vectors $simd:ident, $kernel:ident, $vectors:ident, $r:literal, [$($v:literal)*]) => {
+        match $vectors {
+            $($v => $kernel.run::<$r, $v>($simd),)*
+            _ => unreachable!("a tile of {} vectors", $vectors),
+        }
+    };
+}
+pub(super) use select_tile;
+
+/// Methods of [`Lanes`] that are one intrinsic each and touch no memory.
+macro_rules! intrinsics {
+    ($($method:ident($($arg:ident: $type:ty),*) -> $output:ty = $intrinsic:path;)*) => {$(
+        #[inline(always)]
+        fn $method(self, $($arg: $type),*) -> $output {
+            // SAFETY: the token proves that the processor has the instruction.
+            unsafe { $intrinsic($($arg),*) }
+        }
+    )*};
+}
+pub(super) use intrinsics;
+
+/// Methods of [`Lanes`] that are one intrinsic each and read or write memory.
+macro_rules! memory_intrinsics {
+    ($($method:ident($($arg:ident: $type:ty),*) -> $output:ty = $intrinsic:path;)*) => {$(
+        #[inline(always)]
+        unsafe fn $method(self, $($arg: $type),*) -> $output {
+            // SAFETY: the caller answers for the memory, the token for the instruction.
+            unsafe { $intrinsic($($arg),*) }
+        }
+    )*};
+}
+pub(super) use memory_intrinsics;

@@ -1,0 +1,155 @@
+//! What every processor of the target has, by way of `wide`, which chooses at compile time:
+//! SSE2 (16 registers of 16 bytes, no FMA) on x86-64, NEON on aarch64.
+//!
+//! The tile is 6 rows of 2 vectors, as for AVX2: 12 accumulators of 16 registers.
+
+use wide::{f32x4, f64x2};
+
+use super::lanes::{Lanes, TileKernel, select_tile};
+
+/// No proof is needed: the compiler assumes the instructions everywhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Portable;
+
+macro_rules! portable_lanes {
+    ($element:ty, $vector:ident, $lanes:literal) => {
+        impl Lanes<$element> for Portable {
+            type Vector = $vector;
+            type Mask = $vector;
+            const LANES: usize = $lanes;
+            const TILE_ROWS: usize = 6;
+            const TILE_VECTORS: usize = 2;
+
+            #[inline(always)]
+            fn tile<K: TileKernel<$element, Self>>(self, rows: usize, vectors: usize, kernel: K) {
+                select_tile!(self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
+            }
+
+            #[inline(always)]
+            fn splat(self, value: $element) -> $vector {
+                $vector::splat(value)
+            }
+
+            #[inline(always)]
+            unsafe fn load(self, source: *const $element) -> $vector {
+                // SAFETY: the caller answers for the memory.
+                $vector::new(unsafe { source.cast::<[$element; $lanes]>().read_unaligned() })
+            }
+
+            #[inline(always)]
+            unsafe fn store(self, target: *mut $element, vector: $vector) {
+                let lanes = vector.to_array();
+                // SAFETY: the caller answers for the memory.
+                unsafe { target.cast::<[$element; $lanes]>().write_unaligned(lanes) }
+            }
+
+            #[inline(always)]
+            unsafe fn load_where(self, mask: $vector, source: *const $element) -> $vector {
+                // SAFETY: the caller answers for the lanes of the mask.
+                unsafe { Lanes::<$element>::gather_where(self, mask, source, 1) }
+            }
+
+            #[inline(always)]
+            unsafe fn gather_where(
+                self,
+                mask: $vector,
+                source: *const $element,
+                stride: isize,
+            ) -> $vector {
+                let mask = mask.to_bitmask();
+                let mut lanes = [0.0; $lanes];
+                for (lane, value) in lanes.iter_mut().enumerate() {
+                    if mask >> lane & 1 != 0 {
+                        // SAFETY: a lane of the mask, for which the caller answers.
+                        *value = unsafe { *source.offset(lane as isize * stride) };
+                    }
+                }
+                $vector::new(lanes)
+            }
+
+            #[inline(always)]
+            unsafe fn store_first(self, count: usize, target: *mut $element, vector: $vector) {
+                for (lane, value) in vector.to_array().into_iter().enumerate() {
+                    if lane < count {
+                        // SAFETY: one of the first `count` lanes, for which the caller answers.
+                        unsafe { *target.add(lane) = value };
+                    }
+                }
+            }
+
+            #[inline(always)]
+            fn add(self, a: $vector, b: $vector) -> $vector {
+                a + b
+            }
+
+            #[inline(always)]
+            fn sub(self, a: $vector, b: $vector) -> $vector {
+                a - b
+            }
+
+            #[inline(always)]
+            fn mul(self, a: $vector, b: $vector) -> $vector {
+                a * b
+            }
+
+            #[inline(always)]
+            fn mul_add(self, a: $vector, b: $vector, c: $vector) -> $vector {
+                a.mul_add(b, c)
+            }
+
+            #[inline(always)]
+            fn mask_between(self, first: usize, last: usize) -> $vector {
+                let mut lane_numbers = [0.0; $lanes];
+                for (lane, number) in lane_numbers.iter_mut().enumerate() {
+                    *number = lane as $element;
+                }
+                let lane = $vector::new(lane_numbers);
+                let from = $vector::splat(first.min($lanes) as $element);
+                let to = $vector::splat(last.min($lanes) as $element);
+                $vector::simd_le(from, lane) & $vector::simd_lt(lane, to)
+            }
+
+            #[inline(always)]
+            fn less_equal(self, a: $vector, b: $vector) -> $vector {
+                a.simd_le(b)
+            }
+
+            #[inline(always)]
+            fn less(self, a: $vector, b: $vector) -> $vector {
+                a.simd_lt(b)
+            }
+
+            #[inline(always)]
+            fn equal(self, a: $vector, b: $vector) -> $vector {
+                a.simd_eq(b)
+            }
+
+            #[inline(always)]
+            fn select(self, mask: $vector, if_true: $vector, if_false: $vector) -> $vector {
+                mask.bitselect(if_true, if_false)
+            }
+
+            #[inline(always)]
+            unsafe fn transpose(
+                self,
+                rows: usize,
+                source: *const $element,
+                source_stride: usize,
+                target: *mut $element,
+                target_stride: usize,
+            ) {
+                for i in 0..rows {
+                    for k in 0..$lanes {
+                        // SAFETY: within the blocks for which the caller answers.
+                        unsafe {
+                            *target.add(k * target_stride + i) = *source.add(i * source_stride + k);
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+portable_lanes!(f32, f32x4, 4);
+portable_lanes!(f64, f64x2, 2);
