@@ -71,7 +71,7 @@ impl<'a, T: Element> Plan<'a, T> {
         let pixels = shape.out_height * shape.out_width;
         let cells = if with_dw { shape.patch_len() } else { 0 };
         let bytes = shape.out_channels * cells.max(1) * size_of::<T>();
-        let parts = (PARTS_BYTES / bytes).clamp(1, PARTS).min(shape.batch);
+        let parts = parts_of_batch(shape.batch, bytes);
         let images_of_part = shape.batch.div_ceil(parts);
         let parts = shape.batch.div_ceil(images_of_part);
         // The same sums in either way: the one that wastes fewer lanes and rows.
@@ -202,8 +202,13 @@ impl<T: Element> BackwardWeights<'_, T> {
 
 /// alpha * sum + beta * old; beta = 0 does not read old.
 #[inline(always)]
-fn updated<T: Element>(alpha: T, sum: T, beta: T, old: T) -> T {
+pub(super) fn updated<T: Element>(alpha: T, sum: T, beta: T, old: T) -> T {
     if beta == T::default() { alpha * sum } else { alpha * sum + beta * old }
+}
+
+/// How many parts a batch is cut into whose sums take `bytes` each.
+pub(super) fn parts_of_batch(batch: usize, bytes: usize) -> usize {
+    (PARTS_BYTES / bytes).clamp(1, PARTS).min(batch)
 }
 
 /// The sums of the parts, written by the tasks and then read.

@@ -2,6 +2,7 @@
 
 mod backward_data;
 mod backward_weights;
+mod depthwise;
 mod filter_product;
 mod forward;
 mod patches;
@@ -93,6 +94,7 @@ pub fn forward<T: Element>(
     }
     match choice {
         Choice::Reference => reference::conv2d_forward(&shape, x, w, bias, activation, y),
+        Choice::Depthwise => depthwise::forward(context, &shape, x, w, bias, activation, y)?,
         Choice::Gemm => forward::run(context, &shape, x, w, bias, activation, y)?,
     }
     Ok(())
@@ -138,7 +140,10 @@ pub fn backward<T: Element>(
             alpha: T::from_f64(options.dx_alpha),
             beta: T::from_f64(options.dx_beta),
         };
-        pass.run(context, &shape, dx)?;
+        match choice {
+            Choice::Depthwise => depthwise::backward_data(context, &shape, &pass, dx)?,
+            _ => pass.run(context, &shape, dx)?,
+        }
     }
     if gradients.dw.is_some() || gradients.db.is_some() {
         let pass = BackwardWeights {
@@ -150,7 +155,11 @@ pub fn backward<T: Element>(
             db_alpha: T::from_f64(options.db_alpha),
             db_beta: T::from_f64(options.db_beta),
         };
-        pass.run(context, &shape, gradients.dw, gradients.db)?;
+        let (dw, db) = (gradients.dw, gradients.db);
+        match choice {
+            Choice::Depthwise => depthwise::backward_weights(context, &shape, &pass, dw, db)?,
+            _ => pass.run(context, &shape, dw, db)?,
+        }
     }
     Ok(())
 }
@@ -159,12 +168,14 @@ pub fn backward<T: Element>(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Choice {
     Reference,
+    Depthwise,
     Gemm,
 }
 
 /// By the shape alone.
 fn choose(shape: &ConvShape) -> Result<Choice> {
     match shape.algorithm {
+        Algorithm::Auto | Algorithm::Gemm if depthwise::applies(shape) => Ok(Choice::Depthwise),
         Algorithm::Auto | Algorithm::Gemm => Ok(Choice::Gemm),
         Algorithm::Reference => Ok(Choice::Reference),
         Algorithm::Winograd => Err(Error::Unsupported {

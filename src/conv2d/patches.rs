@@ -64,13 +64,13 @@ impl Taps {
 
     /// Where `tap` of the patch at `position` reads; outside `0..extent` in the padding.
     #[inline(always)]
-    fn source(&self, position: usize, tap: usize) -> isize {
+    pub fn source(&self, position: usize, tap: usize) -> isize {
         (position * self.step) as isize + self.first_offset + tap as isize * self.offset_step
     }
 
     /// Whether `source` is in the padding.
     #[inline(always)]
-    fn outside(&self, source: isize) -> bool {
+    pub fn outside(&self, source: isize) -> bool {
         source < 0 || source >= self.extent as isize
     }
 }
