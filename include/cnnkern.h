@@ -222,8 +222,6 @@ typedef struct cnnkern_pool2d_params {
 /// Whether a matrix is used as it lies or transposed: CNNKERN_NO_TRANSPOSE or CNNKERN_TRANSPOSE.
 typedef int32_t cnnkern_transpose;
 
-
-
 /// The call did what it says.
 #define CNNKERN_STATUS_OK 0
 

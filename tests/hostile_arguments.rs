@@ -19,6 +19,7 @@ mod single {
         cnnkern_maxpool2d_forward_f32 as maxpool2d_forward,
         cnnkern_relu_backward_f32 as relu_backward, cnnkern_relu_forward_f32 as relu_forward,
     };
+    #[allow(clippy::duplicate_mod, reason = "once for each precision")]
     mod numeric;
 }
 
@@ -36,6 +37,7 @@ mod double {
         cnnkern_maxpool2d_forward_f64 as maxpool2d_forward,
         cnnkern_relu_backward_f64 as relu_backward, cnnkern_relu_forward_f64 as relu_forward,
     };
+    #[allow(clippy::duplicate_mod, reason = "once for each precision")]
     mod numeric;
 }
 

@@ -18,6 +18,15 @@ struct Create {
     context: *mut *mut cnnkern_context,
 }
 
+impl Create {
+    fn set(&mut self, num_threads: usize, own_pool: bool) {
+        let parallel_for = own_pool.then_some(never_called as _);
+        let options = cnnkern_context_options { num_threads, parallel_for, user_data: null_mut() };
+        // SAFETY: the pointer is good before it is spoiled.
+        unsafe { self.options.write(options) };
+    }
+}
+
 impl Call for Create {
     fn new(memory: &mut Memory) -> Self {
         // The bytes behind the options are not 0.
@@ -59,17 +68,9 @@ fn context_create() {
         (|c| c.options_size = 256, INVALID, &["options", "byte 24", "90"]),
         (|c| c.options_size = 257, INVALID, &["options_size", "257"]),
         (|c| c.options_size = usize::MAX, INVALID, &["options_size", SIZE_MAX]),
-        // SAFETY: good options, here and below.
-        (|c| unsafe { (*c.options).num_threads = 1025 }, INVALID, &["num_threads", "1025"]),
-        (|c| unsafe { (*c.options).num_threads = usize::MAX }, INVALID, &["num_threads", SIZE_MAX]),
-        (
-            |c| unsafe {
-                (*c.options).num_threads = 1025;
-                (*c.options).parallel_for = Some(never_called);
-            },
-            INVALID,
-            &["num_threads", "1025"],
-        ),
+        (|c| c.set(1025, false), INVALID, &["num_threads", "1025"]),
+        (|c| c.set(usize::MAX, false), INVALID, &["num_threads", SIZE_MAX]),
+        (|c| c.set(1025, true), INVALID, &["num_threads", "1025"]),
     ]);
     accept::<Create>(&[
         |c| c.options = null_mut(),

@@ -608,7 +608,12 @@ struct MaxBackward {
 }
 
 impl MaxBackward {
-    /// Writes an argmax of bytes.
+    fn place(&mut self, index: usize, place: i32) {
+        // SAFETY: indices are below 8.
+        unsafe { self.argmax.add(index).write(place) };
+    }
+
+    /// Makes it an argmax of bytes.
     fn places(&mut self, places: [u8; 8]) {
         // SAFETY: good pointers.
         unsafe {
@@ -655,11 +660,10 @@ fn maxpool2d_backward_() {
         (|c| c.dx = shifted(c.dy), INVALID, &["dx", "dy", "overlap"]),
         (|c| c.dx = c.argmax.cast(), INVALID, &["dx", "argmax", "overlap"]),
         // The window has the places 0 to 3.
-        // SAFETY: good pointers, here and below.
-        (|c| unsafe { c.argmax.add(7).write(4) }, INVALID, &["argmax", "4", "7"]),
-        (|c| unsafe { c.argmax.add(3).write(-1) }, INVALID, &["argmax", "-1", "3"]),
-        (|c| unsafe { c.argmax.write(i32::MIN) }, INVALID, &["argmax", "-2147483648", "0"]),
-        (|c| unsafe { c.argmax.add(7).write(i32::MAX) }, INVALID, &["argmax", "2147483647"]),
+        (|c| c.place(7, 4), INVALID, &["argmax", "4", "7"]),
+        (|c| c.place(3, -1), INVALID, &["argmax", "-1", "3"]),
+        (|c| c.place(0, i32::MIN), INVALID, &["argmax", "-2147483648", "0"]),
+        (|c| c.place(7, i32::MAX), INVALID, &["argmax", "2147483647", "7"]),
         (|c| c.places([0, 0, 0, 0, 0, 0, 0, 4]), INVALID, &["argmax", "4", "7"]),
         (|c| c.places([0, 255, 0, 0, 0, 0, 0, 0]), INVALID, &["argmax", "255", "1"]),
     ]);
