@@ -165,11 +165,19 @@ const BYTES: &[Case<Conv>] = &[(
     &["x", "1073741824", "2147483648", "PTRDIFF_MAX"],
 )];
 
+/// Winograd's transforms know no stride.
+const NO_WINOGRAD: &[Case<Conv>] = &[(
+    |p| (p.stride_width, p.algorithm) = (2, CNNKERN_ALGORITHM_WINOGRAD),
+    UNSUPPORTED,
+    &["algorithm"],
+)];
+
 #[test]
 fn conv2d_forward_() {
     refuse_params::<Conv, Forward>(WINDOWS);
     refuse_params::<Conv, Forward>(CONVOLUTIONS);
     refuse_params::<Conv, Forward>(BYTES);
+    refuse_params::<Conv, Forward>(NO_WINOGRAD);
     refuse::<Forward>(&[
         (|c| c.context = misaligned(c.y.cast()), INVALID, &["context", "aligned"]),
         (|c| c.params = null_mut(), NULL, &["params"]),
@@ -255,6 +263,7 @@ fn conv2d_backward_() {
     refuse_params::<Conv, Backward>(WINDOWS);
     refuse_params::<Conv, Backward>(CONVOLUTIONS);
     refuse_params::<Conv, Backward>(BYTES);
+    refuse_params::<Conv, Backward>(NO_WINOGRAD);
     refuse::<Backward>(&[
         (|c| c.params = null_mut(), NULL, &["params"]),
         (|c| c.x = null(), NULL, &["x"]),

@@ -8,6 +8,8 @@ pub const INVALID: cnnkern_status = CNNKERN_STATUS_INVALID_ARGUMENT;
 pub const NULL: cnnkern_status = CNNKERN_STATUS_NULL_POINTER;
 pub const OVERFLOW: cnnkern_status = CNNKERN_STATUS_SIZE_OVERFLOW;
 
+pub const UNSUPPORTED: cnnkern_status = CNNKERN_STATUS_UNSUPPORTED;
+
 /// SIZE_MAX, as messages spell it.
 pub const SIZE_MAX: &str = "18446744073709551615";
 
