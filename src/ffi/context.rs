@@ -122,7 +122,7 @@ unsafe fn options_of_size(
     // All zero is what the defaults are: 0 threads, no parallel_for.
     let mut known = MaybeUninit::<cnnkern_context_options>::zeroed();
     if !options.is_null() {
-        let whole_fields = size % size_of::<usize>() == 0 || size > KNOWN;
+        let whole_fields = size.is_multiple_of(size_of::<usize>()) || size > KNOWN;
         if size == 0 || size > MOST_OPTIONS || !whole_fields {
             return Err(Error::invalid(format!(
                 "options_size must be sizeof(cnnkern_context_options), which is {KNOWN} here, but \

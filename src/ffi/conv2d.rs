@@ -67,7 +67,7 @@ pub unsafe extern "C" fn cnnkern_conv2d_output_size(
 /// x: [batch, in_channels, in_height, in_width] in params->layout. w: in params->filter_layout.
 /// bias: [out_channels], or NULL for none. y: [batch, out_channels, out_height, out_width] in
 /// params->layout; may overlap none of them. context may be NULL. With a batch of 0 no tensor is
-/// touched, and any may be NULL.
+/// looked at, and all may be NULL.
 ///
 /// Errors: NULL_POINTER; INVALID_ARGUMENT for params, activation, a misaligned pointer or an
 /// overlap; SIZE_OVERFLOW; OUT_OF_MEMORY; UNSUPPORTED for an algorithm that does not cover params.
@@ -108,8 +108,8 @@ pub unsafe extern "C" fn cnnkern_conv2d_forward_f64(
 /// y = relu(u): dy counts as 0 where it is <= 0. options: NULL means every alpha 1, every beta 0.
 /// The gradients may overlap neither each other nor an array that is read. context may be NULL.
 ///
-/// With a batch of 0 the sums are empty: dw and db come out as beta * what they held (0 where beta
-/// is 0), no other tensor is touched, and any may be NULL.
+/// With a batch of 0 no tensor is looked at, and all may be NULL: dw and db keep what they held, and
+/// beta is not applied.
 ///
 /// Errors: NULL_POINTER; INVALID_ARGUMENT for params, a misaligned pointer or an overlap;
 /// SIZE_OVERFLOW; OUT_OF_MEMORY; UNSUPPORTED for an algorithm that does not cover params.
@@ -203,6 +203,9 @@ unsafe fn backward<T: Element>(
         // SAFETY: the caller's promise.
         let options = unsafe { convert::gradient_options(options)? };
         let shape = ConvShape::new(&params, size_of::<T>())?;
+        if shape.batch == 0 {
+            return Ok(());
+        }
         let (input, filter, output) = (shape.input_len(), shape.filter_len(), shape.output_len());
         let dx = Array::optional("dx", dx, input)?;
         let dw = Array::optional("dw", dw, filter)?;

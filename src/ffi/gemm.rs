@@ -16,6 +16,9 @@ use crate::simd::Element;
 /// m = 0 or n = 0 no matrix is touched, and all may be NULL. What lies between the rows of C is left
 /// alone. C may overlap neither A nor B, the gaps between their rows included. context may be NULL.
 ///
+/// The error is at most (k + 2) * u / (1 - (k + 2) * u) * (|alpha| * |op(A)| * |op(B)| + |beta * C|),
+/// where u is 2^-24 in f32 and 2^-53 in f64.
+///
 /// Errors: NULL_POINTER; INVALID_ARGUMENT for transa, transb, lda, ldb, ldc, a misaligned pointer or
 /// an overlap; SIZE_OVERFLOW; OUT_OF_MEMORY.
 #[allow(clippy::too_many_arguments, reason = "the arguments of BLAS's gemm")]

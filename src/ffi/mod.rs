@@ -3,10 +3,10 @@
 //! It only translates: pointers and integers into slices and typed parameters, a call of the safe
 //! function, a status. The rules of the folder:
 //!
-//! - Nothing that comes from C is trusted to be a valid Rust value: [`convert`] checks constants,
-//!   [`args`] checks pointers, and an [`args::Array`] becomes a slice only after
-//!   [`args::no_overlap`].
-//! - Everything runs under [`guard`], where panics stop.
+//! - Nothing that comes from C is trusted to be a valid Rust value: `convert` checks constants,
+//!   `args` checks pointers, and an `args::Array` becomes a slice only after
+//!   `args::no_overlap`.
+//! - Everything runs under `guard`, where panics stop.
 //! - A numeric function is written once, generic over the element, and its `_f32` and `_f64`
 //!   symbols are one statement each, spelled out because cbindgen does not expand macros.
 //! - Doc comments become the header's, so they speak to a C programmer.
@@ -19,6 +19,7 @@
     clippy::missing_safety_doc,
     reason = "the same for every function: said above and at the top of the header"
 )]
+#![allow(rustdoc::broken_intra_doc_links, reason = "brackets are shapes in the header's comments")]
 
 mod args;
 mod convert;

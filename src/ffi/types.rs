@@ -87,11 +87,16 @@ pub const CNNKERN_FILTER_HWIO: cnnkern_filter_layout = 2;
 /// _WINOGRAD.
 pub type cnnkern_algorithm = i32;
 
-/// The fastest that fits the shape.
+/// The fastest that fits the shape. It may be Winograd where that applies; to switch that off, ask
+/// for CNNKERN_ALGORITHM_GEMM.
 pub const CNNKERN_ALGORITHM_AUTO: cnnkern_algorithm = 0;
 /// Plain loops with sums in double precision: slow, the oracle that the others are tested against.
+/// A result keeps CNNKERN_ALGORITHM_GEMM's bound with the u of f64, and in f32 is rounded once more.
 pub const CNNKERN_ALGORITHM_REFERENCE: cnnkern_algorithm = 1;
-/// Sums of products without a transform: a matrix product on patches, or a direct kernel.
+/// Sums of products without a transform: a matrix product on patches, or a direct kernel. A result
+/// that is a sum of K terms, a bias and what beta keeps among them, is off by at most
+/// (K + 2) * u / (1 - (K + 2) * u) times the sum of the terms' absolute values, alpha and beta
+/// included; u is 2^-24 in f32 and 2^-53 in f64.
 pub const CNNKERN_ALGORITHM_GEMM: cnnkern_algorithm = 2;
 /// Winograd's minimal filtering: fewer products, a larger error bound.
 /// CNNKERN_STATUS_UNSUPPORTED where it does not apply.

@@ -61,7 +61,12 @@ impl Isa {
                 "CNNKERN_ISA must be portable, avx2 or avx512, but is \"{name}\""
             ))
         })?;
-        Level::checked(isa).map(|_| isa)
+        if !isa.is_supported() {
+            return Err(Error::invalid(format!(
+                "CNNKERN_ISA must be one that this processor has, but is \"{name}\""
+            )));
+        }
+        Ok(isa)
     }
 }
 
