@@ -6,6 +6,7 @@ mod error;
 pub mod gemm;
 pub mod im2col;
 mod parallel;
+mod phases;
 pub mod pool2d;
 pub(crate) mod reference;
 mod runs;
@@ -16,6 +17,7 @@ mod simd;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod window;
 
 pub mod ffi;
 

@@ -60,3 +60,25 @@ pub(crate) unsafe fn store<T: Element, S: Lanes<T>>(
         }
     }
 }
+
+/// Copies `len` elements that do not overlap.
+#[inline(always)]
+pub(crate) unsafe fn copy<T: Element, S: Lanes<T>>(
+    simd: S,
+    len: usize,
+    source: *const T,
+    target: *mut T,
+) {
+    for_each_vector(
+        simd,
+        len,
+        #[inline(always)]
+        |at, count| {
+            // SAFETY: within the `len` elements for which the caller answers.
+            unsafe {
+                let vector = load(simd, count, source.add(at));
+                store(simd, count, target.add(at), vector);
+            }
+        },
+    );
+}
