@@ -6,12 +6,18 @@ mod error;
 pub mod gemm;
 pub mod im2col;
 mod parallel;
+mod phases;
 pub mod pool2d;
 pub(crate) mod reference;
+mod runs;
 mod scratch;
 mod shape;
 mod shared_mut;
 mod simd;
+mod tasks;
+#[cfg(test)]
+mod testing;
+mod window;
 
 pub mod ffi;
 
