@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::float_mode::DefaultMode;
 
 /// The name that the pool's threads begin with.
 const THREAD_NAME: &str = "cnnkern";
@@ -65,6 +66,7 @@ impl<'a> Region<'a> {
 
     /// Runs tasks until none is left. A panic is kept for the caller and ends the region early.
     fn work(&self, slot: usize) {
+        let _mode = DefaultMode::enter();
         let result = catch_unwind(AssertUnwindSafe(|| {
             loop {
                 let index = self.next.fetch_add(1, Ordering::Relaxed);
@@ -90,6 +92,7 @@ impl<'a> Region<'a> {
 
 /// Runs the region on the calling thread alone.
 pub(crate) fn run_inline(count: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+    let _mode = DefaultMode::enter();
     for index in 0..count {
         task(0, index);
     }
