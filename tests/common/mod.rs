@@ -4,6 +4,7 @@
 //! `CNNKERN_TEST_SEED=17` runs the random cases of that seed alone.
 #![allow(dead_code, reason = "each test file is a crate of its own and uses a part of this")]
 
+pub mod calls;
 pub mod cases;
 pub mod contexts;
 pub mod definitions;

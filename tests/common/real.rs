@@ -2,8 +2,10 @@
 
 use cnnkern::Element;
 
+use super::guarded::Cell;
+
 /// An element type as the tests see it.
-pub trait Real: Element + std::fmt::Display {
+pub trait Real: Element + Cell {
     /// Half the distance from 1 to the next value: the largest relative error of one rounding.
     const ROUNDOFF: f64;
     /// The smallest positive value: the largest absolute error of a rounding near zero is below it.
