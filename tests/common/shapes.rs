@@ -330,8 +330,9 @@ pub fn gemm_edges() -> Vec<[usize; 3]> {
     for k in [255, 256, 257, 511, 512, 513] {
         all.extend([[1, 1, k], [7, 17, k], [15, 33, k]]);
     }
-    // several blocks of rows and of columns
-    all.extend([[97, 3, 20], [145, 33, 7], [3, 300, 20], [29, 521, 12], [61, 130, 300]]);
+    // several blocks of rows and of columns, and of both with several of the sums
+    all.extend([[97, 3, 20], [253, 5, 7], [505, 17, 3], [3, 300, 20], [29, 521, 12], [5, 1025, 2]]);
+    all.extend([[61, 130, 300], [145, 33, 257], [255, 9, 255]]);
     all
 }
 
