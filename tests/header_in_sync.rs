@@ -27,3 +27,18 @@ fn the_committed_header_is_the_generated_one() {
         );
     }
 }
+
+#[test]
+fn every_name_in_the_header_has_the_prefix() {
+    let header = include_str!("../include/cnnkern.h");
+    for line in header.lines() {
+        let prefix = match line.split(' ').next() {
+            Some("#define") => "CNNKERN_",
+            Some("typedef") => "cnnkern_",
+            Some("}") if line.ends_with(';') => "cnnkern_",
+            _ => continue,
+        };
+        let mut names = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        assert!(names.any(|name| name.starts_with(prefix)), "{line}");
+    }
+}
