@@ -8,16 +8,18 @@ use crate::number::{Number, values};
 use crate::report::{Bench, Work};
 use crate::shapes;
 
-pub fn run<T: Number>(bench: &mut Bench<'_>) {
-    for (layout_name, layout, filter_layout) in
-        [("nchw", Layout::Nchw, FilterLayout::Oihw), ("nhwc", Layout::Nhwc, FilterLayout::Ohwi)]
-    {
+pub fn run<T: Number>(bench: &mut Bench<'_>, layouts: &[Layout]) {
+    let context = bench.context;
+    for &layout in layouts {
+        let (layout_name, filter_layout) = match layout {
+            Layout::Nchw => ("nchw", FilterLayout::Oihw),
+            Layout::Nhwc => ("nhwc", FilterLayout::Ohwi),
+        };
         for (pass_name, pass) in [
             ("forward", forward as Pass<T>),
             ("backward_data", backward_data),
             ("backward_weights", backward_weights),
         ] {
-            let context = bench.context;
             let convolutions = shapes::convolutions(bench.effort);
             let mut group = bench.group(&format!("conv/{pass_name}/{}/{layout_name}", T::NAME));
             for (name, params) in convolutions {

@@ -12,6 +12,7 @@
 mod conv;
 mod gemm;
 mod memory;
+mod microkernel;
 mod multiply_add;
 mod number;
 mod peak;
@@ -21,9 +22,8 @@ mod shapes;
 use std::env;
 use std::process::ExitCode;
 
-use cnnkern::{Context, ContextOptions};
+use cnnkern::{Context, ContextOptions, Layout};
 
-use number::Number;
 use peak::{Effort, Machine};
 use report::Bench;
 
@@ -42,14 +42,18 @@ fn main() -> ExitCode {
     if !asked("--list") {
         println!("{machine}");
     }
-    run::<f32>(&context, &machine, effort);
-    run::<f64>(&context, &machine, effort);
-    ExitCode::SUCCESS
-}
+    let one_thread = &machine.one_thread;
+    microkernel::run::<f32>(&mut Bench::new(&context, effort, one_thread.of::<f32>()));
+    microkernel::run::<f64>(&mut Bench::new(&context, effort, one_thread.of::<f64>()));
 
-fn run<T: Number>(context: &Context, machine: &Machine, effort: Effort) {
-    let mut bench = Bench::new(context, effort, machine.all_threads.of::<T>());
-    gemm::run::<T>(&mut bench);
-    conv::run::<T>(&mut bench);
-    memory::run::<T>(&mut bench);
+    let mut bench = Bench::new(&context, effort, machine.all_threads.of::<f32>());
+    gemm::run::<f32>(&mut bench);
+    conv::run::<f32>(&mut bench, &[Layout::Nchw, Layout::Nhwc]);
+    memory::run(&mut bench);
+
+    // The same kernels on half as many lanes: a part is enough to see that they keep up.
+    let mut bench = Bench::new(&context, effort, machine.all_threads.of::<f64>());
+    gemm::run::<f64>(&mut bench);
+    conv::run::<f64>(&mut bench, &[Layout::Nchw]);
+    ExitCode::SUCCESS
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
-use criterion::{BenchmarkGroup, Criterion, Throughput};
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 
 use cnnkern::Context;
 
@@ -24,14 +24,16 @@ impl<'a> Bench<'a> {
             .sample_size(10)
             .warm_up_time(Duration::from_millis(100))
             .measurement_time(Duration::from_millis(300))
-            .nresamples(1000)
+            .nresamples(2000)
             .configure_from_args();
         Bench { context, effort, criterion }
     }
 
     /// Benchmarks whose names begin with `name`.
     pub fn group(&mut self, name: &str) -> Group<'_> {
-        Group { group: self.criterion.benchmark_group(name), effort: self.effort }
+        let mut group = self.criterion.benchmark_group(name);
+        group.sampling_mode(SamplingMode::Flat);
+        Group { group, effort: self.effort }
     }
 }
 
