@@ -37,11 +37,13 @@ fn main() -> ExitCode {
     };
     let asked = |option: &str| env::args().any(|argument| argument == option);
     // Without --bench, as `cargo test` calls it, criterion only tries every benchmark once.
-    let effort = if asked("--bench") && !asked("--test") { Effort::Full } else { Effort::Trial };
+    let measuring = asked("--bench") && !asked("--test") && !asked("--list");
+    let effort = if measuring { Effort::Full } else { Effort::Trial };
     let machine = Machine::measure(&context, effort);
-    if !asked("--list") {
+    if measuring {
         println!("{machine}");
     }
+
     let one_thread = &machine.one_thread;
     microkernel::run::<f32>(&mut Bench::new(&context, effort, one_thread.of::<f32>()));
     microkernel::run::<f64>(&mut Bench::new(&context, effort, one_thread.of::<f64>()));

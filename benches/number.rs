@@ -2,12 +2,17 @@
 
 use cnnkern::Element;
 
+use crate::peak::Peaks;
+
 /// f32 or f64.
 pub trait Number: Element {
     /// In the names of benchmarks.
     const NAME: &'static str;
 
     fn new(value: f64) -> Self;
+
+    /// Its floating-point operations a second among the peaks.
+    fn flops(peaks: &Peaks) -> f64;
 }
 
 impl Number for f32 {
@@ -16,6 +21,10 @@ impl Number for f32 {
     fn new(value: f64) -> Self {
         value as f32
     }
+
+    fn flops(peaks: &Peaks) -> f64 {
+        peaks.f32_flops
+    }
 }
 
 impl Number for f64 {
@@ -23,6 +32,10 @@ impl Number for f64 {
 
     fn new(value: f64) -> Self {
         value
+    }
+
+    fn flops(peaks: &Peaks) -> f64 {
+        peaks.f64_flops
     }
 }
 

@@ -1,6 +1,5 @@
 //! The machine: what it is, and how fast it multiplies, reads and copies at best.
 
-use std::any::TypeId;
 use std::fmt;
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -74,8 +73,8 @@ fn processor() -> String {
 pub struct Peaks {
     threads: usize,
     /// Floating-point operations a second, two for a multiply-add.
-    f32_flops: f64,
-    f64_flops: f64,
+    pub f32_flops: f64,
+    pub f64_flops: f64,
     /// Bytes a second read from memory larger than any cache.
     read: f64,
     /// Bytes a second read and written there.
@@ -95,7 +94,7 @@ impl Peaks {
     fn measure(isa: Isa, threads: usize, effort: Effort) -> Peaks {
         let (rounds, bytes) = match effort {
             Effort::Trial => (1000, 1 << 20),
-            Effort::Full => (8_000_000, 256 << 20),
+            Effort::Full => (4_000_000, 256 << 20),
         };
         let words = bytes / size_of::<u64>() / threads;
         Peaks {
@@ -112,11 +111,7 @@ impl Peaks {
     }
 
     pub fn of<T: Number>(&self) -> Peak {
-        let single = TypeId::of::<T>() == TypeId::of::<f32>();
-        Peak {
-            flops: if single { self.f32_flops } else { self.f64_flops },
-            bytes: self.read.max(self.copy),
-        }
+        Peak { flops: T::flops(self), bytes: self.read.max(self.copy) }
     }
 }
 
@@ -132,7 +127,7 @@ impl fmt::Display for Peaks {
 }
 
 /// The most that `threads` threads do in a second, where each makes a state of its own and `work`
-/// returns how much it did: the best of a few rounds, since others may use the machine too.
+/// returns how much it did: the best of ten rounds, since others may use the machine too.
 fn best_rate<S>(
     threads: usize,
     setup: impl Fn() -> S + Sync,
@@ -142,7 +137,7 @@ fn best_rate<S>(
     let member = || {
         let mut state = setup();
         let mut best = 0.0f64;
-        for _ in 0..5 {
+        for _ in 0..10 {
             // Before the others may start: the rate must not come out too high.
             let start = Instant::now();
             barrier.wait();
