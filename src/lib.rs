@@ -1,4 +1,6 @@
 //! Convolutional-network training kernels for the CPU.
+#[doc(hidden)]
+pub mod bench_support;
 mod context;
 pub mod conv2d;
 pub mod elementwise;
