@@ -10,6 +10,7 @@ pub mod pool2d;
 pub(crate) mod reference;
 mod scratch;
 mod shape;
+mod shared_mut;
 mod simd;
 
 pub mod ffi;

@@ -10,7 +10,7 @@
 //! region here allocates nothing.
 
 use std::any::Any;
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -49,6 +49,27 @@ unsafe impl Send for ParallelFor {}
 // SAFETY: as above.
 unsafe impl Sync for ParallelFor {}
 
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic on this thread is the library's own affair, which nobody should print.
+pub(crate) fn is_quiet() -> bool {
+    QUIET.try_with(Cell::get).unwrap_or(false)
+}
+
+/// Runs `call`, its panics caught, and quiet where `quiet` says so.
+pub(crate) fn catch_panic<R>(quiet: bool, call: impl FnOnce() -> R) -> std::thread::Result<R> {
+    let before = is_quiet();
+    let set = |quiet| {
+        let _ = QUIET.try_with(|cell| cell.set(quiet));
+    };
+    set(quiet);
+    let result = catch_unwind(AssertUnwindSafe(call));
+    set(before);
+    result
+}
+
 /// The tasks of one region, as the threads that run it see them.
 struct Region<'a> {
     /// `task(slot, index)`: slot is a number below the thread count that no other thread has.
@@ -56,16 +77,19 @@ struct Region<'a> {
     count: usize,
     next: AtomicUsize,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// As on the thread that opened it.
+    quiet: bool,
 }
 
 impl<'a> Region<'a> {
     fn new(count: usize, task: &'a (dyn Fn(usize, usize) + Sync)) -> Self {
-        Region { task, count, next: AtomicUsize::new(0), panic: Mutex::new(None) }
+        let quiet = is_quiet();
+        Region { task, count, next: AtomicUsize::new(0), panic: Mutex::new(None), quiet }
     }
 
     /// Runs tasks until none is left. A panic is kept for the caller and ends the region early.
     fn work(&self, slot: usize) {
-        let result = catch_unwind(AssertUnwindSafe(|| {
+        let result = catch_panic(self.quiet, || {
             loop {
                 let index = self.next.fetch_add(1, Ordering::Relaxed);
                 if index >= self.count {
@@ -73,7 +97,7 @@ impl<'a> Region<'a> {
                 }
                 (self.task)(slot, index);
             }
-        }));
+        });
         if let Err(payload) = result {
             self.next.store(self.count, Ordering::Relaxed);
             self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);

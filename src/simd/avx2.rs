@@ -11,7 +11,7 @@ use super::lanes::{
 
 /// Proof that the processor has AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx2(());
+pub struct Avx2(());
 
 impl Avx2 {
     pub fn detect() -> Option<Self> {
@@ -138,32 +138,17 @@ impl Lanes<f32> for Avx2 {
         target: *mut f32,
         target_stride: usize,
     ) {
-        // SAFETY: reads `rows` rows and writes 8, for which the caller answers.
+        // SAFETY: passed on to the caller.
         unsafe {
-            let mut r = [_mm256_setzero_ps(); 8];
-            for (i, row) in r.iter_mut().enumerate() {
-                if i < rows {
-                    *row = _mm256_loadu_ps(source.add(i * source_stride));
-                }
-            }
-            // 2x2 blocks, then 4x4, then the halves.
-            let mut t = r;
-            for i in 0..4 {
-                t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-                t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-            }
-            for i in 0..2 {
-                let (a, b, c, d) = (t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]);
-                r[4 * i] = _mm256_shuffle_ps::<0x44>(a, c);
-                r[4 * i + 1] = _mm256_shuffle_ps::<0xee>(a, c);
-                r[4 * i + 2] = _mm256_shuffle_ps::<0x44>(b, d);
-                r[4 * i + 3] = _mm256_shuffle_ps::<0xee>(b, d);
-            }
-            for i in 0..4 {
-                let low = _mm256_permute2f128_ps::<0x20>(r[i], r[i + 4]);
-                let high = _mm256_permute2f128_ps::<0x31>(r[i], r[i + 4]);
-                Lanes::<f32>::store_first(self, rows, target.add(i * target_stride), low);
-                Lanes::<f32>::store_first(self, rows, target.add((i + 4) * target_stride), high);
+            match rows {
+                7 => self.transpose_f32::<7>(source, source_stride, target, target_stride),
+                6 => self.transpose_f32::<6>(source, source_stride, target, target_stride),
+                5 => self.transpose_f32::<5>(source, source_stride, target, target_stride),
+                4 => self.transpose_f32::<4>(source, source_stride, target, target_stride),
+                3 => self.transpose_f32::<3>(source, source_stride, target, target_stride),
+                2 => self.transpose_f32::<2>(source, source_stride, target, target_stride),
+                1 => self.transpose_f32::<1>(source, source_stride, target, target_stride),
+                _ => self.transpose_f32::<8>(source, source_stride, target, target_stride),
             }
         }
     }
@@ -266,11 +251,72 @@ impl Lanes<f64> for Avx2 {
         target: *mut f64,
         target_stride: usize,
     ) {
-        // SAFETY: reads `rows` rows and writes 4, for which the caller answers.
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match rows {
+                3 => self.transpose_f64::<3>(source, source_stride, target, target_stride),
+                2 => self.transpose_f64::<2>(source, source_stride, target, target_stride),
+                1 => self.transpose_f64::<1>(source, source_stride, target, target_stride),
+                _ => self.transpose_f64::<4>(source, source_stride, target, target_stride),
+            }
+        }
+    }
+}
+
+impl Avx2 {
+    /// `Lanes::transpose` for a number of rows that the compiler knows.
+    #[inline(always)]
+    unsafe fn transpose_f32<const ROWS: usize>(
+        self,
+        source: *const f32,
+        source_stride: usize,
+        target: *mut f32,
+        target_stride: usize,
+    ) {
+        // SAFETY: reads ROWS rows and writes 8, for which the caller answers.
+        unsafe {
+            let mut r = [_mm256_setzero_ps(); 8];
+            for (i, row) in r.iter_mut().enumerate() {
+                if i < ROWS {
+                    *row = _mm256_loadu_ps(source.add(i * source_stride));
+                }
+            }
+            // 2x2 blocks, then 4x4, then the halves.
+            let mut t = r;
+            for i in 0..4 {
+                t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+            }
+            for i in 0..2 {
+                let (a, b, c, d) = (t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]);
+                r[4 * i] = _mm256_shuffle_ps::<0x44>(a, c);
+                r[4 * i + 1] = _mm256_shuffle_ps::<0xee>(a, c);
+                r[4 * i + 2] = _mm256_shuffle_ps::<0x44>(b, d);
+                r[4 * i + 3] = _mm256_shuffle_ps::<0xee>(b, d);
+            }
+            for i in 0..4 {
+                let low = _mm256_permute2f128_ps::<0x20>(r[i], r[i + 4]);
+                let high = _mm256_permute2f128_ps::<0x31>(r[i], r[i + 4]);
+                Lanes::<f32>::store_first(self, ROWS, target.add(i * target_stride), low);
+                Lanes::<f32>::store_first(self, ROWS, target.add((i + 4) * target_stride), high);
+            }
+        }
+    }
+
+    /// `Lanes::transpose` for a number of rows that the compiler knows.
+    #[inline(always)]
+    unsafe fn transpose_f64<const ROWS: usize>(
+        self,
+        source: *const f64,
+        source_stride: usize,
+        target: *mut f64,
+        target_stride: usize,
+    ) {
+        // SAFETY: reads ROWS rows and writes 4, for which the caller answers.
         unsafe {
             let mut r = [_mm256_setzero_pd(); 4];
             for (i, row) in r.iter_mut().enumerate() {
-                if i < rows {
+                if i < ROWS {
                     *row = _mm256_loadu_pd(source.add(i * source_stride));
                 }
             }
@@ -283,8 +329,8 @@ impl Lanes<f64> for Avx2 {
             for i in 0..2 {
                 let low = _mm256_permute2f128_pd::<0x20>(t[i], t[i + 2]);
                 let high = _mm256_permute2f128_pd::<0x31>(t[i], t[i + 2]);
-                Lanes::<f64>::store_first(self, rows, target.add(i * target_stride), low);
-                Lanes::<f64>::store_first(self, rows, target.add((i + 2) * target_stride), high);
+                Lanes::<f64>::store_first(self, ROWS, target.add(i * target_stride), low);
+                Lanes::<f64>::store_first(self, ROWS, target.add((i + 2) * target_stride), high);
             }
         }
     }

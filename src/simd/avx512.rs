@@ -12,7 +12,7 @@ use super::lanes::{
 
 /// Proof that the processor has AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx512(());
+pub struct Avx512(());
 
 impl Avx512 {
     pub fn detect() -> Option<Self> {

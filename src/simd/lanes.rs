@@ -20,7 +20,6 @@ pub trait Element:
 {
     /// Runs `kernel` as `level`.
     #[doc(hidden)]
-    #[allow(private_bounds, private_interfaces, reason = "sealed: only this crate calls it")]
     fn dispatch<K: Kernel<Self>>(level: Level, kernel: K) -> K::Output;
 
     /// The exact value in double precision.
@@ -39,20 +38,20 @@ mod private {
 }
 
 /// A kernel: its fields are its arguments. `run` must be `#[inline(always)]`.
-pub(crate) trait Kernel<T: Element> {
+pub trait Kernel<T: Element> {
     type Output;
     fn run<S: Lanes<T>>(self, simd: S) -> Self::Output;
 }
 
 /// A kernel over a register tile of `ROWS` x `VECTORS` vectors, the size that an instruction set
 /// fills its registers with: see [`Lanes::tile`].
-pub(crate) trait TileKernel<T: Element, S: Lanes<T>> {
+pub trait TileKernel<T: Element, S: Lanes<T>> {
     fn run<const ROWS: usize, const VECTORS: usize>(self, simd: S);
 }
 
 /// Lanes that a sum across lanes has whatever the instruction set: a narrower one uses several
 /// vectors. So such a sum gets the same bits from each.
-pub(crate) const TILE_LANES: usize = 16;
+pub const TILE_LANES: usize = 16;
 
 /// A vector of elements of one instruction set. `self` is the instruction set's token, whose
 /// existence proves that the processor has it, so what touches no memory is safe.
@@ -61,7 +60,7 @@ pub(crate) const TILE_LANES: usize = 16;
 /// A load (store) is sound when every lane that it names may be read (written) at the pointer plus
 /// the lane's number; lanes that a mask leaves out are not touched. No alignment is needed beyond
 /// the element's own.
-pub(crate) trait Lanes<T: Element>: Copy {
+pub trait Lanes<T: Element>: Copy {
     type Vector: Copy;
     type Mask: Copy;
 

@@ -18,7 +18,7 @@ use std::fmt;
 use crate::error::{Error, Result};
 
 pub use lanes::Element;
-pub(crate) use lanes::{Kernel, Lanes, TILE_LANES, TileKernel};
+pub use lanes::{Kernel, Lanes, TILE_LANES, TileKernel};
 
 /// An instruction set that kernels can run as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,7 +73,7 @@ impl fmt::Display for Isa {
 
 /// An instruction set that was found on this processor: the tokens inside cannot be made otherwise.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Level {
+pub enum Level {
     Portable(portable::Portable),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),

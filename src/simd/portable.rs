@@ -9,7 +9,7 @@ use super::lanes::{Lanes, TileKernel, select_tile};
 
 /// No proof is needed: the compiler assumes the instructions everywhere.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Portable;
+pub struct Portable;
 
 macro_rules! portable_lanes {
     ($element:ty, $vector:ident, $lanes:literal) => {

@@ -1,0 +1,85 @@
+//! How products are cut: along the depth into blocks, and across into tasks. By the shape alone.
+
+/// The most products that are summed before the sum is added to C. The same for every element type
+/// and instruction set: the order of every sum depends on it. A column panel of 256 steps takes
+/// 16 KB (AVX2) or 32 KB (AVX-512), so that it stays in the first-level cache.
+pub(crate) const DEPTH_BLOCK: usize = 256;
+
+/// Cuts `depth` into blocks of equal length, but for rounding: yields (start, length).
+pub(crate) fn depth_blocks(depth: usize) -> impl Iterator<Item = (usize, usize)> {
+    let length = block_length(depth);
+    (0..depth).step_by(length).map(move |start| (start, length.min(depth - start)))
+}
+
+/// The longest block that `depth_blocks` yields; at least 1.
+pub(crate) fn block_length(depth: usize) -> usize {
+    depth.div_ceil(depth.div_ceil(DEPTH_BLOCK).max(1)).max(1)
+}
+
+/// The largest block of C that one task computes: its operands' panels, of one depth block, take
+/// 0.75 MB in f32.
+pub(crate) const TASK_ROWS: usize = 252;
+pub(crate) const TASK_COLUMNS: usize = 512;
+
+/// Fewer multiply-adds than this, some five microseconds of work, are not worth a task.
+const TASK_WORK: usize = 1 << 18;
+
+/// Enough tasks to keep several threads busy to the end.
+const TASKS: usize = 16;
+
+/// A grid of tasks over the rows and columns of C.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grid {
+    pub rows: usize,
+    pub columns: usize,
+    /// Rows of a task, but for the last.
+    pub task_rows: usize,
+    /// Columns of a task, but for the last.
+    pub task_columns: usize,
+}
+
+impl Grid {
+    /// Cuts `rows` x `columns` sums of `depth` products each, of which there are `copies`.
+    /// Task extents are multiples of the granules, but for the last ones.
+    pub fn new(
+        [rows, columns, depth]: [usize; 3],
+        copies: usize,
+        [row_granule, column_granule]: [usize; 2],
+    ) -> Self {
+        let work = rows.saturating_mul(columns).saturating_mul(depth).saturating_mul(copies);
+        let wanted = (work / TASK_WORK).clamp(1, TASKS).div_ceil(copies.max(1));
+        let mut parts = [rows.div_ceil(TASK_ROWS).max(1), columns.div_ceil(TASK_COLUMNS).max(1)];
+        let size = |parts: [usize; 2]| {
+            let even = |extent: usize, parts: usize, granule: usize| {
+                extent.div_ceil(parts).next_multiple_of(granule).max(1)
+            };
+            [even(rows, parts[0], row_granule), even(columns, parts[1], column_granule)]
+        };
+        // Halves the longer side of a task, since each side is packed once for the other.
+        while parts[0] * parts[1] < wanted {
+            let [task_rows, task_columns] = size(parts);
+            let side = usize::from(task_columns >= task_rows);
+            let granule = [row_granule, column_granule];
+            if [task_rows, task_columns][side] <= granule[side] {
+                break;
+            }
+            parts[side] *= 2;
+        }
+        let [task_rows, task_columns] = size(parts);
+        Grid { rows, columns, task_rows, task_columns }
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows.div_ceil(self.task_rows) * self.columns.div_ceil(self.task_columns)
+    }
+
+    /// The rows and the columns of task `index`, each as (first, count).
+    pub fn task(&self, index: usize) -> [(usize, usize); 2] {
+        let tall = self.rows.div_ceil(self.task_rows);
+        let (row, column) = (index % tall * self.task_rows, index / tall * self.task_columns);
+        [
+            (row, self.task_rows.min(self.rows - row)),
+            (column, self.task_columns.min(self.columns - column)),
+        ]
+    }
+}

@@ -1,0 +1,294 @@
+//! The block product, the one body that all matrix products and convolutions end in: packed panels
+//! in, a block of C out.
+//!
+//! The register tile is the one of Goto and van de Geijn, "Anatomy of High-Performance Matrix
+//! Multiplication" (2008), as BLIS has it: each step of the depth multiplies a column of the row
+//! panel, one element after another, with a row of the column panel, held in vectors.
+//!
+//! Every element of C is one chain of multiply-adds in the order of the depth, whatever the tile's
+//! size. That is why AVX2 and AVX-512 give the same bits.
+
+use crate::simd::{Element, Kernel, Lanes, TILE_LANES, TileKernel};
+
+/// Where the rows or the columns of C lie: number i at `i / width * outer + i % width * inner`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Places {
+    pub width: usize,
+    pub outer: usize,
+    pub inner: usize,
+}
+
+impl Places {
+    /// Number i at `i * stride`.
+    pub fn every(stride: usize) -> Self {
+        Places { width: usize::MAX, outer: 0, inner: stride }
+    }
+
+    #[inline(always)]
+    fn at(&self, number: usize) -> usize {
+        if self.width == usize::MAX {
+            return number * self.inner;
+        }
+        number / self.width * self.outer + number % self.width * self.inner
+    }
+
+    #[inline(always)]
+    fn contiguous(&self) -> bool {
+        self.width == usize::MAX && self.inner == 1
+    }
+}
+
+/// What is added to the sums.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bias<T> {
+    None,
+    /// An element per row of C.
+    Rows(*const T),
+    /// An element per column of C.
+    Columns(*const T),
+}
+
+/// C = activation(alpha * sum + beta * C + bias); beta = 0 does not read C.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Update<T> {
+    pub alpha: T,
+    pub beta: T,
+    pub bias: Bias<T>,
+    pub relu: bool,
+}
+
+/// Packed lines of one operand: panel p holds lines `p * width ..`, and within it line i at depth k
+/// lies at `k * (lines of the panel) + i`. Panels are `stride` elements apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Panels<T> {
+    pub start: *const T,
+    pub width: usize,
+    pub stride: usize,
+}
+
+/// The product of `rows` x `depth` and `depth` x `columns`, packed, into C.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockProduct<T> {
+    pub depth: usize,
+    pub rows: usize,
+    pub columns: usize,
+    /// Panels of at most `TILE_ROWS` lines; the last one is as narrow as its lines.
+    pub row_panels: Panels<T>,
+    /// Panels of `TILE_VECTORS` vectors; the last one is cut to whole vectors.
+    pub column_panels: Panels<T>,
+    /// Where C's number (0, 0) lies.
+    pub target: *mut T,
+    /// The numbers, in the places below, of the block's first row and column.
+    pub first_row: usize,
+    pub first_column: usize,
+    pub row_places: Places,
+    pub column_places: Places,
+    pub update: Update<T>,
+}
+
+/// Row panels that are kept in the second-level cache while the column panels pass.
+const ROW_BLOCK_BYTES: usize = 128 * 1024;
+
+impl<T: Element> Kernel<T> for BlockProduct<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let width = S::LANES * S::TILE_VECTORS;
+        assert!(self.row_panels.width <= S::TILE_ROWS, "a row panel wider than the tile");
+        assert!(self.column_panels.width == width, "a column panel of another instruction set");
+        let panel_bytes = self.row_panels.width * self.depth * size_of::<T>();
+        let rows_in_block = (ROW_BLOCK_BYTES / panel_bytes.max(1)).max(1) * self.row_panels.width;
+        let mut block = 0;
+        while block < self.rows {
+            let block_end = (block + rows_in_block).min(self.rows);
+            for column in (0..self.columns).step_by(width) {
+                let columns = width.min(self.columns - column);
+                for row in (block..block_end).step_by(self.row_panels.width) {
+                    let rows = self.row_panels.width.min(self.rows - row);
+                    let tile = Tile { block: &self, row, column, columns };
+                    simd.tile(rows, columns.div_ceil(S::LANES), tile);
+                }
+            }
+            block = block_end;
+        }
+    }
+}
+
+/// One register tile of a block, from number (`row`, `column`) of the block on.
+struct Tile<'a, T> {
+    block: &'a BlockProduct<T>,
+    row: usize,
+    column: usize,
+    /// Columns of C; those of the panel are rounded up to whole vectors.
+    columns: usize,
+}
+
+impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
+    #[inline(always)]
+    fn run<const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+        let block = self.block;
+        let row_panel = self.row / block.row_panels.width;
+        let column_panel = self.column / block.column_panels.width;
+        let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
+        // SAFETY: the panels hold `depth` steps of ROWS lines and of VECTORS vectors: whoever
+        // packed them gave the same numbers of rows and columns to this block.
+        unsafe {
+            let mut left = block.row_panels.start.add(row_panel * block.row_panels.stride);
+            let mut right =
+                block.column_panels.start.add(column_panel * block.column_panels.stride);
+            for _ in 0..block.depth {
+                let mut lanes = [simd.splat(T::default()); VECTORS];
+                for (v, lane) in lanes.iter_mut().enumerate() {
+                    *lane = simd.load(right.add(v * S::LANES));
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let factor = simd.splat(*left.add(r));
+                    for (sum, &lane) in sums.iter_mut().zip(&lanes) {
+                        *sum = simd.mul_add(factor, lane, *sum);
+                    }
+                }
+                left = left.add(ROWS);
+                right = right.add(VECTORS * S::LANES);
+            }
+        }
+        // SAFETY: C has the tile's elements, and nobody else uses them.
+        unsafe {
+            if self.columns >= VECTORS * S::LANES && block.column_places.contiguous() {
+                self.write_whole(simd, sums);
+            } else {
+                let mut buffer = [T::default(); MOST_ROWS * MOST_COLUMNS];
+                for (r, sums) in sums.iter().enumerate() {
+                    for (v, &sum) in sums.iter().enumerate() {
+                        let place = r * MOST_COLUMNS + v * S::LANES;
+                        simd.store(buffer.as_mut_ptr().add(place), sum);
+                    }
+                }
+                self.write_buffer(simd, ROWS, &buffer);
+            }
+        }
+    }
+}
+
+/// At least the rows and columns of any register tile.
+const MOST_ROWS: usize = 14;
+const MOST_COLUMNS: usize = 32;
+
+impl<T: Element> Tile<'_, T> {
+    /// Updates a tile of whole vectors, straight from the registers.
+    ///
+    /// # Safety
+    /// C has the tile's elements, its columns contiguous, and nobody else uses them.
+    #[inline(always)]
+    unsafe fn write_whole<S: Lanes<T>, const ROWS: usize, const VECTORS: usize>(
+        &self,
+        simd: S,
+        mut sums: [[S::Vector; VECTORS]; ROWS],
+    ) {
+        let block = self.block;
+        let Update { alpha, beta, bias, relu } = block.update;
+        let (row, column) = (block.first_row + self.row, block.first_column + self.column);
+        // SAFETY: the caller answers for C; the bias has an element per row or column of C.
+        unsafe {
+            let place = |r| block.target.add(block.row_places.at(row + r) + column);
+            // One loop a step, so that each is unrolled and the sums stay in registers.
+            for sums in &mut sums {
+                for sum in sums {
+                    *sum = simd.mul(simd.splat(alpha), *sum);
+                }
+            }
+            if beta != T::default() {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let old = place(r);
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        let old = simd.load(old.add(v * S::LANES));
+                        *sum = simd.mul_add(simd.splat(beta), old, *sum);
+                    }
+                }
+            }
+            match bias {
+                Bias::None => {}
+                Bias::Rows(bias) => {
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let bias = simd.splat(*bias.add(row + r));
+                        for sum in sums {
+                            *sum = simd.add(*sum, bias);
+                        }
+                    }
+                }
+                Bias::Columns(bias) => {
+                    for v in 0..VECTORS {
+                        let bias = simd.load(bias.add(column + v * S::LANES));
+                        for sums in &mut sums {
+                            sums[v] = simd.add(sums[v], bias);
+                        }
+                    }
+                }
+            }
+            if relu {
+                for sums in &mut sums {
+                    for sum in sums {
+                        *sum = simd.relu(*sum);
+                    }
+                }
+            }
+            for (r, sums) in sums.into_iter().enumerate() {
+                let new = place(r);
+                for (v, sum) in sums.into_iter().enumerate() {
+                    simd.store(new.add(v * S::LANES), sum);
+                }
+            }
+        }
+    }
+
+    /// Updates a tile at C's edge, or one whose columns are scattered.
+    ///
+    /// # Safety
+    /// C has the tile's elements, and nobody else uses them.
+    #[inline(always)]
+    unsafe fn write_buffer<S: Lanes<T>>(
+        &self,
+        simd: S,
+        rows: usize,
+        buffer: &[T; MOST_ROWS * MOST_COLUMNS],
+    ) {
+        let block = self.block;
+        let Update { alpha, beta, bias, relu } = block.update;
+        for r in 0..rows {
+            for first in (0..self.columns).step_by(S::LANES) {
+                let row = block.first_row + self.row + r;
+                let column = block.first_column + self.column + first;
+                let count = S::LANES.min(self.columns - first);
+                // SAFETY: the caller answers for `count` elements of C in that row; the bias has
+                // an element per row or column of C.
+                unsafe {
+                    let target = block.target.add(block.row_places.at(row));
+                    let place = |lane: usize| target.add(block.column_places.at(column + lane));
+                    let sum = simd.load(buffer.as_ptr().add(r * MOST_COLUMNS + first));
+                    let mut value = simd.mul(simd.splat(alpha), sum);
+                    let mut lanes = [T::default(); TILE_LANES];
+                    if beta != T::default() {
+                        for (lane, old) in lanes.iter_mut().enumerate().take(count) {
+                            *old = *place(lane);
+                        }
+                        value = simd.mul_add(simd.splat(beta), simd.load(lanes.as_ptr()), value);
+                    }
+                    match bias {
+                        Bias::None => {}
+                        Bias::Rows(bias) => value = simd.add(value, simd.splat(*bias.add(row))),
+                        Bias::Columns(bias) => {
+                            value = simd.add(value, simd.load_first(count, bias.add(column)));
+                        }
+                    }
+                    if relu {
+                        value = simd.relu(value);
+                    }
+                    simd.store(lanes.as_mut_ptr(), value);
+                    for (lane, &new) in lanes.iter().enumerate().take(count) {
+                        *place(lane) = new;
+                    }
+                }
+            }
+        }
+    }
+}

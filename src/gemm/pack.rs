@@ -1,0 +1,283 @@
+//! Packs lines of a matrix into the panels that the block product reads.
+
+use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
+
+/// How the lines of one operand are cut into panels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PanelShape {
+    /// Lines of a panel.
+    pub width: usize,
+    /// The last panel's lines are rounded up to a multiple of this, with zeros.
+    pub granule: usize,
+}
+
+impl PanelShape {
+    /// Panels for the rows of a block: the broadcast operand. As even as the tile's height allows.
+    pub fn rows(rows: usize, tile: TileShape) -> Self {
+        let panels = rows.div_ceil(tile.rows).max(1);
+        PanelShape { width: rows.div_ceil(panels).max(1), granule: 1 }
+    }
+
+    /// Panels for the columns of a block: the operand in vectors.
+    pub fn columns(tile: TileShape) -> Self {
+        PanelShape { width: tile.columns, granule: tile.lanes }
+    }
+
+    /// Lines of panel `panel` when there are `lines` in all, the zeros included.
+    #[inline(always)]
+    pub fn lines_of(&self, panel: usize, lines: usize) -> usize {
+        (lines - panel * self.width).next_multiple_of(self.granule).min(self.width)
+    }
+
+    /// Elements that `lines` lines of `depth` take.
+    pub fn len(&self, lines: usize, depth: usize) -> usize {
+        lines.div_ceil(self.width) * self.width * depth
+    }
+}
+
+/// The register tile of an instruction set, in elements of one type.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TileShape {
+    pub rows: usize,
+    pub columns: usize,
+    pub lanes: usize,
+}
+
+impl TileShape {
+    pub fn of<T: Element>(level: crate::simd::Level) -> Self {
+        struct Describe;
+        impl<T: Element> Kernel<T> for Describe {
+            type Output = TileShape;
+            #[inline(always)]
+            fn run<S: Lanes<T>>(self, _: S) -> TileShape {
+                let columns = S::LANES * S::TILE_VECTORS;
+                TileShape { rows: S::TILE_ROWS, columns, lanes: S::LANES }
+            }
+        }
+        T::dispatch(level, Describe)
+    }
+}
+
+/// A depth of up to three nested loops, the last one innermost: place k lies at
+/// `k / (e1 * e2) * s0 + k / e2 % e1 * s1 + k % e2 * s2`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Depth {
+    /// Extents of the two inner loops.
+    pub extents: [usize; 2],
+    pub strides: [isize; 3],
+}
+
+impl Depth {
+    /// Places `stride` apart.
+    pub fn every(stride: usize) -> Self {
+        Depth { extents: [1, usize::MAX], strides: [0, 0, stride as isize] }
+    }
+
+    /// The longest run of the innermost loop from place `start` on, of at most `count` places: the
+    /// offset of its first place, and its length. (An iterator or a callback would read better, but
+    /// a closure is compiled without the instruction set's features.)
+    #[inline(always)]
+    fn run(&self, start: usize, count: usize) -> (isize, usize) {
+        let [middle, inner] = self.extents;
+        let (rest, c) = (start / inner, start % inner);
+        let (a, b) = (rest / middle, rest % middle);
+        let [outer_stride, middle_stride, inner_stride] = self.strides;
+        let offset =
+            a as isize * outer_stride + b as isize * middle_stride + c as isize * inner_stride;
+        (offset, count.min(inner - c))
+    }
+}
+
+/// Packs lines of a matrix in memory: line i at place k of the depth lies at
+/// `source + i * line_stride + depth(k)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PackMatrix<T> {
+    pub source: *const T,
+    /// Elements whose signs mask the source's, at the same places: see `Lanes::relu_gradient`.
+    /// Null for none.
+    pub relu_output: *const T,
+    pub line_stride: usize,
+    pub depth: Depth,
+    /// The lines to pack.
+    pub lines: usize,
+    /// The places to pack.
+    pub start: usize,
+    pub count: usize,
+    pub panels: PanelShape,
+    /// Where place `start` of line 0 goes.
+    pub target: *mut T,
+    /// Elements from panel to panel.
+    pub panel_stride: usize,
+}
+
+impl<T: Element> Kernel<T> for PackMatrix<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        // A few places of all panels at a time: lines that are contiguous at each place are then
+        // read as long runs.
+        for start in (0..self.count).step_by(PLACES) {
+            let count = PLACES.min(self.count - start);
+            for panel in 0..self.lines.div_ceil(self.panels.width) {
+                // SAFETY: the caller answers for the source's lines and places and for the
+                // target's panels; the panel and its places lie within them.
+                unsafe { self.pack_panel(simd, panel, start, count) };
+            }
+        }
+    }
+}
+
+/// Places packed at a time.
+const PLACES: usize = 32;
+
+impl<T: Element> PackMatrix<T> {
+    /// Packs `count` places of one panel, from place `start` of those to pack on.
+    ///
+    /// # Safety
+    /// The source has these lines and places, the target the panel.
+    #[inline(always)]
+    unsafe fn pack_panel<S: Lanes<T>>(&self, simd: S, panel: usize, start: usize, count: usize) {
+        let first = panel * self.panels.width;
+        let width = self.panels.lines_of(panel, self.lines);
+        let lines = width.min(self.lines - first);
+        // SAFETY: the caller answers for the lines and places, and for the panel.
+        unsafe {
+            let target = self.target.add(panel * self.panel_stride + start * width);
+            if lines < width {
+                for place in 0..count {
+                    for line in lines..width {
+                        *target.add(place * width + line) = T::default();
+                    }
+                }
+            }
+            let mut place = 0;
+            while place < count {
+                let (offset, length) = self.depth.run(self.start + start + place, count - place);
+                let offset = offset + (first * self.line_stride) as isize;
+                let target = target.add(place * width);
+                let run = Run { pack: self, offset, lines, count: length, target, width };
+                if self.depth.strides[2] == 1 {
+                    run.transpose(simd);
+                } else if self.line_stride == 1 {
+                    run.copy(simd);
+                } else {
+                    run.gather(simd);
+                }
+                place += length;
+            }
+        }
+    }
+}
+
+/// Some lines over a run of places with one stride.
+struct Run<'a, T> {
+    pack: &'a PackMatrix<T>,
+    /// Of the first line's first place.
+    offset: isize,
+    lines: usize,
+    count: usize,
+    target: *mut T,
+    width: usize,
+}
+
+impl<T: Element> Run<'_, T> {
+    /// The line's vector from place `place` on, masked.
+    #[inline(always)]
+    unsafe fn load<S: Lanes<T>>(&self, simd: S, offset: isize, count: usize) -> S::Vector {
+        // SAFETY: `count` elements from there are the source's, for which the caller answers.
+        unsafe {
+            let load = |source: *const T| match count == S::LANES {
+                true => simd.load(source.offset(offset)),
+                false => simd.load_first(count, source.offset(offset)),
+            };
+            match self.pack.relu_output.is_null() {
+                true => load(self.pack.source),
+                false => simd.relu_gradient(load(self.pack.relu_output), load(self.pack.source)),
+            }
+        }
+    }
+
+    /// Places contiguous along the depth: square blocks are transposed in registers.
+    #[inline(always)]
+    unsafe fn transpose<S: Lanes<T>>(&self, simd: S) {
+        let stride = self.pack.line_stride;
+        let whole = self.count / S::LANES * S::LANES;
+        let masked = !self.pack.relu_output.is_null();
+        // SAFETY: within the lines and places of `self`, for which the caller answers.
+        unsafe {
+            for first in (0..self.lines).step_by(S::LANES) {
+                let lines = S::LANES.min(self.lines - first);
+                let offset = self.offset + (first * stride) as isize;
+                for place in (0..whole).step_by(S::LANES) {
+                    let target = self.target.add(place * self.width + first);
+                    let offset = offset + place as isize;
+                    if masked {
+                        let mut block = [T::default(); TILE_LANES * TILE_LANES];
+                        for line in 0..lines {
+                            let value =
+                                self.load(simd, offset + (line * stride) as isize, S::LANES);
+                            simd.store(block.as_mut_ptr().add(line * S::LANES), value);
+                        }
+                        simd.transpose(lines, block.as_ptr(), S::LANES, target, self.width);
+                    } else {
+                        let source = self.pack.source.offset(offset);
+                        simd.transpose(lines, source, stride, target, self.width);
+                    }
+                }
+            }
+            if whole < self.count {
+                let rest = Run {
+                    offset: self.offset + whole as isize,
+                    count: self.count - whole,
+                    target: self.target.add(whole * self.width),
+                    ..*self
+                };
+                rest.gather(simd);
+            }
+        }
+    }
+
+    /// Lines contiguous at each place.
+    #[inline(always)]
+    unsafe fn copy<S: Lanes<T>>(&self, simd: S) {
+        let step = self.pack.depth.strides[2];
+        // SAFETY: within the lines and places of `self`, for which the caller answers.
+        unsafe {
+            for place in 0..self.count {
+                let offset = self.offset + place as isize * step;
+                let target = self.target.add(place * self.width);
+                let mut line = 0;
+                while line + S::LANES <= self.lines {
+                    let value = self.load(simd, offset + line as isize, S::LANES);
+                    simd.store(target.add(line), value);
+                    line += S::LANES;
+                }
+                if line < self.lines {
+                    let rest = self.lines - line;
+                    let value = self.load(simd, offset + line as isize, rest);
+                    simd.store_first(rest, target.add(line), value);
+                }
+            }
+        }
+    }
+
+    /// Neither: element by element.
+    #[inline(always)]
+    unsafe fn gather<S: Lanes<T>>(&self, _: S) {
+        let step = self.pack.depth.strides[2];
+        let masked = !self.pack.relu_output.is_null();
+        // SAFETY: within the lines and places of `self`, for which the caller answers.
+        unsafe {
+            for line in 0..self.lines {
+                let offset = self.offset + (line * self.pack.line_stride) as isize;
+                for place in 0..self.count {
+                    let offset = offset + place as isize * step;
+                    let dead = masked && *self.pack.relu_output.offset(offset) <= T::default();
+                    let value = if dead { T::default() } else { *self.pack.source.offset(offset) };
+                    *self.target.add(place * self.width + line) = value;
+                }
+            }
+        }
+    }
+}
