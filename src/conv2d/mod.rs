@@ -1,10 +1,18 @@
 //! Two-dimensional convolution (cross-correlation, as in the field), forward and backward.
 
+mod backward_data;
+mod backward_weights;
+mod filter_product;
+mod forward;
+mod patches;
+
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::reference;
-use crate::shape::{Activation, Conv2dParams, ConvShape};
+use crate::shape::{Activation, Algorithm, Conv2dParams, ConvShape};
 use crate::simd::Element;
+use backward_data::BackwardData;
+use backward_weights::BackwardWeights;
 
 /// What [`backward`] reads.
 #[derive(Debug, Clone, Copy)]
@@ -79,8 +87,14 @@ pub fn forward<T: Element>(
         check("bias", bias, shape.out_channels)?;
     }
     check("y", y, shape.output_len())?;
-    let _ = context;
-    reference::conv2d_forward(&shape, x, w, bias, activation, y);
+    let choice = choose(&shape)?;
+    if shape.batch == 0 {
+        return Ok(());
+    }
+    match choice {
+        Choice::Reference => reference::conv2d_forward(&shape, x, w, bias, activation, y),
+        Choice::Gemm => forward::run(context, &shape, x, w, bias, activation, y)?,
+    }
     Ok(())
 }
 
@@ -108,9 +122,55 @@ pub fn backward<T: Element>(
     if let Some(db) = &gradients.db {
         check("db", db, shape.out_channels)?;
     }
-    let _ = context;
-    reference::conv2d_backward(&shape, inputs, options, gradients);
+    let choice = choose(&shape)?;
+    if shape.batch == 0 {
+        return Ok(());
+    }
+    if choice == Choice::Reference {
+        reference::conv2d_backward(&shape, inputs, options, gradients);
+        return Ok(());
+    }
+    if let (Some(dx), Some(w)) = (gradients.dx, inputs.w) {
+        let pass = BackwardData {
+            w,
+            dy: inputs.dy,
+            relu_output: inputs.relu_output,
+            alpha: T::from_f64(options.dx_alpha),
+            beta: T::from_f64(options.dx_beta),
+        };
+        pass.run(context, &shape, dx)?;
+    }
+    if gradients.dw.is_some() || gradients.db.is_some() {
+        let pass = BackwardWeights {
+            x: inputs.x,
+            dy: inputs.dy,
+            relu_output: inputs.relu_output,
+            dw_alpha: T::from_f64(options.dw_alpha),
+            dw_beta: T::from_f64(options.dw_beta),
+            db_alpha: T::from_f64(options.db_alpha),
+            db_beta: T::from_f64(options.db_beta),
+        };
+        pass.run(context, &shape, gradients.dw, gradients.db)?;
+    }
     Ok(())
+}
+
+/// How a pass is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    Reference,
+    Gemm,
+}
+
+/// By the shape alone.
+fn choose(shape: &ConvShape) -> Result<Choice> {
+    match shape.algorithm {
+        Algorithm::Auto | Algorithm::Gemm => Ok(Choice::Gemm),
+        Algorithm::Reference => Ok(Choice::Reference),
+        Algorithm::Winograd => Err(Error::Unsupported {
+            message: "algorithm WINOGRAD does not apply to this convolution".into(),
+        }),
+    }
 }
 
 fn check<T>(argument: &'static str, slice: &[T], expected: usize) -> Result<()> {

@@ -109,6 +109,11 @@ pub fn gemm_batched<T: Element>(
     product.run(context)
 }
 
+/// The largest block of C that one task computes: its operands' panels, of one depth block, take
+/// 0.75 MB in f32.
+const TASK_ROWS: usize = 252;
+const TASK_COLUMNS: usize = 512;
+
 /// A checked call, ready to be cut into tasks.
 struct Product<'a, T> {
     params: GemmParams,
@@ -127,7 +132,8 @@ impl<T: Element> Product<'_, T> {
     fn run(&self, context: &Context) -> Result<()> {
         let GemmParams { m, n, k, .. } = self.params;
         let tile = TileShape::of::<T>(context.level());
-        let grid = Grid::new([m, n, k], self.batch.count, [tile.rows, tile.columns]);
+        let limits = [TASK_ROWS, TASK_COLUMNS];
+        let grid = Grid::new([m, n, k], self.batch.count, [tile.rows, tile.columns], limits);
         let depth = block_length(k);
         let row_panels = PanelShape::rows(grid.task_rows, tile);
         let column_panels = PanelShape::columns(tile);
@@ -168,8 +174,7 @@ impl<T: Element> Product<'_, T> {
             columns,
             row_panels: Panels { start: row_target, width: row_panels.width, stride: 0 },
             column_panels: Panels { start: column_target, width: column_panels.width, stride: 0 },
-            // SAFETY: matrix number `matrix` begins there, within C.
-            target: unsafe { self.c.pointer().add(matrix * self.batch.stride_c) },
+            target: self.c.at(matrix * self.batch.stride_c),
             first_row: row,
             first_column: column,
             row_places: Places::every(ldc),
