@@ -1,0 +1,351 @@
+//! Shapes to test with: at the edges of register tiles, vectors and blocks, and random ones.
+
+use cnnkern::gemm::{GemmParams, Transpose};
+use cnnkern::im2col::ColLayout;
+use cnnkern::{Conv2dParams, FilterLayout, Layout, Pool2dParams, PoolPadding};
+
+use super::definitions::{Conv, Pool};
+use super::random::Random;
+
+pub const LAYOUTS: [Layout; 2] = [Layout::Nchw, Layout::Nhwc];
+pub const FILTER_LAYOUTS: [FilterLayout; 3] =
+    [FilterLayout::Oihw, FilterLayout::Ohwi, FilterLayout::Hwio];
+pub const COL_LAYOUTS: [ColLayout; 3] =
+    [ColLayout::PatchRows, ColLayout::PatchColumns, ColLayout::PerImage];
+pub const TRANSPOSES: [Transpose; 2] = [Transpose::No, Transpose::Yes];
+
+/// Extents around the edges of vectors (4, 8, 16) and register tiles (6 x 16, 14 x 32, 6 x 8).
+pub const EDGES: [usize; 20] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 28, 29, 31, 32, 33];
+
+/// `params` in every combination of layouts.
+pub fn in_all_layouts(params: &Conv2dParams) -> Vec<Conv2dParams> {
+    let mut all = Vec::new();
+    for layout in LAYOUTS {
+        for filter_layout in FILTER_LAYOUTS {
+            all.push(Conv2dParams { layout, filter_layout, ..*params });
+        }
+    }
+    all
+}
+
+pub fn stride(height: usize, width: usize, params: Conv2dParams) -> Conv2dParams {
+    Conv2dParams { stride_height: height, stride_width: width, ..params }
+}
+
+/// `pads`: top, bottom, left, right.
+pub fn pad(pads: [usize; 4], params: Conv2dParams) -> Conv2dParams {
+    let [pad_top, pad_bottom, pad_left, pad_right] = pads;
+    Conv2dParams { pad_top, pad_bottom, pad_left, pad_right, ..params }
+}
+
+pub fn dilation(height: usize, width: usize, params: Conv2dParams) -> Conv2dParams {
+    Conv2dParams { dilation_height: height, dilation_width: width, ..params }
+}
+
+pub fn groups(groups: usize, params: Conv2dParams) -> Conv2dParams {
+    Conv2dParams { groups, ..params }
+}
+
+/// Convolutions at an edge in one respect each, NCHW with OIHW.
+pub fn conv_edges() -> Vec<Conv2dParams> {
+    let new = Conv2dParams::new;
+    let mut all = vec![
+        // the smallest
+        new(0, 3, 5, 5, 4, 3, 3),
+        new(1, 1, 1, 1, 1, 1, 1),
+        new(2, 1, 1, 1, 3, 1, 1),
+        new(1, 1, 3, 3, 1, 3, 3),
+        new(1, 1, 1, 7, 1, 1, 7),
+        new(1, 1, 7, 1, 1, 7, 1),
+        new(3, 1, 5, 4, 1, 2, 2),
+        // kernels long in one direction, and large
+        pad([0, 0, 3, 3], new(2, 3, 9, 11, 5, 1, 7)),
+        pad([3, 3, 0, 0], new(2, 3, 11, 9, 5, 7, 1)),
+        stride(4, 4, pad([2, 2, 2, 2], new(1, 3, 39, 35, 6, 11, 11))),
+        stride(2, 2, pad([3, 3, 3, 3], new(1, 3, 20, 22, 9, 7, 7))),
+        // four different paddings; larger than the kernel; on one side only
+        pad([1, 2, 3, 0], new(2, 4, 6, 7, 5, 3, 3)),
+        pad([5, 4, 6, 7], new(1, 3, 4, 5, 6, 3, 3)),
+        pad([3, 2, 2, 3], new(2, 5, 4, 3, 7, 1, 1)),
+        pad([0, 0, 0, 9], new(1, 2, 5, 3, 3, 2, 3)),
+        pad([20, 0, 0, 0], new(1, 2, 2, 9, 3, 2, 3)),
+        // strides that leave rows and columns over, and that are wider than the kernel
+        stride(2, 3, new(2, 3, 10, 12, 4, 3, 3)),
+        stride(3, 2, pad([1, 1, 1, 1], new(2, 7, 11, 10, 8, 2, 1))),
+        stride(5, 7, new(1, 3, 17, 23, 5, 2, 3)),
+        stride(2, 2, new(3, 6, 9, 8, 17, 1, 1)),
+        stride(1, 2, pad([2, 2, 2, 2], new(1, 4, 8, 34, 6, 5, 5))),
+        // dilation
+        dilation(2, 3, pad([2, 2, 3, 3], new(2, 3, 9, 12, 5, 3, 3))),
+        dilation(4, 1, new(1, 5, 13, 6, 3, 3, 2)),
+        stride(2, 2, dilation(3, 2, pad([4, 1, 0, 3], new(1, 4, 12, 14, 6, 3, 3)))),
+        // groups: grouped, depthwise, depthwise with a channel multiplier
+        groups(2, pad([1, 1, 1, 1], new(2, 6, 7, 8, 10, 3, 3))),
+        groups(4, new(1, 8, 5, 9, 68, 2, 2)),
+        groups(7, pad([1, 1, 1, 1], new(2, 7, 9, 10, 7, 3, 3))),
+        groups(33, pad([1, 1, 1, 1], new(1, 33, 6, 5, 33, 3, 3))),
+        groups(5, stride(2, 2, pad([2, 2, 2, 2], new(1, 5, 9, 12, 10, 5, 5)))),
+        groups(3, new(2, 3, 6, 6, 9, 1, 1)),
+        groups(16, dilation(2, 2, pad([2, 2, 2, 2], new(1, 16, 8, 8, 48, 3, 3)))),
+    ];
+    // channels and columns around the edges of vectors and tiles
+    for edge in EDGES {
+        all.push(new(1, 3, 2, edge, 5, 1, 1));
+        all.push(pad([1, 1, 1, 1], new(2, 2, 3, edge, 7, 3, 3)));
+        all.push(pad([1, 1, 1, 1], new(1, edge, 4, 5, 6, 3, 3)));
+        all.push(pad([1, 1, 1, 1], new(1, 3, 4, 5, edge, 3, 3)));
+        all.push(stride(2, 2, new(2, edge, 5, 7, edge, 1, 1)));
+    }
+    // lengths of sums around blocks of 256: of the forward pass,
+    for channels in [255, 256, 257, 511, 512, 513] {
+        all.push(new(1, channels, 2, 3, 3, 1, 1));
+    }
+    all.push(pad([1, 1, 1, 1], new(1, 28, 3, 4, 7, 3, 3)));
+    all.push(pad([1, 1, 1, 1], new(1, 57, 3, 4, 7, 3, 3)));
+    // of dx,
+    for channels in [255, 256, 257, 511, 513] {
+        all.push(new(1, 3, 2, 3, channels, 1, 1));
+    }
+    all.push(pad([1, 1, 1, 1], new(1, 5, 3, 4, 57, 3, 3)));
+    // and of dw
+    for columns in [255, 256, 257, 511, 513] {
+        all.push(new(1, 3, 1, columns, 4, 1, 1));
+    }
+    all.push(pad([1, 1, 1, 1], new(3, 2, 16, 16, 3, 3, 3)));
+    all.push(pad([1, 1, 1, 1], new(5, 3, 9, 19, 2, 3, 3)));
+    all
+}
+
+/// A random convolution of at most `products` products.
+pub fn random_conv(random: &mut Random, products: usize) -> Conv2dParams {
+    loop {
+        let mut p = random_window(random);
+        p.groups = 1;
+        (p.in_channels, p.out_channels) = (random.pick(&EDGES), random.pick(&EDGES));
+        match random.within(0..=9) {
+            0 | 1 => {
+                p.groups = random.within(2..=5);
+                p.in_channels = p.groups * random.within(1..=9);
+                p.out_channels = p.groups * random.within(1..=18);
+            }
+            2 | 3 => {
+                p.groups = p.in_channels;
+                p.out_channels = p.in_channels * random.pick(&[1, 1, 1, 2, 3]);
+            }
+            _ => {}
+        }
+        p.filter_layout = random.pick(&FILTER_LAYOUTS);
+        if !fits(&p) {
+            continue;
+        }
+        let conv = Conv::new(&p);
+        let sum_len = p.in_channels / p.groups * p.kernel_height * p.kernel_width;
+        if conv.y_len() * sum_len <= products {
+            return p;
+        }
+    }
+}
+
+/// A random shape for im2col, of at most `cells` cells.
+pub fn random_im2col(random: &mut Random, cells: usize) -> Conv2dParams {
+    loop {
+        let mut p = random_window(random);
+        p.in_channels = random.pick(&EDGES);
+        if fits(&p) && Conv::new(&p).col_len() <= cells {
+            return p;
+        }
+    }
+}
+
+/// Everything but the channels; it may not fit.
+fn random_window(random: &mut Random) -> Conv2dParams {
+    let batch = random.pick(&[1, 1, 1, 2, 2, 3, 5]);
+    let (in_height, in_width) = (random.within(1..=20), random.within(1..=36));
+    let (kernel_height, kernel_width) = random.pick(&[
+        (1, 1),
+        (1, 1),
+        (3, 3),
+        (3, 3),
+        (3, 3),
+        (2, 2),
+        (5, 5),
+        (1, 7),
+        (7, 1),
+        (4, 3),
+    ]);
+    let mut p = Conv2dParams::new(batch, 1, in_height, in_width, 1, kernel_height, kernel_width);
+    if random.once_in(2) {
+        p = stride(random.within(1..=3), random.within(1..=3), p);
+    }
+    if random.once_in(4) {
+        p = dilation(random.within(1..=3), random.within(1..=3), p);
+    }
+    match random.within(0..=3) {
+        0 => {}
+        1 | 2 => p = pad([p.kernel_height / 2; 4], p),
+        _ => {
+            p = pad([(); 4].map(|()| random.within(0..=p.kernel_height.max(p.kernel_width) + 1)), p)
+        }
+    }
+    p.layout = random.pick(&LAYOUTS);
+    p
+}
+
+fn fits(p: &Conv2dParams) -> bool {
+    (p.kernel_height - 1) * p.dilation_height < p.in_height + p.pad_top + p.pad_bottom
+        && (p.kernel_width - 1) * p.dilation_width < p.in_width + p.pad_left + p.pad_right
+}
+
+/// Poolings at an edge in one respect each, in both layouts and with both kinds of padding.
+pub fn pool_edges() -> Vec<Pool2dParams> {
+    let new = Pool2dParams::new;
+    let mut all = vec![
+        new(0, 3, 4, 4, 2, 2),
+        new(1, 1, 1, 1, 1, 1),
+        new(2, 3, 5, 4, 5, 4),
+        new(1, 2, 7, 9, 3, 1),
+        new(1, 2, 7, 9, 1, 3),
+        new(1, 3, 20, 17, 16, 16),
+        Pool2dParams { ceil_mode: true, ..new(2, 3, 7, 9, 2, 2) },
+        Pool2dParams {
+            ceil_mode: true,
+            stride_height: 2,
+            stride_width: 3,
+            ..new(1, 5, 8, 9, 3, 4)
+        },
+        // a window rounded up that would start in the trailing padding does not exist
+        Pool2dParams { ceil_mode: true, stride_height: 4, pad_bottom: 1, ..new(1, 2, 4, 5, 2, 2) },
+        // padding as large as the window and larger: some windows lie in the padding
+        Pool2dParams {
+            pad_top: 10,
+            pad_bottom: 10,
+            pad_left: 10,
+            pad_right: 10,
+            ..new(2, 5, 9, 8, 5, 5)
+        },
+        Pool2dParams { pad_left: 4, pad_bottom: 3, ..new(1, 4, 5, 6, 2, 2) },
+        Pool2dParams { pad_top: 1, pad_right: 2, dilation_height: 2, ..new(1, 3, 9, 8, 3, 2) },
+        Pool2dParams {
+            dilation_height: 2,
+            dilation_width: 3,
+            stride_height: 1,
+            stride_width: 2,
+            ..new(2, 3, 10, 13, 3, 3)
+        },
+        Pool2dParams { stride_height: 3, stride_width: 4, ..new(1, 6, 11, 17, 2, 2) },
+    ];
+    for edge in EDGES {
+        let overlapping = |params: Pool2dParams| Pool2dParams {
+            stride_height: 2,
+            stride_width: 2,
+            pad_top: 1,
+            pad_bottom: 1,
+            pad_left: 1,
+            pad_right: 1,
+            ..params
+        };
+        all.push(new(1, 2, 4, 2 * edge, 2, 2));
+        all.push(new(2, edge, 4, 5, 2, 2));
+        all.push(overlapping(new(1, 3, 7, edge, 3, 3)));
+        all.push(overlapping(new(1, edge, 6, 7, 3, 3)));
+        all.push(Pool2dParams { stride_width: 1, ..overlapping(new(1, 2, 5, edge, 3, 3)) });
+    }
+    let mut variants = Vec::new();
+    for params in all {
+        for layout in LAYOUTS {
+            for padding in [PoolPadding::Excluded, PoolPadding::Zero] {
+                variants.push(Pool2dParams { layout, padding, ..params });
+            }
+        }
+    }
+    variants
+}
+
+/// A random pooling of at most `cells` cells in its windows.
+pub fn random_pool(random: &mut Random, cells: usize) -> Pool2dParams {
+    loop {
+        let window = random_window(random);
+        if !fits(&window) {
+            continue;
+        }
+        let params = Pool2dParams {
+            batch: window.batch,
+            channels: random.pick(&EDGES),
+            in_height: window.in_height,
+            in_width: window.in_width,
+            kernel_height: window.kernel_height,
+            kernel_width: window.kernel_width,
+            stride_height: random.pick(&[window.stride_height, window.kernel_height]),
+            stride_width: random.pick(&[window.stride_width, window.kernel_width]),
+            pad_top: window.pad_top,
+            pad_bottom: window.pad_bottom,
+            pad_left: window.pad_left,
+            pad_right: window.pad_right,
+            dilation_height: window.dilation_height,
+            dilation_width: window.dilation_width,
+            ceil_mode: random.once_in(2),
+            padding: random.pick(&[PoolPadding::Excluded, PoolPadding::Zero]),
+            layout: window.layout,
+        };
+        if Pool::new(&params).y_len() * params.kernel_height * params.kernel_width <= cells {
+            return params;
+        }
+    }
+}
+
+/// Rows and columns as they lie.
+pub fn lies(transpose: Transpose, rows: usize, columns: usize) -> [usize; 2] {
+    match transpose {
+        Transpose::No => [rows, columns],
+        Transpose::Yes => [columns, rows],
+    }
+}
+
+/// A product whose leading dimensions are `slack` elements larger than a row.
+pub fn gemm_params(
+    transa: Transpose,
+    transb: Transpose,
+    [m, n, k]: [usize; 3],
+    slack: [usize; 3],
+) -> GemmParams {
+    GemmParams {
+        transa,
+        transb,
+        m,
+        n,
+        k,
+        lda: lies(transa, m, k)[1].max(1) + slack[0],
+        ldb: lies(transb, k, n)[1].max(1) + slack[1],
+        ldc: n.max(1) + slack[2],
+    }
+}
+
+/// [m, n, k] at the edges of register tiles and K blocks, and with an extent of 0.
+pub fn gemm_edges() -> Vec<[usize; 3]> {
+    let mut all = vec![[0, 3, 4], [3, 0, 4], [3, 4, 0], [0, 0, 0]];
+    for edge in EDGES {
+        all.extend([[edge, 5, 3], [5, edge, 3], [7, 17, edge], [edge, edge, 9]]);
+    }
+    for k in [255, 256, 257, 511, 512, 513] {
+        all.extend([[1, 1, k], [7, 17, k], [15, 33, k]]);
+    }
+    // several blocks of rows and of columns
+    all.extend([[97, 3, 20], [145, 33, 7], [3, 300, 20], [29, 521, 12], [61, 130, 300]]);
+    all
+}
+
+/// A random [m, n, k] of at most `products` products.
+pub fn random_gemm(random: &mut Random, products: usize) -> [usize; 3] {
+    loop {
+        let mut extent = || match random.within(0..=2) {
+            0 => random.pick(&EDGES),
+            1 => random.within(1..=40),
+            _ => random.within(1..=540),
+        };
+        let sizes = [extent(), extent(), extent()];
+        if sizes.iter().product::<usize>() <= products {
+            return sizes;
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Sums with what their error bounds are made of.
+
+use super::real::Real;
+
+/// An exact result as far as double precision gives it, with a bound on the error of computing it.
+///
+/// Let a result be a sum of products a_i * b_i, in any order and cut into blocks in any way, each
+/// product and each addition rounded (or both at once). A term then goes through at most one
+/// rounding of its product and one per addition, so through `n` = the number of terms in all, and
+/// |error| <= gamma(n) * sum |a_i * b_i| with gamma(n) = n * u / (1 - n * u), u the unit roundoff
+/// (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). A bias is one more term.
+/// `alpha * sum + beta * old` adds to each term at most three roundings: of the factor itself (it
+/// may come as a double), of the product with it, and of the addition.
+/// A division by a count adds one, or two when it is a product with the rounded reciprocal.
+/// A rounding near zero errs by up to half the smallest positive number instead.
+/// The double-precision sum here errs by the same formula with its own u.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sum {
+    pub value: f64,
+    /// The sum of the terms' absolute values.
+    pub magnitude: f64,
+    /// The most roundings that a term goes through.
+    pub roundings: usize,
+}
+
+/// How the result that is compared with a [`Sum`] was computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// In the element type.
+    Own,
+    /// In double precision, then rounded once: what `Algorithm::Reference` promises.
+    Double,
+    /// From integers and factors that are multiples of one half, so without any rounding.
+    Exact,
+}
+
+impl Sum {
+    pub fn add(&mut self, term: f64) {
+        self.value += term;
+        self.magnitude += term.abs();
+        self.roundings += 1;
+    }
+
+    /// `alpha * self + beta * old`, where a beta of 0 does not read `old`.
+    pub fn update(self, alpha: f64, beta: f64, old: f64) -> Sum {
+        let kept = if beta == 0.0 { 0.0 } else { beta * old };
+        Sum {
+            value: alpha * self.value + kept,
+            magnitude: (alpha * self.magnitude).abs() + kept.abs(),
+            roundings: self.roundings + 3,
+        }
+    }
+
+    /// The mean of `count` terms.
+    pub fn divided(self, count: usize) -> Sum {
+        let count = count as f64;
+        Sum { value: self.value / count, magnitude: self.magnitude / count, ..self }
+            .with_roundings(2)
+    }
+
+    /// The same, where each term goes through `more` roundings more.
+    pub fn with_roundings(self, more: usize) -> Sum {
+        Sum { roundings: self.roundings + more, ..self }
+    }
+
+    pub fn bound<T: Real>(&self, precision: Precision) -> f64 {
+        let double = error_of::<f64>(self.roundings, self.magnitude);
+        match precision {
+            Precision::Own => error_of::<T>(self.roundings, self.magnitude) + double,
+            Precision::Double => 2.0 * double + error_of::<T>(1, self.value.abs() + double),
+            Precision::Exact => {
+                // In units of one half, every partial sum is an integer below 1 / u.
+                assert!(
+                    self.magnitude * 2.0 < 1.0 / T::ROUNDOFF,
+                    "too large to be exact: {self:?}"
+                );
+                0.0
+            }
+        }
+    }
+}
+
+fn error_of<T: Real>(roundings: usize, magnitude: f64) -> f64 {
+    let (n, u) = (roundings as f64, T::ROUNDOFF);
+    assert!(n * u < 0.5, "no bound for {n} roundings");
+    n * u / (1.0 - n * u) * magnitude + n * T::TINIEST
+}
+
+/// Each element of `results` is its sum: within the bound, or the same infinity, or also a NaN.
+#[track_caller]
+pub fn assert_sums<T: Real>(what: &str, results: &[T], sums: &[Sum], precision: Precision) {
+    assert_eq!(results.len(), sums.len(), "{what}: number of elements");
+    for (index, (result, sum)) in results.iter().zip(sums).enumerate() {
+        assert_sum(&format_args!("{what}[{index}]"), *result, sum, precision);
+    }
+}
+
+#[track_caller]
+pub fn assert_sum<T: Real>(
+    what: &dyn std::fmt::Display,
+    result: T,
+    sum: &Sum,
+    precision: Precision,
+) {
+    let (result, expected) = (result.widen(), sum.value);
+    if !expected.is_finite() {
+        let same = result == expected || result.is_nan() && expected.is_nan();
+        assert!(same, "{what} is {result:e}, but should be {expected}");
+        return;
+    }
+    let bound = sum.bound::<T>(precision);
+    let error = (result - expected).abs();
+    assert!(
+        error <= bound,
+        "{what} is {result:e}, but should be {expected:e}: an error of {error:e} where {bound:e} is \
+         the bound ({sum:?}, {precision:?})"
+    );
+}
