@@ -3,6 +3,7 @@ mod context;
 pub mod conv2d;
 pub mod elementwise;
 mod error;
+mod float_mode;
 pub mod gemm;
 pub mod im2col;
 mod parallel;
