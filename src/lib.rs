@@ -9,10 +9,14 @@ pub mod im2col;
 mod parallel;
 pub mod pool2d;
 pub(crate) mod reference;
+mod runs;
 mod scratch;
 mod shape;
 mod shared_mut;
 mod simd;
+mod tasks;
+#[cfg(test)]
+mod testing;
 
 pub mod ffi;
 

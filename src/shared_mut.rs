@@ -34,6 +34,10 @@ impl<'a, T> SharedMut<'a, T> {
         SharedMut { start: slice.as_mut_ptr(), len: slice.len(), _slice: PhantomData }
     }
 
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// A pointer to the element at `index`, which may be one past the last.
     #[inline(always)]
     pub fn at(&self, index: usize) -> *mut T {
