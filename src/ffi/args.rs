@@ -57,7 +57,7 @@ impl<T> Array<T> {
         Array::new(argument, pointer, len).map(Some)
     }
 
-    /// Where it lies.
+    /// Where it lies, as `no_overlap` takes it.
     pub fn extent(self) -> Option<Extent> {
         let start = self.start.as_ptr().addr();
         let end = start + self.len * size_of::<T>();
