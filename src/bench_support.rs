@@ -2,9 +2,10 @@
 
 use crate::context::Context;
 use crate::error::Result;
-use crate::gemm::blocking::{DEPTH_BLOCK, TASK_COLUMNS, TASK_ROWS};
+use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::gemm::kernel::{Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{PanelShape, TileShape};
+use crate::gemm::{TASK_COLUMNS, TASK_ROWS};
 use crate::scratch::Scratch;
 use crate::simd::{Element, Level};
 

@@ -109,6 +109,10 @@ impl Phases {
     ///
     /// # Safety
     /// `source` has the phases, which cover `columns`; `target` has `columns.len()` elements.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the split's inverse: for backward kernels on the lanes")
+    )]
     #[inline(always)]
     pub unsafe fn merge<T: Element, S: Lanes<T>>(
         &self,

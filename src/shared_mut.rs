@@ -1,7 +1,6 @@
 //! A slice that the tasks of one region write together.
 
 use std::marker::PhantomData;
-use std::ops::Range;
 
 /// A mutable slice borrowed by all tasks of a region at once.
 ///
@@ -45,22 +44,6 @@ impl<'a, T> SharedMut<'a, T> {
         // SAFETY: within the slice, or one past its end.
         unsafe { self.start.add(index) }
     }
-
-    /// The elements of `range`.
-    ///
-    /// # Safety
-    /// No other task may use them while the result lives.
-    #[inline(always)]
-    #[allow(clippy::mut_from_ref, reason = "that the parts are disjoint is the caller's promise")]
-    pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
-        assert!(
-            range.start <= range.end && range.end <= self.len,
-            "elements {range:?} of {}",
-            self.len
-        );
-        // SAFETY: within the slice, which is borrowed for 'a; the caller answers for aliasing.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
-    }
 }
 
 #[cfg(test)]
@@ -76,10 +59,9 @@ mod tests {
             let mut slice = vec![0usize; 103];
             let shared = SharedMut::new(&mut slice);
             context.run(11, &|_, index| {
-                let range = index * 10..(index * 10 + 10).min(103);
-                // SAFETY: tasks have disjoint ranges.
-                for (offset, element) in unsafe { shared.part(range) }.iter_mut().enumerate() {
-                    *element = index * 10 + offset;
+                for element in index * 10..(index * 10 + 10).min(103) {
+                    // SAFETY: tasks have disjoint ranges.
+                    unsafe { *shared.at(element) = element };
                 }
             });
             assert!(slice.iter().enumerate().all(|(index, &element)| index == element));

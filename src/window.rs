@@ -64,7 +64,7 @@ impl Axis {
             if dilation == 1 {
                 Some((output, offset))
             } else {
-                (offset % dilation == 0).then_some((output, offset / dilation))
+                offset.is_multiple_of(dilation).then_some((output, offset / dilation))
             }
         })
     }
@@ -89,7 +89,7 @@ mod tests {
             };
             axis.output = axis.padded().checked_sub(axis.window())? / axis.stride + 1;
             // As ceil_mode does.
-            let hangs_over = (axis.padded() - axis.window()) % axis.stride != 0;
+            let hangs_over = !(axis.padded() - axis.window()).is_multiple_of(axis.stride);
             let starts_inside = axis.output * axis.stride < axis.pad_before + axis.input;
             axis.output += usize::from(hangs_over && starts_inside && random.chance(50));
             Some(axis)

@@ -111,8 +111,8 @@ pub fn gemm_batched<T: Element>(
 
 /// The largest block of C that one task computes: its operands' panels, of one depth block, take
 /// 0.75 MB in f32.
-const TASK_ROWS: usize = 252;
-const TASK_COLUMNS: usize = 512;
+pub(crate) const TASK_ROWS: usize = 252;
+pub(crate) const TASK_COLUMNS: usize = 512;
 
 /// A checked call, ready to be cut into tasks.
 struct Product<'a, T> {

@@ -1,8 +1,14 @@
 //! Max-pooling and average-pooling, forward and backward.
 
+mod average;
+mod backward;
+mod forward;
+mod max;
+mod path;
+mod place;
+
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::reference;
 use crate::shape::{Pool2dParams, PoolShape};
 use crate::simd::Element;
 
@@ -60,9 +66,12 @@ pub fn max_forward<T: Element>(
         };
         check_argmax(&shape, len, wide)?;
     }
-    let _ = context;
-    reference::maxpool2d_forward(&shape, x, y, argmax);
-    Ok(())
+    match argmax {
+        // A vector of nothing takes no memory.
+        None => max::forward(context, &shape, x, y, &mut vec![(); y.len()]),
+        Some(ArgmaxMut::I32(places)) => max::forward(context, &shape, x, y, places),
+        Some(ArgmaxMut::U8(places)) => max::forward(context, &shape, x, y, places),
+    }
 }
 
 /// dx = each gradient of dy added to the cell that `argmax` names; one in the padding is dropped.
@@ -79,7 +88,6 @@ pub fn max_backward<T: Element>(
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
     check_argmax(&shape, argmax.len(), matches!(argmax, Argmax::I32(_)))?;
-    let _ = context;
     for index in 0..argmax.len() {
         if argmax.at(index) >= shape.window_len() {
             let place = match argmax {
@@ -92,7 +100,7 @@ pub fn max_backward<T: Element>(
             )));
         }
     }
-    reference::maxpool2d_backward(&shape, dy, argmax, dx);
+    backward::max(context, &shape, dy, argmax, dx);
     Ok(())
 }
 
@@ -105,9 +113,7 @@ pub fn avg_forward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("x", x.len()), ("y", y.len()))?;
-    let _ = context;
-    reference::avgpool2d_forward(&shape, x, y);
-    Ok(())
+    average::forward(context, &shape, x, y)
 }
 
 /// dx = each gradient of dy spread evenly over the cells of its window that count.
@@ -119,8 +125,7 @@ pub fn avg_backward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
-    let _ = context;
-    reference::avgpool2d_backward(&shape, dy, dx);
+    backward::average(context, &shape, dy, dx);
     Ok(())
 }
 

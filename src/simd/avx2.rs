@@ -306,6 +306,48 @@ impl Lanes<f64> for Avx2 {
             }
         }
     }
+
+    intrinsics! {
+        div(a: __m256d, b: __m256d) -> __m256d = _mm256_div_pd;
+    }
+
+    #[inline(always)]
+    fn exceeds(self, value: __m256d, best: __m256d) -> __m256d {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let number = _mm256_cmp_pd::<_CMP_ORD_Q>(best, best);
+            _mm256_and_pd(number, _mm256_cmp_pd::<_CMP_NLE_UQ>(value, best))
+        }
+    }
+
+    #[inline(always)]
+    fn same_bits(self, a: __m256d, b: __m256d) -> __m256d {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let equal = _mm256_cmpeq_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(b));
+            _mm256_castsi256_pd(equal)
+        }
+    }
+
+    #[inline(always)]
+    fn deinterleave(self, a: __m256d, b: __m256d) -> [__m256d; 2] {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            [
+                _mm256_permute4x64_pd::<0xd8>(_mm256_unpacklo_pd(a, b)),
+                _mm256_permute4x64_pd::<0xd8>(_mm256_unpackhi_pd(a, b)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(self, a: __m256d, b: __m256d) -> [__m256d; 2] {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+            [_mm256_permute2f128_pd::<0x20>(low, high), _mm256_permute2f128_pd::<0x31>(low, high)]
+        }
+    }
 }
 
 impl Avx2 {
@@ -377,48 +419,6 @@ impl Avx2 {
                 Lanes::<f64>::store_first(self, ROWS, target.add(i * target_stride), low);
                 Lanes::<f64>::store_first(self, ROWS, target.add((i + 2) * target_stride), high);
             }
-        }
-    }
-
-    intrinsics! {
-        div(a: __m256d, b: __m256d) -> __m256d = _mm256_div_pd;
-    }
-
-    #[inline(always)]
-    fn exceeds(self, value: __m256d, best: __m256d) -> __m256d {
-        // SAFETY: the token proves the feature.
-        unsafe {
-            let number = _mm256_cmp_pd::<_CMP_ORD_Q>(best, best);
-            _mm256_and_pd(number, _mm256_cmp_pd::<_CMP_NLE_UQ>(value, best))
-        }
-    }
-
-    #[inline(always)]
-    fn same_bits(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: the token proves the feature.
-        unsafe {
-            let equal = _mm256_cmpeq_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(b));
-            _mm256_castsi256_pd(equal)
-        }
-    }
-
-    #[inline(always)]
-    fn deinterleave(self, a: __m256d, b: __m256d) -> [__m256d; 2] {
-        // SAFETY: the token proves the feature.
-        unsafe {
-            [
-                _mm256_permute4x64_pd::<0xd8>(_mm256_unpacklo_pd(a, b)),
-                _mm256_permute4x64_pd::<0xd8>(_mm256_unpackhi_pd(a, b)),
-            ]
-        }
-    }
-
-    #[inline(always)]
-    fn interleave(self, a: __m256d, b: __m256d) -> [__m256d; 2] {
-        // SAFETY: the token proves the feature.
-        unsafe {
-            let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
-            [_mm256_permute2f128_pd::<0x20>(low, high), _mm256_permute2f128_pd::<0x31>(low, high)]
         }
     }
 }

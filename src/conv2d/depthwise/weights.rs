@@ -228,6 +228,10 @@ impl<T: Element> SumPart<'_, T> {
             let dy = dy + row * width;
             let offset = row * self.band.rows.taps.step * self.band.row_len();
             for column in (0..width).step_by(TILE_LANES) {
+                #[allow(
+                    clippy::needless_range_loop,
+                    reason = "v also counts columns, n also copies"
+                )]
                 for v in 0..TILE_LANES / S::LANES {
                     let column = column + v * S::LANES;
                     if column >= width {
@@ -382,7 +386,7 @@ impl<T: Element> SumPart<'_, T> {
                 }
             }
         }
-        for n in 0..N.max(1) {
+        for (n, &sum) in sums.iter().enumerate().take(N.max(1)) {
             let tap = match N {
                 0 => self.taps(),
                 _ => row_tap * shape.width.kernel + column_tap + n,
@@ -390,7 +394,7 @@ impl<T: Element> SumPart<'_, T> {
             // SAFETY: this task's channels of the tap's sums.
             unsafe {
                 let target = self.sum(tap, channel);
-                let total = simd.add(load::<T, S, WHOLE>(simd, count, target), sums[n]);
+                let total = simd.add(load::<T, S, WHOLE>(simd, count, target), sum);
                 if WHOLE {
                     simd.store(target, total);
                 } else {
