@@ -169,6 +169,7 @@ pub fn backward<T: Element>(
             beta: T::from_f64(options.dx_beta),
         };
         match choice {
+            _ if pass.needs_plain_loops() => pass.run_plain_loops(context, &shape, dx),
             Choice::Depthwise => depthwise::backward_data(context, &shape, &pass, dx)?,
             _ => pass.run(context, &shape, dx)?,
         }
