@@ -47,7 +47,6 @@ mod float_mode;
 pub mod gemm;
 pub mod im2col;
 mod parallel;
-mod phases;
 pub mod pool2d;
 pub(crate) mod reference;
 mod runs;

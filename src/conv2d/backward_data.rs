@@ -50,8 +50,8 @@ impl<T: Element> BackwardData<'_, T> {
 
     /// Whether a tap that reads no dy, at an edge, would make a NaN of its weight times 0.
     pub fn needs_plain_loops(&self) -> bool {
-        // x - x is 0 for a number, NaN otherwise.
-        !self.w.iter().all(|&weight| weight - weight == T::default())
+        // A number times 0 is 0; an infinity or a NaN is a NaN.
+        !self.w.iter().all(|&weight| weight * T::default() == T::default())
     }
 
     /// The same gradient, tap by tap: only those that exist, so that a NaN or an infinity among

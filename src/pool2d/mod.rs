@@ -1,11 +1,7 @@
 //! Max-pooling and average-pooling, forward and backward.
 
-mod average;
 mod backward;
 mod forward;
-mod max;
-mod path;
-mod place;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -78,12 +74,8 @@ pub fn max_forward<T: Element>(
         };
         check_argmax(&shape, len, wide)?;
     }
-    match argmax {
-        // A vector of nothing takes no memory.
-        None => max::forward(context, &shape, x, y, &mut vec![(); y.len()]),
-        Some(ArgmaxMut::I32(places)) => max::forward(context, &shape, x, y, places),
-        Some(ArgmaxMut::U8(places)) => max::forward(context, &shape, x, y, places),
-    }
+    forward::max(context, &shape, x, y, argmax);
+    Ok(())
 }
 
 /// dx = each gradient of dy added to the cell that `argmax` names; one in the padding is dropped.
@@ -147,7 +139,8 @@ pub fn avg_forward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("x", x.len()), ("y", y.len()))?;
-    average::forward(context, &shape, x, y)
+    forward::average(context, &shape, x, y);
+    Ok(())
 }
 
 /// dx = each gradient of dy spread evenly over the cells of its window that count.
