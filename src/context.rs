@@ -2,7 +2,6 @@
 
 use std::env;
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::error::{Error, Result};
@@ -65,11 +64,14 @@ impl Context {
     /// processor lacks, or for a `CNNKERN_ISA` or `CNNKERN_NUM_THREADS` that cannot be used;
     /// [`Error::OutOfMemory`] when the threads cannot be started.
     pub fn new(options: &ContextOptions) -> Result<Context> {
-        let level = match (options.isa, environment("CNNKERN_ISA")?) {
-            (Some(isa), _) => Level::checked(isa)?,
-            (None, Some(name)) => Level::checked(Isa::from_name(&name)?)?,
-            (None, None) => Level::checked(Isa::best())?,
+        let isa = match options.isa {
+            Some(isa) => isa,
+            None => match environment("CNNKERN_ISA")? {
+                Some(name) => Isa::from_name(&name)?,
+                None => Isa::best(),
+            },
         };
+        let level = Level::checked(isa)?;
         let num_threads = match options.num_threads {
             0 => default_num_threads()?,
             asked if asked <= MAX_THREADS => asked,
@@ -79,12 +81,12 @@ impl Context {
                 )));
             }
         };
-        let own_pool = num_threads > 1 && options.parallel_for.is_none();
-        let pool = own_pool.then(|| Pool::new(num_threads)).transpose()?;
+        let parallel_for = options.parallel_for;
+        let pool = own_pool(num_threads, parallel_for.as_ref())?;
         Ok(Context {
             level,
             num_threads,
-            parallel_for: options.parallel_for,
+            parallel_for,
             process: AtomicPtr::new(Process::new(pool)),
             panic_next: AtomicBool::new(false),
         })
@@ -95,11 +97,16 @@ impl Context {
     /// # Errors
     /// Those of [`Context::new`], the same at every call.
     pub fn global() -> Result<&'static Context> {
-        static GLOBAL: OnceLock<Result<Context>> = OnceLock::new();
-        GLOBAL
-            .get_or_init(|| Context::new(&ContextOptions::default()))
-            .as_ref()
-            .map_err(Clone::clone)
+        // Not a OnceLock: a child that is forked while a thread fills it would wait for ever.
+        static GLOBAL: AtomicPtr<Result<Context>> = AtomicPtr::new(std::ptr::null_mut());
+        let mut made = GLOBAL.load(Ordering::Acquire);
+        if made.is_null() {
+            let fresh = Box::into_raw(Box::new(Context::new(&ContextOptions::default())));
+            // SAFETY: never freed.
+            made = unsafe { publish(&GLOBAL, made, fresh) };
+        }
+        // SAFETY: not null, and never freed.
+        unsafe { &*made }.as_ref().map_err(Clone::clone)
     }
 
     /// Threads that a call may use, its caller included.
@@ -161,18 +168,29 @@ impl Context {
             return found;
         }
         // The first call in a forked child. Without threads it is slow, but right.
-        let own_pool = self.num_threads > 1 && self.parallel_for.is_none();
-        let pool = if own_pool { Pool::new(self.num_threads).ok() } else { None };
-        let fresh = Process::new(pool);
-        match self.process.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire) {
-            // SAFETY: as above; the parent's state is left alone.
-            Ok(_) => unsafe { &*fresh },
-            Err(other) => {
-                // SAFETY: `fresh` was never shared.
-                drop(unsafe { Box::from_raw(fresh) });
-                // SAFETY: another thread of this process put it there just now.
-                unsafe { &*other }
-            }
+        let pool = own_pool(self.num_threads, self.parallel_for.as_ref()).unwrap_or(None);
+        // SAFETY: what it holds from now on is freed only when the context is dropped.
+        unsafe { &*publish(&self.process, current, Process::new(pool)) }
+    }
+}
+
+/// The pool that a context needs, if any.
+fn own_pool(num_threads: usize, parallel_for: Option<&ParallelFor>) -> Result<Option<Pool>> {
+    (num_threads > 1 && parallel_for.is_none()).then(|| Pool::new(num_threads)).transpose()
+}
+
+/// Puts `fresh` in the place of `stale`, unless another thread was faster: then `fresh` is freed.
+/// Returns what the place holds.
+///
+/// # Safety
+/// `fresh` was made by `Box::into_raw`, and is the place's from now on.
+unsafe fn publish<T>(place: &AtomicPtr<T>, stale: *mut T, fresh: *mut T) -> *mut T {
+    match place.compare_exchange(stale, fresh, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => fresh,
+        Err(faster) => {
+            // SAFETY: as the caller promises, and nobody else has seen it.
+            drop(unsafe { Box::from_raw(fresh) });
+            faster
         }
     }
 }

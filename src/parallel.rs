@@ -10,18 +10,19 @@
 //! region here allocates nothing.
 
 use std::any::Any;
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::float_mode::DefaultMode;
 
 /// The name that the pool's threads begin with.
-pub(crate) const THREAD_NAME: &str = "cnnkern";
+const THREAD_NAME: &str = "cnnkern";
 
 /// The most threads that a context may have.
 pub(crate) const MAX_THREADS: usize = 1024;
@@ -49,6 +50,27 @@ unsafe impl Send for ParallelFor {}
 // SAFETY: as above.
 unsafe impl Sync for ParallelFor {}
 
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic on this thread is the library's own affair, which nobody should print.
+pub(crate) fn is_quiet() -> bool {
+    QUIET.try_with(Cell::get).unwrap_or(false)
+}
+
+/// Runs `call`, its panics caught, and quiet where `quiet` says so.
+pub(crate) fn catch_panic<R>(quiet: bool, call: impl FnOnce() -> R) -> std::thread::Result<R> {
+    let before = is_quiet();
+    let set = |quiet| {
+        let _ = QUIET.try_with(|cell| cell.set(quiet));
+    };
+    set(quiet);
+    let result = catch_unwind(AssertUnwindSafe(call));
+    set(before);
+    result
+}
+
 /// The tasks of one region, as the threads that run it see them.
 struct Region<'a> {
     /// `task(slot, index)`: slot is a number below the thread count that no other thread has.
@@ -56,16 +78,20 @@ struct Region<'a> {
     count: usize,
     next: AtomicUsize,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// As on the thread that opened it.
+    quiet: bool,
 }
 
 impl<'a> Region<'a> {
     fn new(count: usize, task: &'a (dyn Fn(usize, usize) + Sync)) -> Self {
-        Region { task, count, next: AtomicUsize::new(0), panic: Mutex::new(None) }
+        let quiet = is_quiet();
+        Region { task, count, next: AtomicUsize::new(0), panic: Mutex::new(None), quiet }
     }
 
     /// Runs tasks until none is left. A panic is kept for the caller and ends the region early.
     fn work(&self, slot: usize) {
-        let result = catch_unwind(AssertUnwindSafe(|| {
+        let _mode = DefaultMode::enter();
+        let result = catch_panic(self.quiet, || {
             loop {
                 let index = self.next.fetch_add(1, Ordering::Relaxed);
                 if index >= self.count {
@@ -73,7 +99,7 @@ impl<'a> Region<'a> {
                 }
                 (self.task)(slot, index);
             }
-        }));
+        });
         if let Err(payload) = result {
             self.next.store(self.count, Ordering::Relaxed);
             self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
@@ -90,6 +116,7 @@ impl<'a> Region<'a> {
 
 /// Runs the region on the calling thread alone.
 pub(crate) fn run_inline(count: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+    let _mode = DefaultMode::enter();
     for index in 0..count {
         task(0, index);
     }
@@ -138,7 +165,9 @@ pub(crate) fn run_on(
 }
 
 /// How long a thread looks for the next region before it sleeps. Longer than the gaps between the
-/// calls of a training step, far shorter than what an idle process would notice.
+/// calls of a training step, far shorter than what an idle process would notice. It does not yield
+/// meanwhile: beside a busy neighbour that gives away a whole time slice, and the caller ends up
+/// working alone.
 const HOT: Duration = Duration::from_micros(50);
 
 /// In `Team::state`: the number of threads inside the region, then a flag, then a count of regions.
@@ -152,6 +181,8 @@ struct Team {
     /// Valid while the region is open or a thread is inside: it points to the caller's stack.
     region: UnsafeCell<*const Region<'static>>,
     asleep: Vec<AtomicBool>,
+    /// How long a thread spins: [`HOT`], or not at all when it would take a core from another.
+    hot: Duration,
     quit: AtomicBool,
 }
 
@@ -166,13 +197,12 @@ impl Team {
     fn serve(&self, member: usize) {
         let mut seen = 0;
         loop {
-            let state = self.wait_for_region(member, seen);
+            let mut state = self.wait_for_region(member, seen);
             if self.quit.load(Ordering::Acquire) {
                 return;
             }
             seen = state / ONE_REGION;
             // Joining fails when the region was closed meanwhile: then there is nothing to do.
-            let mut state = state;
             while state & OPEN != 0 && state / ONE_REGION == seen {
                 match self.state.compare_exchange(
                     state,
@@ -193,26 +223,24 @@ impl Team {
         }
     }
 
-    /// Spins for a moment, then sleeps, until a region after number `seen` is open or it is over.
+    /// Looks for a region after number `seen`, then sleeps until one is opened or it is over.
     fn wait_for_region(&self, member: usize, seen: u64) -> u64 {
         let ready = || {
             let state = self.state.load(Ordering::SeqCst);
             let new = state & OPEN != 0 && state / ONE_REGION != seen;
             (new || self.quit.load(Ordering::SeqCst)).then_some(state)
         };
-        let start = Instant::now();
         loop {
-            for _ in 0..64 {
-                if let Some(state) = ready() {
-                    return state;
+            // After a sleep too: a region that was over too soon is seldom the last.
+            let start = Instant::now();
+            while start.elapsed() < self.hot {
+                for _ in 0..64 {
+                    if let Some(state) = ready() {
+                        return state;
+                    }
+                    std::hint::spin_loop();
                 }
-                std::hint::spin_loop();
             }
-            if start.elapsed() > HOT {
-                break;
-            }
-        }
-        loop {
             self.asleep[member].store(true, Ordering::SeqCst);
             if let Some(state) = ready() {
                 self.asleep[member].store(false, Ordering::SeqCst);
@@ -236,26 +264,41 @@ impl Pool {
     /// A pool for regions of `threads` threads, the caller's included.
     pub fn new(threads: usize) -> Result<Pool> {
         let members = threads - 1;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let team = Arc::new(Team {
             state: AtomicU64::new(0),
             region: UnsafeCell::new(std::ptr::null()),
             asleep: (0..members).map(|_| AtomicBool::new(false)).collect(),
+            hot: if threads > cores { Duration::ZERO } else { HOT },
             quit: AtomicBool::new(false),
         });
         let mut handles = Vec::with_capacity(members);
-        let rayon = rayon::ThreadPoolBuilder::new()
+        let built = rayon::ThreadPoolBuilder::new()
             .num_threads(members)
             .spawn_handler(|thread| {
                 let name = format!("{THREAD_NAME}-{}", thread.index());
                 handles.push(std::thread::Builder::new().name(name).spawn(|| thread.run())?);
                 Ok(())
             })
-            .build()
-            .map_err(|error| Error::OutOfMemory {
-                message: format!("{members} threads could not be started: {error}"),
-            })?;
-        let serving = Arc::clone(&team);
-        rayon.spawn_broadcast(move |thread| serving.serve(thread.index()));
+            .build();
+        let rayon = match built {
+            Ok(rayon) => rayon,
+            Err(error) => {
+                // rayon has told those that did start to end.
+                join(handles);
+                return Err(Error::OutOfMemory {
+                    message: format!("{members} threads could not be started: {error}"),
+                });
+            }
+        };
+        // Waited for, so that no thread is still starting, and allocating, when calls come.
+        let started = Arc::new(Barrier::new(threads));
+        let (serving, arrived) = (Arc::clone(&team), Arc::clone(&started));
+        rayon.spawn_broadcast(move |thread| {
+            arrived.wait();
+            serving.serve(thread.index());
+        });
+        started.wait();
         Ok(Pool { team, busy: AtomicBool::new(false), threads: handles, rayon: Some(rayon) })
     }
 
@@ -272,7 +315,7 @@ impl Pool {
         // SAFETY: we hold `busy`, the region before is closed, and nobody is inside.
         unsafe { *self.team.region.get() = shared };
         let number = self.team.state.load(Ordering::Relaxed) / ONE_REGION + 1;
-        self.team.state.store(number * ONE_REGION | OPEN, Ordering::SeqCst);
+        self.team.state.store(number * ONE_REGION + OPEN, Ordering::SeqCst);
         for (thread, asleep) in self.threads.iter().zip(&self.team.asleep).take(count - 1) {
             if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
                 thread.thread().unpark();
@@ -284,7 +327,11 @@ impl Pool {
         while self.team.state.load(Ordering::Acquire) & INSIDE != 0 {
             spins += 1;
             // A thread inside may be waiting for the very core that we spin on.
-            if spins % 256 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if spins.is_multiple_of(256) {
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
         }
         self.busy.store(false, Ordering::Release);
         region.finish();
@@ -298,9 +345,17 @@ impl Drop for Pool {
             thread.thread().unpark();
         }
         drop(self.rayon.take());
-        for thread in self.threads.drain(..) {
-            // Joined, so that the library may be unloaded right after.
-            let _ = thread.join();
-        }
+        join(std::mem::take(&mut self.threads));
     }
 }
+
+/// Waits until the threads have ended, so that the library may be unloaded right after.
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        // An error would be a panic of the thread, which has no say here.
+        let _ = thread.join();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,13 @@
 //! Padding is a value of zero like any other: a padded cell times an infinite weight is a NaN.
 
 use crate::conv2d::{BackwardInputs, GradientOptions, Gradients};
+#[cfg(test)]
 use crate::im2col::ColLayout;
+#[cfg(test)]
 use crate::pool2d::{Argmax, ArgmaxMut};
-use crate::shape::{Activation, ConvShape, Layout, PoolPadding, PoolShape, activation_strides};
+use crate::shape::{Activation, ConvShape, activation_strides};
+#[cfg(test)]
+use crate::shape::{Layout, PoolPadding, PoolShape};
 use crate::simd::Element;
 
 /// Index of an element of an activation tensor.
@@ -151,6 +155,7 @@ fn for_each_tap(shape: &ConvShape, mut visit: impl FnMut(usize, usize, usize)) {
 }
 
 /// C = alpha * op(A) * op(B) + beta * C, where `a` and `b` give an element of op(A) and of op(B).
+#[cfg(test)]
 pub(crate) fn gemm<T: Element>(
     [m, n, k]: [usize; 3],
     alpha: T,
@@ -171,6 +176,7 @@ pub(crate) fn gemm<T: Element>(
 }
 
 /// Where (image, row, column) and (channel, kernel row, kernel column) lie in a column matrix.
+#[cfg(test)]
 fn col_index(
     shape: &ConvShape,
     col_layout: ColLayout,
@@ -192,6 +198,7 @@ fn col_index(
 }
 
 /// The patches of x as a matrix.
+#[cfg(test)]
 pub(crate) fn im2col<T: Element>(shape: &ConvShape, col_layout: ColLayout, x: &[T], col: &mut [T]) {
     let input = Index::input(shape);
     for_each_patch_cell(shape, |[n, oh, ow], [c, kh, kw]| {
@@ -204,6 +211,7 @@ pub(crate) fn im2col<T: Element>(shape: &ConvShape, col_layout: ColLayout, x: &[
 }
 
 /// The adjoint of [`im2col`].
+#[cfg(test)]
 pub(crate) fn col2im<T: Element>(shape: &ConvShape, col_layout: ColLayout, col: &[T], x: &mut [T]) {
     let input = Index::input(shape);
     let mut sums = vec![0.0; shape.input_len()];
@@ -218,6 +226,7 @@ pub(crate) fn col2im<T: Element>(shape: &ConvShape, col_layout: ColLayout, col: 
     }
 }
 
+#[cfg(test)]
 fn for_each_patch_cell(shape: &ConvShape, mut visit: impl FnMut([usize; 3], [usize; 3])) {
     for n in 0..shape.batch {
         for oh in 0..shape.height.output {
@@ -231,6 +240,7 @@ fn for_each_patch_cell(shape: &ConvShape, mut visit: impl FnMut([usize; 3], [usi
 /// Calls `visit(index of y, cells)` for each window, where the cells are (place in the window,
 /// index of x or None in the padding), in the window's order. Cells outside the padded input, as
 /// ceil_mode makes them, do not exist.
+#[cfg(test)]
 fn for_each_window(
     shape: &PoolShape,
     mut visit: impl FnMut(usize, &mut dyn Iterator<Item = (usize, Option<usize>)>),
@@ -263,6 +273,7 @@ fn for_each_window(
 
 /// The maximum of each window, and its place. A window without a cell that counts has the maximum
 /// -infinity, at place 0.
+#[cfg(test)]
 pub(crate) fn maxpool2d_forward<T: Element>(
     shape: &PoolShape,
     x: &[T],
@@ -295,6 +306,7 @@ pub(crate) fn maxpool2d_forward<T: Element>(
 }
 
 /// Each gradient added to the cell that was its window's maximum. Places are checked by the caller.
+#[cfg(test)]
 pub(crate) fn maxpool2d_backward<T: Element>(
     shape: &PoolShape,
     dy: &[T],
@@ -314,6 +326,7 @@ pub(crate) fn maxpool2d_backward<T: Element>(
 }
 
 /// The mean of each window; 0 where no cell counts.
+#[cfg(test)]
 pub(crate) fn avgpool2d_forward<T: Element>(shape: &PoolShape, x: &[T], y: &mut [T]) {
     for_each_window(shape, |out, cells| {
         let (mut sum, mut count) = (0.0, 0usize);
@@ -326,6 +339,7 @@ pub(crate) fn avgpool2d_forward<T: Element>(shape: &PoolShape, x: &[T], y: &mut 
 }
 
 /// Each gradient spread evenly over its window.
+#[cfg(test)]
 pub(crate) fn avgpool2d_backward<T: Element>(shape: &PoolShape, dy: &[T], dx: &mut [T]) {
     let mut sums = vec![0.0; dx.len()];
     for_each_window(shape, |out, cells| {
@@ -339,5 +353,145 @@ pub(crate) fn avgpool2d_backward<T: Element>(shape: &PoolShape, dy: &[T], dx: &m
     });
     for (dx, &sum) in dx.iter_mut().zip(&sums) {
         *dx = T::from_f64(sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::{GemmParams, Transpose};
+    use crate::shape::{Conv2dParams, Pool2dParams};
+    use crate::testing::{Random, contexts, values};
+    use crate::{gemm as product, im2col as columns, pool2d};
+
+    /// Values are multiples of 1/8 below 4, so that all sums are exact.
+    fn exact(seed: u64, len: usize) -> Vec<f32> {
+        values::<f32>(seed, len).iter().map(|value| (value * 32.0).round() / 8.0).collect()
+    }
+
+    fn layout(random: &mut Random) -> Layout {
+        if random.chance(50) { Layout::Nchw } else { Layout::Nhwc }
+    }
+
+    #[test]
+    fn gemm_is_the_plain_loops() {
+        let mut random = Random(1);
+        for context in contexts() {
+            for _ in 0..60 {
+                let [m, n, k] = [(); 3].map(|()| random.within(1..=40));
+                let (a, b) = (exact(2, m * k), exact(3, k * n));
+                let mut actual = exact(4, m * n);
+                let mut expected = actual.clone();
+                let (transa, transb) = (Transpose::No, Transpose::Yes);
+                let params = GemmParams { transa, transb, m, n, k, lda: k, ldb: k, ldc: n };
+                product::gemm(&context, &params, 0.5, &a, &b, 2.0, &mut actual).unwrap();
+                let (a, b) = (|i, p| a[i * k + p], |p, j| b[j * k + p]);
+                gemm([m, n, k], 0.5, a, b, 2.0, &mut expected, n);
+                assert_eq!(actual, expected, "{params:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn im2col_and_col2im_are_the_plain_loops() {
+        let mut random = Random(5);
+        for context in contexts() {
+            for _ in 0..120 {
+                let [batch, channels, height, width] = [2, 5, 9, 21].map(|m| random.within(1..=m));
+                let [kernel_height, kernel_width] = [(); 2].map(|()| random.within(1..=3));
+                let params = Conv2dParams {
+                    stride_height: random.within(1..=3),
+                    stride_width: random.within(1..=3),
+                    pad_top: random.within(0..=4),
+                    pad_left: random.within(0..=4),
+                    pad_right: random.within(0..=2),
+                    dilation_height: random.within(1..=2),
+                    dilation_width: random.within(1..=2),
+                    layout: layout(&mut random),
+                    ..Conv2dParams::new(
+                        batch,
+                        channels,
+                        height,
+                        width,
+                        1,
+                        kernel_height,
+                        kernel_width,
+                    )
+                };
+                let Ok(shape) = ConvShape::new(&params, 4) else { continue };
+                let len = columns::col_len::<f32>(&params).unwrap();
+                let (x, cells) = (exact(6, shape.input_len()), exact(7, len));
+                for order in [ColLayout::PatchRows, ColLayout::PatchColumns, ColLayout::PerImage] {
+                    let mut actual = vec![f32::NAN; len];
+                    let mut expected = actual.clone();
+                    columns::im2col(&context, &params, order, &x, &mut actual).unwrap();
+                    im2col(&shape, order, &x, &mut expected);
+                    assert_eq!(actual, expected, "{order:?} of {params:?}");
+                    let mut actual = vec![f32::NAN; x.len()];
+                    let mut expected = actual.clone();
+                    columns::col2im(&context, &params, order, &cells, &mut actual).unwrap();
+                    col2im(&shape, order, &cells, &mut expected);
+                    assert_eq!(actual, expected, "{order:?} of {params:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pooling_is_the_plain_loops() {
+        let mut random = Random(8);
+        for context in contexts() {
+            for _ in 0..300 {
+                let [batch, channels, height, width] = [2, 20, 9, 40].map(|m| random.within(1..=m));
+                let [kernel_height, kernel_width] = [(); 2].map(|()| random.within(1..=4));
+                let padding =
+                    if random.chance(50) { PoolPadding::Excluded } else { PoolPadding::Zero };
+                let params = Pool2dParams {
+                    stride_height: random.within(1..=4),
+                    stride_width: random.within(1..=4),
+                    pad_top: random.within(0..=3),
+                    pad_left: random.within(0..=3),
+                    pad_right: random.within(0..=5),
+                    dilation_height: random.within(1..=2),
+                    dilation_width: random.within(1..=2),
+                    ceil_mode: random.chance(50),
+                    padding,
+                    layout: layout(&mut random),
+                    ..Pool2dParams::new(batch, channels, height, width, kernel_height, kernel_width)
+                };
+                let Ok(shape) = PoolShape::new(&params, 4) else { continue };
+                let (x, dy) = (exact(9, shape.input_len()), exact(10, shape.output_len()));
+                let (mut y, mut places) = (vec![f32::NAN; dy.len()], vec![-1; dy.len()]);
+                let (mut expected, mut expected_places) = (y.clone(), places.clone());
+                let argmax = Some(ArgmaxMut::I32(&mut places));
+                pool2d::max_forward(&context, &params, &x, &mut y, argmax).unwrap();
+                let argmax = Some(ArgmaxMut::I32(&mut expected_places));
+                maxpool2d_forward(&shape, &x, &mut expected, argmax);
+                assert_eq!((&y, &places), (&expected, &expected_places), "{params:?}");
+
+                let mut dx = vec![f32::NAN; x.len()];
+                let mut expected = dx.clone();
+                let argmax = Argmax::I32(&places);
+                pool2d::max_backward(&context, &params, &dy, argmax, &mut dx).unwrap();
+                maxpool2d_backward(&shape, &dy, argmax, &mut expected);
+                assert_eq!(dx, expected, "{params:?}");
+
+                let close = |actual: &[f32], expected: &[f32]| {
+                    // sums of at most 64 terms below 4
+                    let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 64.0 * 256.0 * f32::EPSILON;
+                    assert!(actual.iter().zip(expected).all(near), "{params:?}");
+                };
+                let mut y = vec![f32::NAN; dy.len()];
+                let mut expected = y.clone();
+                pool2d::avg_forward(&context, &params, &x, &mut y).unwrap();
+                avgpool2d_forward(&shape, &x, &mut expected);
+                close(&y, &expected);
+                let mut dx = vec![f32::NAN; x.len()];
+                let mut expected = dx.clone();
+                pool2d::avg_backward(&context, &params, &dy, &mut dx).unwrap();
+                avgpool2d_backward(&shape, &dy, &mut expected);
+                close(&dx, &expected);
+            }
+        }
     }
 }

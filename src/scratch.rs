@@ -67,8 +67,7 @@ impl ScratchPool {
                  {per_slot} for each of {slots} threads"
             ))
         })?;
-        let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let buffer = match kept {
+        let buffer = match self.take_kept(bytes) {
             Some(buffer) if buffer.layout.size() >= bytes => buffer,
             // Freed before its successor is allocated.
             small => {
@@ -82,6 +81,18 @@ impl ScratchPool {
             unsafe { buffer.start.as_ptr().write_bytes(0xff, bytes) };
         }
         Ok(Scratch { pool: self, buffer: Some(buffer), shared, per_slot, slots, _of: PhantomData })
+    }
+
+    /// The smallest buffer that has `bytes`, so that a larger one stays for whom it was made; else
+    /// the largest, which has the least to grow.
+    fn take_kept(&self, bytes: usize) -> Option<Buffer> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let sizes = || free.iter().map(|buffer| buffer.layout.size()).enumerate();
+        let (index, _) = sizes()
+            .filter(|&(_, size)| size >= bytes)
+            .min_by_key(|&(_, size)| size)
+            .or_else(|| sizes().max_by_key(|&(_, size)| size))?;
+        Some(free.swap_remove(index))
     }
 }
 

@@ -36,6 +36,10 @@ fn check_conv<T: Real>(contexts: &[Context], params: &Conv2dParams, random: &mut
         let [dx, dw, db] = calls::conv_gradients(context, &params, &x, &w, &g, None);
         let what = format!("by {algorithm:?} on {}", context.isa());
         assert_eq!(y_dot_g, dot(&x, &dx), "<y, g> and <x, dx> {what}");
+        if params.batch == 0 {
+            // a call that does nothing: dw and db are what they were
+            return;
+        }
         assert_eq!(y_dot_g, dot(&w, &dw), "<y, g> and <w, dw> {what}");
         let with_bias = dot(&forward(Some(&bias)), &g);
         assert_eq!(with_bias - y_dot_g, dot(&bias, &db), "<bias, db> {what}");

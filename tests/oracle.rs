@@ -208,21 +208,34 @@ fn check_backward<T: Real>(contexts: &[Context], case: &BackwardCase, random: &m
     let relu_output = (*relu != Relu::None).then_some(relu_output.as_slice());
     let masked = relu_output.map_or(dy.clone(), |u| definitions::relu_mask(&dy, u));
 
+    // a batch of 0 does nothing: the gradients keep what they held
+    let effect = if params.batch == 0 {
+        GradientOptions {
+            dx_alpha: 0.0,
+            dx_beta: 1.0,
+            dw_alpha: 0.0,
+            dw_beta: 1.0,
+            db_alpha: 0.0,
+            db_beta: 1.0,
+        }
+    } else {
+        *options
+    };
     // what the gradients hold before: NaN where it may not be read
     let mut before = |wanted: bool, len: usize, beta: f64| -> Option<Vec<T>> {
         wanted.then(|| if beta == 0.0 { vec![T::NAN; len] } else { random.values(len, data) })
     };
-    let dx = before(want_dx, conv.x_len(), options.dx_beta);
-    let dw = before(want_dw, conv.w_len(), options.dw_beta);
-    let db = before(want_db, params.out_channels, options.db_beta);
+    let dx = before(want_dx, conv.x_len(), effect.dx_beta);
+    let dw = before(want_dw, conv.w_len(), effect.dw_beta);
+    let db = before(want_db, params.out_channels, effect.db_beta);
     let update = |sums: Vec<Sum>, before: &Option<Vec<T>>, alpha: f64, beta: f64| -> Vec<Sum> {
         let before = before.iter().flatten();
         sums.iter().zip(before).map(|(sum, old)| sum.update(alpha, beta, old.widen())).collect()
     };
     let expected = [
-        want_dx.then(|| update(conv.dx(&w, &masked), &dx, options.dx_alpha, options.dx_beta)),
-        want_dw.then(|| update(conv.dw(&x, &masked), &dw, options.dw_alpha, options.dw_beta)),
-        want_db.then(|| update(conv.db(&masked), &db, options.db_alpha, options.db_beta)),
+        want_dx.then(|| update(conv.dx(&w, &masked), &dx, effect.dx_alpha, effect.dx_beta)),
+        want_dw.then(|| update(conv.dw(&x, &masked), &dw, effect.dw_alpha, effect.dw_beta)),
+        want_db.then(|| update(conv.db(&masked), &db, effect.db_alpha, effect.db_beta)),
     ];
     let call = Backward {
         x: want_dw.then_some(&x),

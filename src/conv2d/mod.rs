@@ -1,10 +1,19 @@
 //! Two-dimensional convolution (cross-correlation, as in the field), forward and backward.
 
+mod backward_data;
+mod backward_weights;
+mod depthwise;
+mod filter_product;
+mod forward;
+mod patches;
+
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::reference;
-use crate::shape::{Activation, Conv2dParams, ConvShape};
+use crate::shape::{Activation, Algorithm, Conv2dParams, ConvShape};
 use crate::simd::Element;
+use backward_data::BackwardData;
+use backward_weights::BackwardWeights;
 
 /// What [`backward`] reads.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +72,19 @@ pub struct Gradients<'a, T> {
 }
 
 /// y = activation(conv(x, w) + bias)
+///
+/// ```
+/// use cnnkern::{Activation, Context, ContextOptions, Conv2dParams, conv2d};
+/// let context = Context::new(&ContextOptions::default())?;
+/// // one image of 3 x 3 with one channel, one filter of 2 x 2
+/// let params = Conv2dParams::new(1, 1, 3, 3, 1, 2, 2);
+/// let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0f32];
+/// let w = [1.0, 0.0, 0.0, -1.0];
+/// let mut y = [0.0; 4];
+/// conv2d::forward(&context, &params, &x, &w, Some(&[5.0]), Activation::Relu, &mut y)?;
+/// assert_eq!(y, [1.0; 4]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn forward<T: Element>(
     context: &Context,
     params: &Conv2dParams,
@@ -79,12 +101,34 @@ pub fn forward<T: Element>(
         check("bias", bias, shape.out_channels)?;
     }
     check("y", y, shape.output_len())?;
-    let _ = context;
-    reference::conv2d_forward(&shape, x, w, bias, activation, y);
+    let choice = choose(&shape)?;
+    if shape.batch == 0 {
+        return Ok(());
+    }
+    match choice {
+        Choice::Reference => reference::conv2d_forward(&shape, x, w, bias, activation, y),
+        Choice::Depthwise => depthwise::forward(context, &shape, x, w, bias, activation, y)?,
+        Choice::Gemm => forward::run(context, &shape, x, w, bias, activation, y)?,
+    }
     Ok(())
 }
 
 /// The whole backward pass: any of dx, dw and db, with the ReLU that followed the convolution.
+///
+/// ```
+/// use cnnkern::conv2d::{self, BackwardInputs, GradientOptions, Gradients};
+/// use cnnkern::{Context, ContextOptions, Conv2dParams};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let params = Conv2dParams::new(1, 1, 3, 3, 1, 2, 2);
+/// let (x, w, dy) = ([1.0f32; 9], [1.0, 2.0, 3.0, 4.0], [1.0; 4]);
+/// let (mut dx, mut dw, mut db) = ([0.0; 9], [0.0; 4], [0.0; 1]);
+/// let inputs = BackwardInputs { x: Some(&x), w: Some(&w), dy: &dy, relu_output: None };
+/// let gradients = Gradients { dx: Some(&mut dx), dw: Some(&mut dw), db: Some(&mut db) };
+/// conv2d::backward(&context, &params, &inputs, &GradientOptions::default(), gradients)?;
+/// assert_eq!(dx, [1.0, 3.0, 2.0, 4.0, 10.0, 6.0, 3.0, 7.0, 4.0]);
+/// assert_eq!((dw, db), ([4.0; 4], [4.0]));
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn backward<T: Element>(
     context: &Context,
     params: &Conv2dParams,
@@ -108,9 +152,64 @@ pub fn backward<T: Element>(
     if let Some(db) = &gradients.db {
         check("db", db, shape.out_channels)?;
     }
-    let _ = context;
-    reference::conv2d_backward(&shape, inputs, options, gradients);
+    let choice = choose(&shape)?;
+    if shape.batch == 0 {
+        return Ok(());
+    }
+    if choice == Choice::Reference {
+        reference::conv2d_backward(&shape, inputs, options, gradients);
+        return Ok(());
+    }
+    if let (Some(dx), Some(w)) = (gradients.dx, inputs.w) {
+        let pass = BackwardData {
+            w,
+            dy: inputs.dy,
+            relu_output: inputs.relu_output,
+            alpha: T::from_f64(options.dx_alpha),
+            beta: T::from_f64(options.dx_beta),
+        };
+        match choice {
+            Choice::Depthwise => depthwise::backward_data(context, &shape, &pass, dx)?,
+            _ => pass.run(context, &shape, dx)?,
+        }
+    }
+    if gradients.dw.is_some() || gradients.db.is_some() {
+        let pass = BackwardWeights {
+            x: inputs.x,
+            dy: inputs.dy,
+            relu_output: inputs.relu_output,
+            dw_alpha: T::from_f64(options.dw_alpha),
+            dw_beta: T::from_f64(options.dw_beta),
+            db_alpha: T::from_f64(options.db_alpha),
+            db_beta: T::from_f64(options.db_beta),
+        };
+        let (dw, db) = (gradients.dw, gradients.db);
+        match choice {
+            Choice::Depthwise => depthwise::backward_weights(context, &shape, &pass, dw, db)?,
+            _ => pass.run(context, &shape, dw, db)?,
+        }
+    }
     Ok(())
+}
+
+/// How a pass is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    Reference,
+    Depthwise,
+    Gemm,
+}
+
+/// By the shape alone.
+fn choose(shape: &ConvShape) -> Result<Choice> {
+    match shape.algorithm {
+        Algorithm::Auto | Algorithm::Gemm if depthwise::applies(shape) => Ok(Choice::Depthwise),
+        Algorithm::Auto | Algorithm::Gemm => Ok(Choice::Gemm),
+        Algorithm::Reference => Ok(Choice::Reference),
+        Algorithm::Winograd => Err(Error::Unsupported {
+            message: "algorithm WINOGRAD does not apply to this convolution".into(),
+        }),
+    }
 }
 
 fn check<T>(argument: &'static str, slice: &[T], expected: usize) -> Result<()> {

@@ -16,11 +16,6 @@ pub(crate) fn block_length(depth: usize) -> usize {
     depth.div_ceil(depth.div_ceil(DEPTH_BLOCK).max(1)).max(1)
 }
 
-/// The largest block of C that one task computes: its operands' panels, of one depth block, take
-/// 0.75 MB in f32.
-pub(crate) const TASK_ROWS: usize = 252;
-pub(crate) const TASK_COLUMNS: usize = 512;
-
 /// Fewer multiply-adds than this, some five microseconds of work, are not worth a task.
 const TASK_WORK: usize = 1 << 18;
 
@@ -40,15 +35,17 @@ pub(crate) struct Grid {
 
 impl Grid {
     /// Cuts `rows` x `columns` sums of `depth` products each, of which there are `copies`.
-    /// Task extents are multiples of the granules, but for the last ones.
+    /// Task extents are multiples of the granules, but for the last ones, and at most the limits
+    /// rounded up to granules.
     pub fn new(
         [rows, columns, depth]: [usize; 3],
         copies: usize,
         [row_granule, column_granule]: [usize; 2],
+        [row_limit, column_limit]: [usize; 2],
     ) -> Self {
         let work = rows.saturating_mul(columns).saturating_mul(depth).saturating_mul(copies);
         let wanted = (work / TASK_WORK).clamp(1, TASKS).div_ceil(copies.max(1));
-        let mut parts = [rows.div_ceil(TASK_ROWS).max(1), columns.div_ceil(TASK_COLUMNS).max(1)];
+        let mut parts = [rows.div_ceil(row_limit).max(1), columns.div_ceil(column_limit).max(1)];
         let size = |parts: [usize; 2]| {
             let even = |extent: usize, parts: usize, granule: usize| {
                 extent.div_ceil(parts).next_multiple_of(granule).max(1)

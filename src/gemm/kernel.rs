@@ -86,6 +86,30 @@ pub(crate) struct BlockProduct<T> {
     pub update: Update<T>,
 }
 
+impl<T> BlockProduct<T> {
+    /// The same sums with rows and columns exchanged: the panels trade places too.
+    pub fn transposed(self) -> Self {
+        let Update { alpha, beta, bias, relu } = self.update;
+        let bias = match bias {
+            Bias::None => Bias::None,
+            Bias::Rows(bias) => Bias::Columns(bias),
+            Bias::Columns(bias) => Bias::Rows(bias),
+        };
+        BlockProduct {
+            rows: self.columns,
+            columns: self.rows,
+            row_panels: self.column_panels,
+            column_panels: self.row_panels,
+            first_row: self.first_column,
+            first_column: self.first_row,
+            row_places: self.column_places,
+            column_places: self.row_places,
+            update: Update { alpha, beta, bias, relu },
+            ..self
+        }
+    }
+}
+
 /// Row panels that are kept in the second-level cache while the column panels pass.
 const ROW_BLOCK_BYTES: usize = 128 * 1024;
 

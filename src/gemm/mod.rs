@@ -56,6 +56,19 @@ pub struct GemmBatch {
 }
 
 /// C = alpha * op(A) * op(B) + beta * C. With beta = 0 C is not read, with alpha = 0 neither A nor B.
+///
+/// ```
+/// use cnnkern::gemm::{GemmParams, Transpose, gemm};
+/// use cnnkern::{Context, ContextOptions};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let (transa, transb) = (Transpose::No, Transpose::No);
+/// let params = GemmParams { transa, transb, m: 2, n: 2, k: 2, lda: 2, ldb: 2, ldc: 2 };
+/// let (a, b) = ([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 1.0, 0.0f32]);
+/// let mut c = [1.0; 4];
+/// gemm(&context, &params, 1.0, &a, &b, 10.0, &mut c)?;
+/// assert_eq!(c, [12.0, 11.0, 14.0, 13.0]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 #[allow(
     clippy::too_many_arguments,
     reason = "the arguments of BLAS's gemm, grouped as far as it goes"
@@ -74,6 +87,21 @@ pub fn gemm<T: Element>(
 }
 
 /// `batch.count` products of one shape: see [`gemm`].
+///
+/// ```
+/// use cnnkern::gemm::{GemmBatch, GemmParams, Transpose, gemm_batched};
+/// use cnnkern::{Context, ContextOptions};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let (transa, transb) = (Transpose::No, Transpose::No);
+/// let params = GemmParams { transa, transb, m: 1, n: 2, k: 2, lda: 2, ldb: 2, ldc: 2 };
+/// // two rows, one after the other, by one matrix
+/// let batch = GemmBatch { count: 2, stride_a: 2, stride_b: 0, stride_c: 2 };
+/// let (a, b) = ([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 1.0, 0.0f32]);
+/// let mut c = [0.0; 4];
+/// gemm_batched(&context, &params, &batch, 1.0, &a, &b, 0.0, &mut c)?;
+/// assert_eq!(c, [2.0, 1.0, 4.0, 3.0]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 #[allow(
     clippy::too_many_arguments,
     reason = "the arguments of BLAS's gemm, grouped as far as it goes"
@@ -109,6 +137,11 @@ pub fn gemm_batched<T: Element>(
     product.run(context)
 }
 
+/// The largest block of C that one task computes: its operands' panels, of one depth block, take
+/// 0.75 MB in f32.
+pub(crate) const TASK_ROWS: usize = 252;
+pub(crate) const TASK_COLUMNS: usize = 512;
+
 /// A checked call, ready to be cut into tasks.
 struct Product<'a, T> {
     params: GemmParams,
@@ -127,7 +160,8 @@ impl<T: Element> Product<'_, T> {
     fn run(&self, context: &Context) -> Result<()> {
         let GemmParams { m, n, k, .. } = self.params;
         let tile = TileShape::of::<T>(context.level());
-        let grid = Grid::new([m, n, k], self.batch.count, [tile.rows, tile.columns]);
+        let limits = [TASK_ROWS, TASK_COLUMNS];
+        let grid = Grid::new([m, n, k], self.batch.count, [tile.rows, tile.columns], limits);
         let depth = block_length(k);
         let row_panels = PanelShape::rows(grid.task_rows, tile);
         let column_panels = PanelShape::columns(tile);
@@ -168,8 +202,7 @@ impl<T: Element> Product<'_, T> {
             columns,
             row_panels: Panels { start: row_target, width: row_panels.width, stride: 0 },
             column_panels: Panels { start: column_target, width: column_panels.width, stride: 0 },
-            // SAFETY: matrix number `matrix` begins there, within C.
-            target: unsafe { self.c.pointer().add(matrix * self.batch.stride_c) },
+            target: self.c.at(matrix * self.batch.stride_c),
             first_row: row,
             first_column: column,
             row_places: Places::every(ldc),

@@ -73,6 +73,23 @@ impl Depth {
         Depth { extents: [1, usize::MAX], strides: [0, 0, stride as isize] }
     }
 
+    /// Three nested loops; those that follow on from one another become one.
+    pub fn nested(extents: [usize; 3], strides: [isize; 3]) -> Self {
+        let [outer, middle, inner] = extents;
+        let [outer_stride, middle_stride, inner_stride] = strides;
+        let inner_joins = middle == 1 || middle_stride == inner as isize * inner_stride;
+        let middle_stride = if middle == 1 { inner as isize * inner_stride } else { middle_stride };
+        let outer_joins = outer == 1 || outer_stride == middle as isize * middle_stride;
+        match (outer_joins, inner_joins) {
+            (true, true) => Depth { extents: [1, usize::MAX], strides: [0, 0, inner_stride] },
+            (false, true) => Depth {
+                extents: [1, (middle * inner).max(1)],
+                strides: [outer_stride, 0, inner_stride],
+            },
+            _ => Depth { extents: [middle.max(1), inner.max(1)], strides },
+        }
+    }
+
     /// The longest run of the innermost loop from place `start` on, of at most `count` places: the
     /// offset of its first place, and its length. (An iterator or a callback would read better, but
     /// a closure is compiled without the instruction set's features.)

@@ -1,8 +1,14 @@
 //! Max-pooling and average-pooling, forward and backward.
 
+mod average;
+mod backward;
+mod forward;
+mod max;
+mod path;
+mod place;
+
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::reference;
 use crate::shape::{Pool2dParams, PoolShape};
 use crate::simd::Element;
 
@@ -44,6 +50,18 @@ impl Argmax<'_> {
 
 /// y = the maximum of each window, argmax = its place: the first maximum in the window's order. A
 /// NaN beats every number, and the first NaN wins.
+///
+/// ```
+/// use cnnkern::pool2d::{self, ArgmaxMut};
+/// use cnnkern::{Context, ContextOptions, Pool2dParams};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let params = Pool2dParams::new(1, 1, 2, 4, 2, 2);
+/// let x = [1.0, 2.0, 8.0, 7.0, 3.0, 4.0, 6.0, 5.0f32];
+/// let (mut y, mut argmax) = ([0.0; 2], [0u8; 2]);
+/// pool2d::max_forward(&context, &params, &x, &mut y, Some(ArgmaxMut::U8(&mut argmax)))?;
+/// assert_eq!((y, argmax), ([4.0, 8.0], [3, 0]));
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn max_forward<T: Element>(
     context: &Context,
     params: &Pool2dParams,
@@ -60,15 +78,29 @@ pub fn max_forward<T: Element>(
         };
         check_argmax(&shape, len, wide)?;
     }
-    let _ = context;
-    reference::maxpool2d_forward(&shape, x, y, argmax);
-    Ok(())
+    match argmax {
+        // A vector of nothing takes no memory.
+        None => max::forward(context, &shape, x, y, &mut vec![(); y.len()]),
+        Some(ArgmaxMut::I32(places)) => max::forward(context, &shape, x, y, places),
+        Some(ArgmaxMut::U8(places)) => max::forward(context, &shape, x, y, places),
+    }
 }
 
 /// dx = each gradient of dy added to the cell that `argmax` names; one in the padding is dropped.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for a place outside the window; dx is untouched then.
+///
+/// ```
+/// use cnnkern::pool2d::{self, Argmax};
+/// use cnnkern::{Context, ContextOptions, Pool2dParams};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let params = Pool2dParams::new(1, 1, 2, 4, 2, 2);
+/// let mut dx = [0.0f32; 8];
+/// pool2d::max_backward(&context, &params, &[1.0, 2.0], Argmax::U8(&[3, 0]), &mut dx)?;
+/// assert_eq!(dx, [0.0, 0.0, 2.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn max_backward<T: Element>(
     context: &Context,
     params: &Pool2dParams,
@@ -79,7 +111,6 @@ pub fn max_backward<T: Element>(
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
     check_argmax(&shape, argmax.len(), matches!(argmax, Argmax::I32(_)))?;
-    let _ = context;
     for index in 0..argmax.len() {
         if argmax.at(index) >= shape.window_len() {
             let place = match argmax {
@@ -92,11 +123,22 @@ pub fn max_backward<T: Element>(
             )));
         }
     }
-    reference::maxpool2d_backward(&shape, dy, argmax, dx);
+    backward::max(context, &shape, dy, argmax, dx);
     Ok(())
 }
 
 /// y = the mean of each window.
+///
+/// ```
+/// use cnnkern::{Context, ContextOptions, Pool2dParams, pool2d};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let params = Pool2dParams::new(1, 1, 2, 4, 2, 2);
+/// let x = [1.0, 2.0, 8.0, 7.0, 3.0, 4.0, 6.0, 5.0f32];
+/// let mut y = [0.0; 2];
+/// pool2d::avg_forward(&context, &params, &x, &mut y)?;
+/// assert_eq!(y, [2.5, 6.5]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn avg_forward<T: Element>(
     context: &Context,
     params: &Pool2dParams,
@@ -105,12 +147,20 @@ pub fn avg_forward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("x", x.len()), ("y", y.len()))?;
-    let _ = context;
-    reference::avgpool2d_forward(&shape, x, y);
-    Ok(())
+    average::forward(context, &shape, x, y)
 }
 
 /// dx = each gradient of dy spread evenly over the cells of its window that count.
+///
+/// ```
+/// use cnnkern::{Context, ContextOptions, Pool2dParams, pool2d};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let params = Pool2dParams::new(1, 1, 2, 4, 2, 2);
+/// let mut dx = [0.0f32; 8];
+/// pool2d::avg_backward(&context, &params, &[4.0, 8.0], &mut dx)?;
+/// assert_eq!(dx, [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn avg_backward<T: Element>(
     context: &Context,
     params: &Pool2dParams,
@@ -119,8 +169,7 @@ pub fn avg_backward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
-    let _ = context;
-    reference::avgpool2d_backward(&shape, dy, dx);
+    backward::average(context, &shape, dy, dx);
     Ok(())
 }
 

@@ -152,6 +152,51 @@ impl Lanes<f32> for Avx2 {
             }
         }
     }
+
+    intrinsics! {
+        div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps;
+    }
+
+    #[inline(always)]
+    fn exceeds(self, value: __m256, best: __m256) -> __m256 {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let number = _mm256_cmp_ps::<_CMP_ORD_Q>(best, best);
+            _mm256_and_ps(number, _mm256_cmp_ps::<_CMP_NLE_UQ>(value, best))
+        }
+    }
+
+    #[inline(always)]
+    fn same_bits(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let equal = _mm256_cmpeq_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b));
+            _mm256_castsi256_ps(equal)
+        }
+    }
+
+    #[inline(always)]
+    fn deinterleave(self, a: __m256, b: __m256) -> [__m256; 2] {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            // Within the halves, which then hold pairs of a, b, a, b.
+            let even = _mm256_castps_pd(_mm256_shuffle_ps::<0x88>(a, b));
+            let odd = _mm256_castps_pd(_mm256_shuffle_ps::<0xdd>(a, b));
+            [
+                _mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(even)),
+                _mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(odd)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(self, a: __m256, b: __m256) -> [__m256; 2] {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)]
+        }
+    }
 }
 
 impl Lanes<f64> for Avx2 {
@@ -259,6 +304,48 @@ impl Lanes<f64> for Avx2 {
                 1 => self.transpose_f64::<1>(source, source_stride, target, target_stride),
                 _ => self.transpose_f64::<4>(source, source_stride, target, target_stride),
             }
+        }
+    }
+
+    intrinsics! {
+        div(a: __m256d, b: __m256d) -> __m256d = _mm256_div_pd;
+    }
+
+    #[inline(always)]
+    fn exceeds(self, value: __m256d, best: __m256d) -> __m256d {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let number = _mm256_cmp_pd::<_CMP_ORD_Q>(best, best);
+            _mm256_and_pd(number, _mm256_cmp_pd::<_CMP_NLE_UQ>(value, best))
+        }
+    }
+
+    #[inline(always)]
+    fn same_bits(self, a: __m256d, b: __m256d) -> __m256d {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let equal = _mm256_cmpeq_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(b));
+            _mm256_castsi256_pd(equal)
+        }
+    }
+
+    #[inline(always)]
+    fn deinterleave(self, a: __m256d, b: __m256d) -> [__m256d; 2] {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            [
+                _mm256_permute4x64_pd::<0xd8>(_mm256_unpacklo_pd(a, b)),
+                _mm256_permute4x64_pd::<0xd8>(_mm256_unpackhi_pd(a, b)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(self, a: __m256d, b: __m256d) -> [__m256d; 2] {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+            [_mm256_permute2f128_pd::<0x20>(low, high), _mm256_permute2f128_pd::<0x31>(low, high)]
         }
     }
 }

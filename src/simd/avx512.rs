@@ -152,6 +152,45 @@ impl Lanes<f32> for Avx512 {
             }
         }
     }
+
+    intrinsics! {
+        div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps;
+    }
+
+    #[inline(always)]
+    fn exceeds(self, value: __m512, best: __m512) -> __mmask16 {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(best, best);
+            _mm512_mask_cmp_ps_mask::<_CMP_NLE_UQ>(number, value, best)
+        }
+    }
+
+    #[inline(always)]
+    fn same_bits(self, a: __m512, b: __m512) -> __mmask16 {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm512_cmpeq_epi32_mask(_mm512_castps_si512(a), _mm512_castps_si512(b)) }
+    }
+
+    #[inline(always)]
+    fn deinterleave(self, a: __m512, b: __m512) -> [__m512; 2] {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+            [_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b)]
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(self, a: __m512, b: __m512) -> [__m512; 2] {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+            [_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(a, high, b)]
+        }
+    }
 }
 
 impl Lanes<f64> for Avx512 {
@@ -256,6 +295,45 @@ impl Lanes<f64> for Avx512 {
             for (k, row) in r.iter().enumerate() {
                 _mm512_mask_storeu_pd(target.add(k * target_stride), mask, *row);
             }
+        }
+    }
+
+    intrinsics! {
+        div(a: __m512d, b: __m512d) -> __m512d = _mm512_div_pd;
+    }
+
+    #[inline(always)]
+    fn exceeds(self, value: __m512d, best: __m512d) -> __mmask8 {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let number = _mm512_cmp_pd_mask::<_CMP_ORD_Q>(best, best);
+            _mm512_mask_cmp_pd_mask::<_CMP_NLE_UQ>(number, value, best)
+        }
+    }
+
+    #[inline(always)]
+    fn same_bits(self, a: __m512d, b: __m512d) -> __mmask8 {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm512_cmpeq_epi64_mask(_mm512_castpd_si512(a), _mm512_castpd_si512(b)) }
+    }
+
+    #[inline(always)]
+    fn deinterleave(self, a: __m512d, b: __m512d) -> [__m512d; 2] {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+            let odd = _mm512_add_epi64(even, _mm512_set1_epi64(1));
+            [_mm512_permutex2var_pd(a, even, b), _mm512_permutex2var_pd(a, odd, b)]
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(self, a: __m512d, b: __m512d) -> [__m512d; 2] {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+            let high = _mm512_add_epi64(low, _mm512_set1_epi64(4));
+            [_mm512_permutex2var_pd(a, low, b), _mm512_permutex2var_pd(a, high, b)]
         }
     }
 }

@@ -29,6 +29,15 @@ pub trait Element:
     /// The nearest value.
     #[doc(hidden)]
     fn from_f64(value: f64) -> Self;
+
+    /// The element whose bits are `number`: how vectors carry indices beside values. Only to be
+    /// moved, selected and compared by `Lanes::same_bits`.
+    #[doc(hidden)]
+    fn from_number(number: u32) -> Self;
+
+    /// The number that `from_number` put in.
+    #[doc(hidden)]
+    fn to_number(self) -> u32;
 }
 
 mod private {
@@ -137,6 +146,17 @@ pub trait Lanes<T: Element>: Copy {
         // SAFETY: the caller answers for the first `count` lanes.
         unsafe { self.load_where(self.mask_between(0, count), source) }
     }
+
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Lanes where a maximum `best` that keeps the first NaN moves on to `value`: `value` is
+    /// greater or a NaN, and `best` is no NaN.
+    fn exceeds(self, value: Self::Vector, best: Self::Vector) -> Self::Mask;
+    /// Lanes whose bits are equal.
+    fn same_bits(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
+    /// The even lanes of `a` then `b`, and the odd ones.
+    fn deinterleave(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
+    /// `a` in the even lanes and `b` in the odd ones: the inverse of `deinterleave`.
+    fn interleave(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
 }
 
 /// Calls `$kernel.run::<rows, vectors>($simd)` for run-time `rows` and `vectors` in the lists given.

@@ -5,6 +5,8 @@
 //! one `#[target_feature]` function. Every method on the way is `#[inline(always)]`, so the
 //! whole kernel is compiled with the instruction set's features.
 
+#[cfg(test)]
+mod bits_tests;
 mod lanes;
 mod portable;
 
@@ -61,7 +63,12 @@ impl Isa {
                 "CNNKERN_ISA must be portable, avx2 or avx512, but is \"{name}\""
             ))
         })?;
-        Level::checked(isa).map(|_| isa)
+        if !isa.is_supported() {
+            return Err(Error::invalid(format!(
+                "CNNKERN_ISA must be one that this processor has, but is \"{name}\""
+            )));
+        }
+        Ok(isa)
     }
 }
 
@@ -141,6 +148,16 @@ impl Element for f32 {
     fn from_f64(value: f64) -> Self {
         value as f32
     }
+
+    #[inline(always)]
+    fn from_number(number: u32) -> Self {
+        f32::from_bits(number)
+    }
+
+    #[inline(always)]
+    fn to_number(self) -> u32 {
+        self.to_bits()
+    }
 }
 
 impl Element for f64 {
@@ -156,5 +173,15 @@ impl Element for f64 {
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
         value
+    }
+
+    #[inline(always)]
+    fn from_number(number: u32) -> Self {
+        f64::from_bits(u64::from(number))
+    }
+
+    #[inline(always)]
+    fn to_number(self) -> u32 {
+        self.to_bits() as u32
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The tile is 6 rows of 2 vectors, as for AVX2: 12 accumulators of 16 registers.
 
-use wide::{f32x4, f64x2};
+use wide::{f32x4, f64x2, u32x4, u64x2};
 
 use super::lanes::{Lanes, TileKernel, select_tile};
 
@@ -12,7 +12,7 @@ use super::lanes::{Lanes, TileKernel, select_tile};
 pub struct Portable;
 
 macro_rules! portable_lanes {
-    ($element:ty, $vector:ident, $lanes:literal) => {
+    ($element:ty, $vector:ident, $bits:ident, $lanes:literal) => {
         impl Lanes<$element> for Portable {
             type Vector = $vector;
             type Mask = $vector;
@@ -147,9 +147,38 @@ macro_rules! portable_lanes {
                     }
                 }
             }
+
+            #[inline(always)]
+            fn div(self, a: $vector, b: $vector) -> $vector {
+                a / b
+            }
+
+            #[inline(always)]
+            fn exceeds(self, value: $vector, best: $vector) -> $vector {
+                !value.simd_le(best) & best.simd_eq(best)
+            }
+
+            #[inline(always)]
+            fn same_bits(self, a: $vector, b: $vector) -> $vector {
+                let bits = |vector: $vector| $bits::new(vector.to_array().map(<$element>::to_bits));
+                let equal = $bits::simd_eq(bits(a), bits(b));
+                $vector::new(equal.to_array().map(<$element>::from_bits))
+            }
+
+            #[inline(always)]
+            fn deinterleave(self, a: $vector, b: $vector) -> [$vector; 2] {
+                let lane = |lane| if lane < $lanes { a.to_array()[lane] } else { b.to_array()[lane - $lanes] };
+                [0, 1].map(|odd| $vector::new(std::array::from_fn(|i| lane(2 * i + odd))))
+            }
+
+            #[inline(always)]
+            fn interleave(self, a: $vector, b: $vector) -> [$vector; 2] {
+                let lane = |lane: usize| [a, b][lane % 2].to_array()[lane / 2];
+                [0, $lanes].map(|first| $vector::new(std::array::from_fn(|i| lane(first + i))))
+            }
         }
     };
 }
 
-portable_lanes!(f32, f32x4, 4);
-portable_lanes!(f64, f64x2, 2);
+portable_lanes!(f32, f32x4, u32x4, 4);
+portable_lanes!(f64, f64x2, u64x2, 2);

@@ -9,6 +9,8 @@ pub mod cases;
 pub mod contexts;
 pub mod definitions;
 pub mod guarded;
+pub mod operations;
+pub mod pools;
 pub mod random;
 pub mod real;
 pub mod shapes;

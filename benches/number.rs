@@ -1,0 +1,50 @@
+//! The element types, as the benchmarks use them.
+
+use cnnkern::Element;
+
+use crate::peak::Peaks;
+
+/// f32 or f64.
+pub trait Number: Element {
+    /// In the names of benchmarks.
+    const NAME: &'static str;
+
+    fn new(value: f64) -> Self;
+
+    /// Its floating-point operations a second among the peaks.
+    fn flops(peaks: &Peaks) -> f64;
+}
+
+impl Number for f32 {
+    const NAME: &'static str = "f32";
+
+    fn new(value: f64) -> Self {
+        value as f32
+    }
+
+    fn flops(peaks: &Peaks) -> f64 {
+        peaks.f32_flops
+    }
+}
+
+impl Number for f64 {
+    const NAME: &'static str = "f64";
+
+    fn new(value: f64) -> Self {
+        value
+    }
+
+    fn flops(peaks: &Peaks) -> f64 {
+        peaks.f64_flops
+    }
+}
+
+/// `len` values between -1 and 1 in no order, the same at each call.
+pub fn values<T: Number>(len: usize) -> Vec<T> {
+    let mut state = 0u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        T::new(f64::from(state) / f64::from(1u32 << 31) - 1.0)
+    };
+    (0..len).map(|_| next()).collect()
+}

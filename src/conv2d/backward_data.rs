@@ -1,0 +1,118 @@
+//! dx = alpha * (the gradient of the input) + beta * dx.
+//!
+//! It gathers: each element of dx is a sum over the taps that read it, so it is written once. With
+//! strides, the elements whose row and column have the same remainders, a phase, are read by the
+//! same taps. So each phase is a product of some of the filters' taps and patches of dy, and its
+//! results lie a stride apart in dx.
+
+use super::filter_product::{FilterProduct, Filters, Results};
+use super::forward::{in_cell_order, input_strides, output_strides};
+use super::patches::{Patches, Taps};
+use crate::context::Context;
+use crate::error::Result;
+use crate::gemm::kernel::Places;
+use crate::gemm::pack::Depth;
+use crate::shape::ConvShape;
+use crate::simd::Element;
+
+/// What the pass reads and how it updates.
+#[derive(Clone, Copy)]
+pub(super) struct BackwardData<'a, T> {
+    pub w: &'a [T],
+    pub dy: &'a [T],
+    pub relu_output: Option<&'a [T]>,
+    pub alpha: T,
+    pub beta: T,
+}
+
+impl<T: Element> BackwardData<'_, T> {
+    pub fn run(&self, context: &Context, shape: &ConvShape, dx: &mut [T]) -> Result<()> {
+        let products = |dx: &mut [T]| {
+            let dx = dx.as_mut_ptr();
+            let rows = 0..shape.height.stride.min(shape.height.input);
+            rows.flat_map(move |row| {
+                let columns = 0..shape.width.stride.min(shape.width.input);
+                columns.map(move |column| self.phase(shape, row, column, dx))
+            })
+        };
+        let (mut shared, mut per_slot) = (0, 0);
+        for product in products(dx) {
+            let needed = product.scratch_len(context.level());
+            (shared, per_slot) = (shared.max(needed.0), per_slot.max(needed.1));
+        }
+        let scratch = context.scratch::<T>(shared, per_slot)?;
+        for product in products(dx) {
+            product.run(context, &scratch);
+        }
+        Ok(())
+    }
+
+    /// The product for the elements of dx at (`row`, `column`) plus multiples of the strides.
+    fn phase(&self, shape: &ConvShape, row: usize, column: usize, dx: *mut T) -> FilterProduct<T> {
+        let (height, width) = (&shape.height, &shape.width);
+        let [w_out, w_in, w_row, w_column] = shape.filter_strides();
+        let rows = Taps::backward(height, row);
+        let columns = Taps::backward(width, column);
+        let [dy_image, dy_channel, dy_row, dy_column] = output_strides(shape);
+        let [dx_image, dx_channel, dx_row, dx_column] = input_strides(shape);
+        let grid_height = (height.input - row).div_ceil(height.stride);
+        let grid_width = (width.input - column).div_ceil(width.stride);
+        let patches = Patches {
+            layout: shape.layout,
+            source: self.dy.as_ptr(),
+            relu_output: self.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr),
+            channels: shape.group_out,
+            strides: [dy_channel, dy_row, dy_column],
+            rows,
+            columns,
+            grid_width,
+        };
+        let whole_rows = height.stride == 1 && width.stride == 1;
+        FilterProduct {
+            batch: shape.batch,
+            groups: shape.groups,
+            outputs: shape.group_in,
+            pixels: grid_height * grid_width,
+            patches: patches.flattened(),
+            image_stride: dy_image,
+            filters: Filters {
+                // SAFETY: the first tap of each axis lies within w.
+                start: unsafe {
+                    let tap = rows.first_kernel * w_row + columns.first_kernel * w_column;
+                    self.w.as_ptr().add(tap)
+                },
+                group_stride: shape.group_out * w_out,
+                line_stride: w_in,
+                depth: Depth::nested(
+                    in_cell_order(shape.layout, shape.group_out, rows.count, columns.count),
+                    in_cell_order(
+                        shape.layout,
+                        w_out as isize,
+                        (rows.kernel_step * w_row) as isize,
+                        (columns.kernel_step * w_column) as isize,
+                    ),
+                ),
+            },
+            results: Results {
+                // SAFETY: the phase's first element lies within dx.
+                start: unsafe { dx.add(row * dx_row + column * dx_column) },
+                image_stride: dx_image,
+                group_stride: shape.group_in * dx_channel,
+                outputs: Places::every(dx_channel),
+                pixels: if whole_rows {
+                    Places::every(dx_column)
+                } else {
+                    Places {
+                        width: grid_width,
+                        outer: height.stride * dx_row,
+                        inner: width.stride * dx_column,
+                    }
+                },
+            },
+            alpha: self.alpha,
+            beta: self.beta,
+            bias: std::ptr::null(),
+            relu: false,
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Filters times patches: what the forward pass and the backward pass to the data both are.
+//!
+//! The filters are packed once per call. Each task packs some pixels' patches straight from the
+//! image and multiplies: NCHW has the pixels in the lanes and the filters' outputs as rows of the
+//! tile, NHWC the other way round, so that results are written as they lie.
+
+use super::patches::{Block, FillByCell, FillByPixel, Patches};
+use crate::context::Context;
+use crate::gemm::blocking::{Grid, block_length, depth_blocks};
+use crate::gemm::kernel::{Bias, BlockProduct, Panels, Places, Update};
+use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
+use crate::scratch::Scratch;
+use crate::shape::Layout;
+use crate::simd::{Element, Level};
+
+/// Pixels of a task at the most: their patches of one depth block take 256 KB in f32, beside the
+/// filters' panels in the second-level cache.
+const TASK_PIXELS: usize = 256;
+/// The same for NHWC, whose patches are first filled and then transposed into panels.
+const TASK_PIXELS_NHWC: usize = 126;
+
+/// The filters as a matrix in memory, a line per output.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Filters<T> {
+    /// The first group's first output at the first tap of each axis.
+    pub start: *const T,
+    /// From group to group.
+    pub group_stride: usize,
+    /// From output to output.
+    pub line_stride: usize,
+    /// Along the cells of a patch.
+    pub depth: Depth,
+}
+
+/// Where the results lie.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Results<T> {
+    pub start: *mut T,
+    pub image_stride: usize,
+    pub group_stride: usize,
+    pub outputs: Places,
+    pub pixels: Places,
+}
+
+/// outputs = activation(alpha * filters * patches + beta * outputs + bias), for every image and group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FilterProduct<T> {
+    pub batch: usize,
+    pub groups: usize,
+    /// Outputs of a group.
+    pub outputs: usize,
+    /// Pixels of an image's grid.
+    pub pixels: usize,
+    /// The first image's and group's.
+    pub patches: Patches<T>,
+    pub image_stride: usize,
+    pub filters: Filters<T>,
+    pub results: Results<T>,
+    pub alpha: T,
+    pub beta: T,
+    /// An element per output of all groups; null for none.
+    pub bias: *const T,
+    pub relu: bool,
+}
+
+// SAFETY: tasks read the sources, and write disjoint parts of the results.
+unsafe impl<T: Element> Sync for FilterProduct<T> {}
+
+/// How a product is cut and where a task's parts lie in scratch memory.
+struct Plan {
+    depth: usize,
+    grid: Grid,
+    filters: PanelShape,
+    patches: PanelShape,
+    /// Elements of the packed filters of all groups.
+    filters_len: usize,
+    patches_len: usize,
+    /// Elements of the patches before they are transposed: NHWC only.
+    filled_len: usize,
+}
+
+impl<T: Element> FilterProduct<T> {
+    fn plan(&self, level: Level) -> Plan {
+        let tile = TileShape::of::<T>(level);
+        let depth = self.patches.len();
+        let copies = self.batch * self.groups;
+        let block = block_length(depth);
+        match self.patches.layout {
+            Layout::Nchw => {
+                let grid = Grid::new(
+                    [self.outputs, self.pixels, depth],
+                    copies,
+                    [tile.rows, tile.columns],
+                    [usize::MAX, TASK_PIXELS],
+                );
+                let filters = PanelShape::rows(grid.task_rows, tile);
+                let patches = PanelShape::columns(tile);
+                Plan {
+                    depth,
+                    filters,
+                    patches,
+                    filters_len: self.groups * self.filters_len(&grid, filters, depth),
+                    patches_len: patches.len(grid.task_columns, block),
+                    filled_len: 0,
+                    grid,
+                }
+            }
+            Layout::Nhwc => {
+                let grid = Grid::new(
+                    [self.pixels, self.outputs, depth],
+                    copies,
+                    [tile.rows, tile.columns],
+                    [TASK_PIXELS_NHWC, usize::MAX],
+                );
+                let filters = PanelShape::columns(tile);
+                let patches = PanelShape::rows(grid.task_rows, tile);
+                Plan {
+                    depth,
+                    filters,
+                    patches,
+                    filters_len: self.groups * self.filters_len(&grid, filters, depth),
+                    patches_len: patches.len(grid.task_rows, block),
+                    filled_len: grid.task_rows * block,
+                    grid,
+                }
+            }
+        }
+    }
+
+    /// Outputs of a task, but for the last: those are packed together.
+    fn task_outputs(&self, grid: &Grid) -> usize {
+        match self.patches.layout {
+            Layout::Nchw => grid.task_rows,
+            Layout::Nhwc => grid.task_columns,
+        }
+    }
+
+    /// Elements of one group's packed filters.
+    fn filters_len(&self, grid: &Grid, panels: PanelShape, depth: usize) -> usize {
+        let parts = self.outputs.div_ceil(self.task_outputs(grid));
+        parts * panels.len(self.task_outputs(grid), depth)
+    }
+
+    /// Elements of scratch memory: (for all threads, for each of them).
+    pub fn scratch_len(&self, level: Level) -> (usize, usize) {
+        let plan = self.plan(level);
+        (plan.filters_len, plan.patches_len + plan.filled_len)
+    }
+
+    /// Computes all results, with scratch memory of `scratch_len`.
+    pub fn run(&self, context: &Context, scratch: &Scratch<'_, T>) {
+        let level = context.level();
+        let plan = self.plan(level);
+        let packed = Packed { start: scratch.shared() };
+        self.pack_filters(context, &plan, &packed);
+        let tasks = self.batch * self.groups * plan.grid.len();
+        context.run(tasks, &|slot, index| {
+            self.task(level, &plan, packed.pointer(), scratch.slot(slot), index);
+        });
+    }
+
+    /// Packs the filters of every group, task part and depth block.
+    fn pack_filters(&self, context: &Context, plan: &Plan, packed: &Packed<T>) {
+        let part_outputs = self.task_outputs(&plan.grid);
+        let parts = self.outputs.div_ceil(part_outputs);
+        let blocks = depth_blocks(plan.depth).count();
+        context.run(self.groups * parts * blocks, &|_, index| {
+            let (start, count) = depth_blocks(plan.depth).nth(index % blocks).expect("a block");
+            let part = index / blocks % parts;
+            let group = index / blocks / parts;
+            let first = part * part_outputs;
+            let pack = PackMatrix {
+                // SAFETY: the part's first output lies within the filters.
+                source: unsafe {
+                    let group = self.filters.start.add(group * self.filters.group_stride);
+                    group.add(first * self.filters.line_stride)
+                },
+                relu_output: std::ptr::null(),
+                line_stride: self.filters.line_stride,
+                depth: self.filters.depth,
+                lines: part_outputs.min(self.outputs - first),
+                start,
+                count,
+                panels: plan.filters,
+                // SAFETY: within the packed filters.
+                target: unsafe {
+                    packed.pointer().add(self.packed_offset(plan, group, part, start))
+                },
+                panel_stride: plan.filters.width * count,
+            };
+            T::dispatch(context.level(), pack);
+        });
+    }
+
+    /// Where the packed filters of a group, task part and depth block begin.
+    fn packed_offset(&self, plan: &Plan, group: usize, part: usize, start: usize) -> usize {
+        let part_outputs = self.task_outputs(&plan.grid);
+        let parts = self.outputs.div_ceil(part_outputs);
+        let place_len = plan.filters.len(part_outputs, 1);
+        ((group * parts + part) * plan.depth + start) * place_len
+    }
+
+    /// Some outputs of some pixels of one image and group.
+    fn task(&self, level: Level, plan: &Plan, packed: *const T, slot: *mut T, index: usize) {
+        let [rows, columns] = plan.grid.task(index % plan.grid.len());
+        let image = index / plan.grid.len() / self.groups;
+        let group = index / plan.grid.len() % self.groups;
+        let ((output, outputs), (pixel, pixels)) = match self.patches.layout {
+            Layout::Nchw => (rows, columns),
+            Layout::Nhwc => (columns, rows),
+        };
+        let part = output / self.task_outputs(&plan.grid);
+        let mut patches = self.patches;
+        let offset = image * self.image_stride + group * patches.channels * patches.strides[0];
+        // SAFETY: the image's and group's first elements lie within the tensors.
+        let target = unsafe {
+            patches.source = patches.source.add(offset);
+            if !patches.relu_output.is_null() {
+                patches.relu_output = patches.relu_output.add(offset);
+            }
+            let offset = image * self.results.image_stride + group * self.results.group_stride;
+            self.results.start.add(offset)
+        };
+        // SAFETY: the group's biases; computed without touching them when there are none.
+        let bias = self.bias.wrapping_add(group * self.outputs);
+        let mut beta = self.beta;
+        let mut multiply = |start: usize, count: usize| {
+            let block = Block { pixel, pixels, cell: start, cells: count };
+            pack_patches(level, &patches, block, plan, slot);
+            let filters = Panels {
+                // SAFETY: packed before, at that place.
+                start: unsafe { packed.add(self.packed_offset(plan, group, part, start)) },
+                width: plan.filters.width,
+                stride: plan.filters.width * count,
+            };
+            let patches = Panels {
+                start: slot.cast_const(),
+                width: plan.patches.width,
+                stride: plan.patches.width * count,
+            };
+            let last = start + count == plan.depth;
+            let with_bias = last && !self.bias.is_null();
+            let product = BlockProduct {
+                depth: count,
+                rows: outputs,
+                columns: pixels,
+                row_panels: filters,
+                column_panels: patches,
+                target,
+                first_row: output,
+                first_column: pixel,
+                row_places: self.results.outputs,
+                column_places: self.results.pixels,
+                update: Update {
+                    alpha: self.alpha,
+                    beta,
+                    bias: if with_bias { Bias::Rows(bias) } else { Bias::None },
+                    relu: last && self.relu,
+                },
+            };
+            let product = match self.patches.layout {
+                Layout::Nchw => product,
+                Layout::Nhwc => product.transposed(),
+            };
+            T::dispatch(level, product);
+            beta = T::from_f64(1.0);
+        };
+        if plan.depth == 0 {
+            // No tap reaches these pixels: their sums are empty.
+            return multiply(0, 0);
+        }
+        for (start, count) in depth_blocks(plan.depth) {
+            multiply(start, count);
+        }
+    }
+}
+
+/// Packs a block of patches into panels at `slot`; NHWC fills them behind the panels first.
+fn pack_patches<T: Element>(
+    level: Level,
+    patches: &Patches<T>,
+    block: Block,
+    plan: &Plan,
+    slot: *mut T,
+) {
+    match patches.layout {
+        Layout::Nchw => {
+            for panel in 0..block.pixels.div_ceil(plan.patches.width) {
+                let first = panel * plan.patches.width;
+                let fill = FillByCell {
+                    patches: *patches,
+                    block: Block {
+                        pixel: block.pixel + first,
+                        pixels: plan.patches.width.min(block.pixels - first),
+                        ..block
+                    },
+                    // SAFETY: the panel lies within the slot's panels.
+                    target: unsafe { slot.add(first * block.cells) },
+                    stride: plan.patches.lines_of(panel, block.pixels),
+                };
+                T::dispatch(level, fill);
+            }
+        }
+        Layout::Nhwc => {
+            // SAFETY: the slot has room for the filled patches behind its panels.
+            let filled = unsafe { slot.add(plan.patches_len) };
+            let stride = block.cells;
+            let fill = FillByPixel { patches: *patches, block, target: filled, stride, padding: 0 };
+            T::dispatch(level, fill);
+            let pack = PackMatrix {
+                source: filled.cast_const(),
+                relu_output: std::ptr::null(),
+                line_stride: stride,
+                depth: Depth::every(1),
+                lines: block.pixels,
+                start: 0,
+                count: block.cells,
+                panels: plan.patches,
+                target: slot,
+                panel_stride: plan.patches.width * block.cells,
+            };
+            T::dispatch(level, pack);
+        }
+    }
+}
+
+/// The packed filters, written by the packing tasks and then read by the others.
+struct Packed<T> {
+    start: *mut T,
+}
+
+// SAFETY: packing tasks write disjoint parts, and end before the reading ones begin.
+unsafe impl<T: Element> Sync for Packed<T> {}
+
+impl<T> Packed<T> {
+    fn pointer(&self) -> *mut T {
+        self.start
+    }
+}

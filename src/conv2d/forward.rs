@@ -1,0 +1,91 @@
+//! y = activation(conv(x, w) + bias), as a product of filters and patches of x.
+
+use super::filter_product::{FilterProduct, Filters, Results};
+use super::patches::{Patches, Taps};
+use crate::context::Context;
+use crate::error::Result;
+use crate::gemm::kernel::Places;
+use crate::gemm::pack::Depth;
+use crate::shape::{Activation, ConvShape, Layout, activation_strides};
+use crate::simd::Element;
+
+/// The order of a patch's cells: (channel, row tap, column tap), or the channel last for NHWC.
+pub(super) fn in_cell_order<N>(layout: Layout, channel: N, row_tap: N, column_tap: N) -> [N; 3] {
+    match layout {
+        Layout::Nchw => [channel, row_tap, column_tap],
+        Layout::Nhwc => [row_tap, column_tap, channel],
+    }
+}
+
+/// Strides of y along (image, channel, row, column).
+pub(super) fn output_strides(shape: &ConvShape) -> [usize; 4] {
+    activation_strides(shape.layout, shape.out_channels, shape.out_height, shape.out_width)
+}
+
+/// Strides of x along (image, channel, row, column).
+pub(super) fn input_strides(shape: &ConvShape) -> [usize; 4] {
+    let (height, width) = (shape.height.input, shape.width.input);
+    activation_strides(shape.layout, shape.in_channels, height, width)
+}
+
+/// The patches of x, one for each pixel of y.
+pub(super) fn input_patches<T>(shape: &ConvShape, x: &[T]) -> Patches<T> {
+    let [_, channel, row, column] = input_strides(shape);
+    let patches = Patches {
+        layout: shape.layout,
+        source: x.as_ptr(),
+        relu_output: std::ptr::null(),
+        channels: shape.group_in,
+        strides: [channel, row, column],
+        rows: Taps::forward(&shape.height),
+        columns: Taps::forward(&shape.width),
+        grid_width: shape.out_width,
+    };
+    patches.flattened()
+}
+
+pub(super) fn run<T: Element>(
+    context: &Context,
+    shape: &ConvShape,
+    x: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    activation: Activation,
+    y: &mut [T],
+) -> Result<()> {
+    let [w_out, w_in, w_row, w_column] = shape.filter_strides().map(|stride| stride as isize);
+    let (kernel_height, kernel_width) = (shape.height.kernel, shape.width.kernel);
+    let [y_image, y_channel, _, y_column] = output_strides(shape);
+    let product = FilterProduct {
+        batch: shape.batch,
+        groups: shape.groups,
+        outputs: shape.group_out,
+        pixels: shape.out_height * shape.out_width,
+        patches: input_patches(shape, x),
+        image_stride: input_strides(shape)[0],
+        filters: Filters {
+            start: w.as_ptr(),
+            group_stride: shape.group_out * w_out as usize,
+            line_stride: w_out as usize,
+            depth: Depth::nested(
+                in_cell_order(shape.layout, shape.group_in, kernel_height, kernel_width),
+                in_cell_order(shape.layout, w_in, w_row, w_column),
+            ),
+        },
+        results: Results {
+            start: y.as_mut_ptr(),
+            image_stride: y_image,
+            group_stride: shape.group_out * y_channel,
+            outputs: Places::every(y_channel),
+            pixels: Places::every(y_column),
+        },
+        alpha: T::from_f64(1.0),
+        beta: T::default(),
+        bias: bias.map_or(std::ptr::null(), <[T]>::as_ptr),
+        relu: activation == Activation::Relu,
+    };
+    let (shared, per_slot) = product.scratch_len(context.level());
+    let scratch = context.scratch::<T>(shared, per_slot)?;
+    product.run(context, &scratch);
+    Ok(())
+}

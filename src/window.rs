@@ -1,0 +1,128 @@
+//! Which taps of a sliding window read which positions: [`Axis`] in ranges, without a test per tap.
+
+use std::ops::Range;
+
+use crate::shape::Axis;
+
+impl Axis {
+    /// The extent of the padded input.
+    pub fn padded(&self) -> usize {
+        self.pad_before + self.input + self.pad_after
+    }
+
+    /// The extent of a window.
+    pub fn window(&self) -> usize {
+        (self.kernel - 1) * self.dilation + 1
+    }
+
+    /// The taps of the window at `output` that read the input. Where there are none the range is
+    /// empty: at `kernel` when the window lies before the input, at 0 when it lies behind.
+    #[inline(always)]
+    pub fn taps(&self, output: usize) -> Range<usize> {
+        let start = output * self.stride;
+        let first = self.taps_in(self.pad_before.saturating_sub(start));
+        let end = self.taps_in((self.pad_before + self.input).saturating_sub(start));
+        first..end.max(first)
+    }
+
+    /// The taps of the window at `output` that lie in the padded input, as all do without
+    /// ceil_mode: those before the result.
+    #[inline(always)]
+    pub fn taps_end(&self, output: usize) -> usize {
+        self.taps_in(self.padded().saturating_sub(output * self.stride))
+    }
+
+    /// The taps in the first `extent` positions of a window.
+    #[inline(always)]
+    fn taps_in(&self, extent: usize) -> usize {
+        let taps = if self.dilation == 1 { extent } else { extent.div_ceil(self.dilation) };
+        taps.min(self.kernel)
+    }
+
+    /// The outputs whose tap `kernel` reads the input.
+    pub fn outputs(&self, kernel: usize) -> Range<usize> {
+        let outputs_in = |extent: usize| extent.div_ceil(self.stride).min(self.output);
+        let tap = kernel * self.dilation;
+        let first = outputs_in(self.pad_before.saturating_sub(tap));
+        let end = outputs_in((self.pad_before + self.input).saturating_sub(tap));
+        first..end.max(first)
+    }
+
+    /// The windows over an input position, as (output, tap), in ascending order of the output, so
+    /// in descending order of the tap.
+    #[inline(always)]
+    pub fn windows(
+        &self,
+        position: usize,
+    ) -> impl DoubleEndedIterator<Item = (usize, usize)> + Clone + use<> {
+        let padded = position + self.pad_before;
+        let first = (padded + 1).saturating_sub(self.window()).div_ceil(self.stride);
+        let end = (padded / self.stride + 1).min(self.output);
+        let (stride, dilation) = (self.stride, self.dilation);
+        (first..end).filter_map(move |output| {
+            let offset = padded - output * stride;
+            if dilation == 1 {
+                Some((output, offset))
+            } else {
+                offset.is_multiple_of(dilation).then_some((output, offset / dilation))
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::shape::Axis;
+    use crate::testing::Random;
+
+    fn axes() -> impl Iterator<Item = Axis> {
+        let mut random = Random(3);
+        (0..2000).filter_map(move |_| {
+            let mut axis = Axis {
+                input: random.within(1..=9),
+                output: 0,
+                kernel: random.within(1..=5),
+                stride: random.within(1..=4),
+                dilation: random.within(1..=3),
+                pad_before: random.within(0..=6),
+                pad_after: random.within(0..=6),
+            };
+            axis.output = axis.padded().checked_sub(axis.window())? / axis.stride + 1;
+            // As ceil_mode does.
+            let hangs_over = !(axis.padded() - axis.window()).is_multiple_of(axis.stride);
+            let starts_inside = axis.output * axis.stride < axis.pad_before + axis.input;
+            axis.output += usize::from(hangs_over && starts_inside && random.chance(50));
+            Some(axis)
+        })
+    }
+
+    #[test]
+    fn ranges_agree_with_a_test_per_tap() {
+        for axis in axes() {
+            for output in 0..axis.output {
+                let reads = |&tap: &usize| axis.source(output, tap).is_some();
+                let taps: Vec<usize> = (0..axis.kernel).filter(reads).collect();
+                assert_eq!(axis.taps(output).collect::<Vec<_>>(), taps, "{axis:?} {output}");
+                let inside =
+                    |&tap: &usize| output * axis.stride + tap * axis.dilation < axis.padded();
+                assert_eq!(axis.taps_end(output), (0..axis.kernel).filter(inside).count());
+            }
+            for tap in 0..axis.kernel {
+                let reads = |&output: &usize| axis.source(output, tap).is_some();
+                let outputs: Vec<usize> = (0..axis.output).filter(reads).collect();
+                assert_eq!(axis.outputs(tap).collect::<Vec<_>>(), outputs, "{axis:?} {tap}");
+            }
+            for position in 0..axis.input {
+                let mut windows = Vec::new();
+                for output in 0..axis.output {
+                    for tap in 0..axis.kernel {
+                        if axis.source(output, tap) == Some(position) {
+                            windows.push((output, tap));
+                        }
+                    }
+                }
+                assert_eq!(axis.windows(position).collect::<Vec<_>>(), windows, "{axis:?}");
+            }
+        }
+    }
+}
