@@ -41,6 +41,17 @@ pub fn im2col<T: Element>(
     x: &[T],
     col: &mut [T],
 ) -> Result<()> {
+    T::im2col(context, params, col_layout, x, col)
+}
+
+/// [`im2col`], compiled by `Operations` for each element type.
+pub(crate) fn run_im2col<T: Element>(
+    context: &Context,
+    params: &Conv2dParams,
+    col_layout: ColLayout,
+    x: &[T],
+    col: &mut [T],
+) -> Result<()> {
     let shape = checked(params, size_of::<T>(), x.len(), col.len())?;
     let (x_places, col_places) = (Places::of_x(&shape), Places::of_col(&shape, col_layout));
     let col = SharedMut::new(col);
@@ -70,6 +81,17 @@ pub fn im2col<T: Element>(
 /// # Ok::<(), cnnkern::Error>(())
 /// ```
 pub fn col2im<T: Element>(
+    context: &Context,
+    params: &Conv2dParams,
+    col_layout: ColLayout,
+    col: &[T],
+    x: &mut [T],
+) -> Result<()> {
+    T::col2im(context, params, col_layout, col, x)
+}
+
+/// [`col2im`], compiled by `Operations` for each element type.
+pub(crate) fn run_col2im<T: Element>(
     context: &Context,
     params: &Conv2dParams,
     col_layout: ColLayout,

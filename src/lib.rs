@@ -46,6 +46,7 @@ mod error;
 mod float_mode;
 pub mod gemm;
 pub mod im2col;
+mod operations;
 mod parallel;
 pub mod pool2d;
 pub(crate) mod reference;

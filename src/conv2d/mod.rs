@@ -94,6 +94,19 @@ pub fn forward<T: Element>(
     activation: Activation,
     y: &mut [T],
 ) -> Result<()> {
+    T::conv2d_forward(context, params, x, w, bias, activation, y)
+}
+
+/// [`forward`], compiled by `Operations` for each element type.
+pub(crate) fn run_forward<T: Element>(
+    context: &Context,
+    params: &Conv2dParams,
+    x: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    activation: Activation,
+    y: &mut [T],
+) -> Result<()> {
     let shape = ConvShape::new(params, size_of::<T>())?;
     check("x", x, shape.input_len())?;
     check("w", w, shape.filter_len())?;
@@ -130,6 +143,17 @@ pub fn forward<T: Element>(
 /// # Ok::<(), cnnkern::Error>(())
 /// ```
 pub fn backward<T: Element>(
+    context: &Context,
+    params: &Conv2dParams,
+    inputs: &BackwardInputs<'_, T>,
+    options: &GradientOptions,
+    gradients: Gradients<'_, T>,
+) -> Result<()> {
+    T::conv2d_backward(context, params, inputs, options, gradients)
+}
+
+/// [`backward`], compiled by `Operations` for each element type.
+pub(crate) fn run_backward<T: Element>(
     context: &Context,
     params: &Conv2dParams,
     inputs: &BackwardInputs<'_, T>,

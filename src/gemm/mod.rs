@@ -116,6 +116,24 @@ pub fn gemm_batched<T: Element>(
     beta: T,
     c: &mut [T],
 ) -> Result<()> {
+    T::gemm_batched(context, params, batch, alpha, a, b, beta, c)
+}
+
+/// [`gemm_batched`], compiled by `Operations` for each element type.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the arguments of BLAS's gemm, grouped as far as it goes"
+)]
+pub(crate) fn run_gemm_batched<T: Element>(
+    context: &Context,
+    params: &GemmParams,
+    batch: &GemmBatch,
+    alpha: T,
+    a: &[T],
+    b: &[T],
+    beta: T,
+    c: &mut [T],
+) -> Result<()> {
     let shape = GemmShape::new(params, batch, size_of::<T>())?;
     check("a", a, shape.a_len)?;
     check("b", b, shape.b_len)?;

@@ -65,6 +65,17 @@ pub fn max_forward<T: Element>(
     y: &mut [T],
     argmax: Option<ArgmaxMut<'_>>,
 ) -> Result<()> {
+    T::maxpool2d_forward(context, params, x, y, argmax)
+}
+
+/// [`max_forward`], compiled by `Operations` for each element type.
+pub(crate) fn run_max_forward<T: Element>(
+    context: &Context,
+    params: &Pool2dParams,
+    x: &[T],
+    y: &mut [T],
+    argmax: Option<ArgmaxMut<'_>>,
+) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("x", x.len()), ("y", y.len()))?;
     if let Some(argmax) = &argmax {
@@ -94,6 +105,17 @@ pub fn max_forward<T: Element>(
 /// # Ok::<(), cnnkern::Error>(())
 /// ```
 pub fn max_backward<T: Element>(
+    context: &Context,
+    params: &Pool2dParams,
+    dy: &[T],
+    argmax: Argmax<'_>,
+    dx: &mut [T],
+) -> Result<()> {
+    T::maxpool2d_backward(context, params, dy, argmax, dx)
+}
+
+/// [`max_backward`], compiled by `Operations` for each element type.
+pub(crate) fn run_max_backward<T: Element>(
     context: &Context,
     params: &Pool2dParams,
     dy: &[T],
@@ -137,6 +159,16 @@ pub fn avg_forward<T: Element>(
     x: &[T],
     y: &mut [T],
 ) -> Result<()> {
+    T::avgpool2d_forward(context, params, x, y)
+}
+
+/// [`avg_forward`], compiled by `Operations` for each element type.
+pub(crate) fn run_avg_forward<T: Element>(
+    context: &Context,
+    params: &Pool2dParams,
+    x: &[T],
+    y: &mut [T],
+) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("x", x.len()), ("y", y.len()))?;
     forward::average(context, &shape, x, y);
@@ -155,6 +187,16 @@ pub fn avg_forward<T: Element>(
 /// # Ok::<(), cnnkern::Error>(())
 /// ```
 pub fn avg_backward<T: Element>(
+    context: &Context,
+    params: &Pool2dParams,
+    dy: &[T],
+    dx: &mut [T],
+) -> Result<()> {
+    T::avgpool2d_backward(context, params, dy, dx)
+}
+
+/// [`avg_backward`], compiled by `Operations` for each element type.
+pub(crate) fn run_avg_backward<T: Element>(
     context: &Context,
     params: &Pool2dParams,
     dy: &[T],
