@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::gemm::kernel::{Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{PanelShape, TileShape};
-use crate::gemm::{TASK_COLUMNS, TASK_ROWS};
+use crate::gemm::product::{TASK_COLUMNS, TASK_ROWS};
 use crate::scratch::Scratch;
 use crate::simd::{Element, Level};
 

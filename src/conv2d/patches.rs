@@ -182,12 +182,64 @@ impl<T: Element> Kernel<T> for FillByCell<T> {
     }
 }
 
-/// A masked load: some lanes of a vector, from one row of the source.
+/// Some lanes of a vector, from one row of the source.
 #[derive(Clone, Copy)]
 struct Piece<M> {
-    mask: M,
+    lanes: M,
+    /// With a step of 2: what is loaded from lane 0 on, in two vectors, the elements between the
+    /// lanes' too.
+    pairs: [M; 2],
     /// Of lane 0, from the channel's first element.
     offset: isize,
+}
+
+impl<M: Copy> Piece<M> {
+    #[inline(always)]
+    fn new<T: Element, S: Lanes<T, Mask = M>>(
+        simd: S,
+        (first, end): (usize, usize),
+        step: usize,
+        offset: isize,
+    ) -> Self {
+        let lanes = simd.mask_between(first, end);
+        let pairs = match step {
+            2 => {
+                let (first, end) = (2 * first, (2 * end).saturating_sub(1));
+                let behind = |lane: usize| lane.saturating_sub(S::LANES);
+                [simd.mask_between(first, end), simd.mask_between(behind(first), behind(end))]
+            }
+            _ => [lanes; 2],
+        };
+        Piece { lanes, pairs, offset }
+    }
+
+    /// The lanes, `step` elements apart, zero in the others. A pointer to lane 0 may lie outside
+    /// the source when the mask leaves it out.
+    ///
+    /// # Safety
+    /// The source has the lanes, in one row.
+    #[inline(always)]
+    unsafe fn load<T: Element, S: Lanes<T, Mask = M>>(
+        &self,
+        simd: S,
+        source: *const T,
+        step: usize,
+    ) -> S::Vector {
+        let lane_0 = source.wrapping_offset(self.offset);
+        // SAFETY: the caller answers for the lanes, and so for what lies between them.
+        unsafe {
+            match step {
+                1 => simd.load_where(self.lanes, lane_0),
+                2 => {
+                    let low = simd.load_where(self.pairs[0], lane_0);
+                    let high = simd.load_where(self.pairs[1], lane_0.wrapping_add(S::LANES));
+                    let [even, _] = simd.deinterleave(low, high);
+                    even
+                }
+                _ => simd.gather_where(self.lanes, lane_0, step as isize),
+            }
+        }
+    }
 }
 
 impl<T: Element> FillByCell<T> {
@@ -207,93 +259,70 @@ impl<T: Element> FillByCell<T> {
                 if first >= end {
                     continue;
                 }
-                let mut pieces = [Piece { mask: simd.mask_between(0, 0), offset: 0 }; TILE_LANES];
+                let mut pieces = [Piece::new(simd, (0, 0), 1, 0); TILE_LANES];
                 let mut count = 0;
-                let mut whole = false;
                 for segment in segments {
                     let row = rows.source(segment.grid_row, row_tap);
                     if rows.outside(row) {
                         continue;
                     }
                     let column = columns.source(segment.grid_column, column_tap);
-                    let step = columns.step as isize;
                     // Lanes whose column is inside: 0 <= column + (lane - first_lane) * step < extent
                     let before = (-column).max(0) as usize;
                     let inside = (columns.extent as isize - column).max(0) as usize;
-                    let skipped = before.div_ceil(columns.step);
-                    let first_lane = segment.first_lane + skipped;
+                    let first_lane = segment.first_lane + before.div_ceil(columns.step);
                     let end_lane =
                         segment.end_lane.min(segment.first_lane + inside.div_ceil(columns.step));
                     if first_lane >= end_lane {
                         continue;
                     }
-                    let lane_0 = column - segment.first_lane as isize * step;
-                    pieces[count] = Piece {
-                        mask: simd.mask_between(first_lane, end_lane),
-                        offset: row * strides[1] as isize + lane_0 * strides[2] as isize,
-                    };
+                    let lane_0 = column - (segment.first_lane * columns.step) as isize;
+                    let offset = row * strides[1] as isize + lane_0;
+                    pieces[count] = Piece::new(simd, (first_lane, end_lane), columns.step, offset);
                     count += 1;
-                    whole = end_lane - first_lane == S::LANES;
                 }
-                let lane_stride = (columns.step * strides[2]) as isize;
                 for channel in first..end {
-                    // SAFETY: the masks leave only lanes whose row and column are inside, so what
-                    // is read lies in the channel's plane; what is written lies in the block.
+                    let cell = channel * taps + tap - self.block.cell;
+                    // SAFETY: the pieces' lanes are inside, so what is read lies in the channel's
+                    // plane; what is written lies in the block.
                     unsafe {
-                        let plane = (channel * strides[0]) as isize;
-                        let cell = channel * taps + tap - self.block.cell;
-                        let target = target.add(cell * self.stride);
-                        if whole && lane_stride == 1 {
-                            let offset = plane + pieces[0].offset;
-                            let mut value = simd.load(self.patches.source.offset(offset));
-                            if !self.patches.relu_output.is_null() {
-                                let output = simd.load(self.patches.relu_output.offset(offset));
-                                value = simd.relu_gradient(output, value);
-                            }
-                            simd.store(target, value);
-                            continue;
-                        }
-                        let mut value = simd.splat(T::default());
-                        for piece in &pieces[..count] {
-                            let offset = plane + piece.offset;
-                            let mut part =
-                                load(simd, self.patches.source, piece.mask, offset, lane_stride);
-                            if !self.patches.relu_output.is_null() {
-                                let relu_output = self.patches.relu_output;
-                                let output =
-                                    load(simd, relu_output, piece.mask, offset, lane_stride);
-                                part = simd.relu_gradient(output, part);
-                            }
-                            value = simd.select(piece.mask, part, value);
-                        }
-                        simd.store(target, value);
+                        let value = self.load(simd, channel * strides[0], &pieces[..count]);
+                        simd.store(target.add(cell * self.stride), value);
                     }
                 }
             }
         }
     }
-}
 
-/// The lanes of `mask`, `stride` elements apart. Pointers are only formed to lanes of the mask.
-///
-/// # Safety
-/// Each lane of the mask may be read.
-#[inline(always)]
-unsafe fn load<T: Element, S: Lanes<T>>(
-    simd: S,
-    source: *const T,
-    mask: S::Mask,
-    offset: isize,
-    stride: isize,
-) -> S::Vector {
-    // Lane 0 may lie before the tensor when the mask leaves it out.
-    let lane_0 = source.wrapping_offset(offset);
-    // SAFETY: the caller answers for the lanes of the mask.
-    unsafe {
-        if stride == 1 {
-            simd.load_where(mask, lane_0)
-        } else {
-            simd.gather_where(mask, lane_0, stride)
+    /// The pieces of one channel, put together and masked; zero where there is none.
+    ///
+    /// # Safety
+    /// The source has the lanes of the pieces.
+    #[inline(always)]
+    unsafe fn load<S: Lanes<T>>(
+        &self,
+        simd: S,
+        plane: usize,
+        pieces: &[Piece<S::Mask>],
+    ) -> S::Vector {
+        let step = self.patches.columns.step;
+        let [first, rest @ ..] = pieces else { return simd.splat(T::default()) };
+        // SAFETY: the caller answers for the lanes; the ReLU's output is shaped as the source.
+        unsafe {
+            let source = self.patches.source.add(plane);
+            let mut value = first.load(simd, source, step);
+            for piece in rest {
+                value = simd.select(piece.lanes, piece.load(simd, source, step), value);
+            }
+            if self.patches.relu_output.is_null() {
+                return value;
+            }
+            let source = self.patches.relu_output.add(plane);
+            let mut output = first.load(simd, source, step);
+            for piece in rest {
+                output = simd.select(piece.lanes, piece.load(simd, source, step), output);
+            }
+            simd.relu_gradient(output, value)
         }
     }
 }

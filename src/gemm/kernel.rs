@@ -32,6 +32,25 @@ impl Places {
         number / self.width * self.outer + number % self.width * self.inner
     }
 
+    /// Where `count` numbers from `first` on lie.
+    #[inline(always)]
+    fn run<const N: usize>(&self, first: usize, count: usize) -> [usize; N] {
+        let mut places = [0; N];
+        // One division, not one per number.
+        let (mut quotient, mut remainder) = match self.width {
+            usize::MAX => (0, first),
+            width => (first / width, first % width),
+        };
+        for place in &mut places[..count] {
+            *place = quotient * self.outer + remainder * self.inner;
+            remainder += 1;
+            if remainder == self.width {
+                (quotient, remainder) = (quotient + 1, 0);
+            }
+        }
+        places
+    }
+
     #[inline(always)]
     fn contiguous(&self) -> bool {
         self.width == usize::MAX && self.inner == 1
@@ -278,22 +297,26 @@ impl<T: Element> Tile<'_, T> {
     ) {
         let block = self.block;
         let Update { alpha, beta, bias, relu } = block.update;
+        let first_row = block.first_row + self.row;
+        let first_column = block.first_column + self.column;
+        let row_places: [usize; MOST_ROWS] = block.row_places.run(first_row, rows);
+        let column_places: [usize; MOST_COLUMNS] =
+            block.column_places.run(first_column, self.columns);
         for r in 0..rows {
             for first in (0..self.columns).step_by(S::LANES) {
-                let row = block.first_row + self.row + r;
-                let column = block.first_column + self.column + first;
+                let (row, column) = (first_row + r, first_column + first);
                 let count = S::LANES.min(self.columns - first);
+                let column_places = &column_places[first..first + count];
                 // SAFETY: the caller answers for `count` elements of C in that row; the bias has
                 // an element per row or column of C.
                 unsafe {
-                    let target = block.target.add(block.row_places.at(row));
-                    let place = |lane: usize| target.add(block.column_places.at(column + lane));
+                    let target = block.target.add(row_places[r]);
                     let sum = simd.load(buffer.as_ptr().add(r * MOST_COLUMNS + first));
                     let mut value = simd.mul(simd.splat(alpha), sum);
                     let mut lanes = [T::default(); TILE_LANES];
                     if beta != T::default() {
-                        for (lane, old) in lanes.iter_mut().enumerate().take(count) {
-                            *old = *place(lane);
+                        for (old, &place) in lanes.iter_mut().zip(column_places) {
+                            *old = *target.add(place);
                         }
                         value = simd.mul_add(simd.splat(beta), simd.load(lanes.as_ptr()), value);
                     }
@@ -308,8 +331,8 @@ impl<T: Element> Tile<'_, T> {
                         value = simd.relu(value);
                     }
                     simd.store(lanes.as_mut_ptr(), value);
-                    for (lane, &new) in lanes.iter().enumerate().take(count) {
-                        *place(lane) = new;
+                    for (&new, &place) in lanes.iter().zip(column_places) {
+                        *target.add(place) = new;
                     }
                 }
             }

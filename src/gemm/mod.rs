@@ -3,14 +3,13 @@
 pub(crate) mod blocking;
 pub(crate) mod kernel;
 pub(crate) mod pack;
+pub(crate) mod product;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::shared_mut::SharedMut;
-use crate::simd::{Element, Level};
-use blocking::{Grid, block_length, depth_blocks};
-use kernel::{Bias, BlockProduct, Panels, Places, Update};
-use pack::{Depth, PackMatrix, PanelShape, TileShape};
+use crate::simd::Element;
+use product::Product;
 
 /// Whether a matrix is used as it lies or transposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -153,126 +152,6 @@ pub(crate) fn run_gemm_batched<T: Element>(
         c: SharedMut::new(c),
     };
     product.run(context)
-}
-
-/// The largest block of C that one task computes: its operands' panels, of one depth block, take
-/// 0.75 MB in f32.
-pub(crate) const TASK_ROWS: usize = 252;
-pub(crate) const TASK_COLUMNS: usize = 512;
-
-/// A checked call, ready to be cut into tasks.
-struct Product<'a, T> {
-    params: GemmParams,
-    batch: GemmBatch,
-    alpha: T,
-    a: *const T,
-    b: *const T,
-    beta: T,
-    c: SharedMut<'a, T>,
-}
-
-// SAFETY: the tasks read A and B, and write disjoint blocks of C.
-unsafe impl<T: Element> Sync for Product<'_, T> {}
-
-impl<T: Element> Product<'_, T> {
-    fn run(&self, context: &Context) -> Result<()> {
-        let GemmParams { m, n, k, .. } = self.params;
-        let tile = TileShape::of::<T>(context.level());
-        let limits = [TASK_ROWS, TASK_COLUMNS];
-        let grid = Grid::new([m, n, k], self.batch.count, [tile.rows, tile.columns], limits);
-        let depth = block_length(k);
-        let row_panels = PanelShape::rows(grid.task_rows, tile);
-        let column_panels = PanelShape::columns(tile);
-        let row_len = row_panels.len(grid.task_rows, depth);
-        let scratch =
-            context.scratch::<T>(0, row_len + column_panels.len(grid.task_columns, depth))?;
-        context.run(grid.len() * self.batch.count, &|slot, index| {
-            let row_target = scratch.slot(slot);
-            // SAFETY: the slot has `row_len` elements, and the column panels behind them.
-            let column_target = unsafe { row_target.add(row_len) };
-            let matrix = index / grid.len();
-            let [rows, columns] = grid.task(index % grid.len());
-            let panels = [(row_panels, row_target), (column_panels, column_target)];
-            self.block(context.level(), matrix, rows, columns, panels);
-        });
-        Ok(())
-    }
-
-    /// One block of one C, over the whole depth.
-    fn block(
-        &self,
-        level: Level,
-        matrix: usize,
-        (row, rows): (usize, usize),
-        (column, columns): (usize, usize),
-        [(row_panels, row_target), (column_panels, column_target)]: [(PanelShape, *mut T); 2],
-    ) {
-        let GemmParams { transa, transb, k, lda, ldb, ldc, .. } = self.params;
-        let a_start = matrix * self.batch.stride_a;
-        let b_start = matrix * self.batch.stride_b;
-        let (a_row, a_depth) = strides(transa, lda);
-        let (b_depth, b_column) = strides(transb, ldb);
-        let mut update =
-            Update { alpha: self.alpha, beta: self.beta, bias: Bias::None, relu: false };
-        let product = BlockProduct {
-            depth: 0,
-            rows,
-            columns,
-            row_panels: Panels { start: row_target, width: row_panels.width, stride: 0 },
-            column_panels: Panels { start: column_target, width: column_panels.width, stride: 0 },
-            target: self.c.at(matrix * self.batch.stride_c),
-            first_row: row,
-            first_column: column,
-            row_places: Places::every(ldc),
-            column_places: Places::every(1),
-            update,
-        };
-        if k == 0 {
-            // C = beta * C: a product without a depth.
-            return T::dispatch(level, BlockProduct { update, ..product });
-        }
-        for (start, count) in depth_blocks(k) {
-            let pack = PackMatrix {
-                // SAFETY: the block's first line lies within A.
-                source: unsafe { self.a.add(a_start + row * a_row) },
-                relu_output: std::ptr::null(),
-                line_stride: a_row,
-                depth: Depth::every(a_depth),
-                lines: rows,
-                start,
-                count,
-                panels: row_panels,
-                target: row_target,
-                panel_stride: row_panels.width * count,
-            };
-            T::dispatch(level, pack);
-            let pack = PackMatrix {
-                // SAFETY: the block's first line lies within B.
-                source: unsafe { self.b.add(b_start + column * b_column) },
-                line_stride: b_column,
-                depth: Depth::every(b_depth),
-                lines: columns,
-                panels: column_panels,
-                target: column_target,
-                panel_stride: column_panels.width * count,
-                ..pack
-            };
-            T::dispatch(level, pack);
-            let mut product = BlockProduct { depth: count, update, ..product };
-            product.row_panels.stride = row_panels.width * count;
-            product.column_panels.stride = column_panels.width * count;
-            T::dispatch(level, product);
-            update.beta = T::from_f64(1.0);
-        }
-    }
-}
-
-/// The strides along (row, column) of op(X), given the leading dimension of X.
-fn strides(transpose: Transpose, ld: usize) -> (usize, usize) {
-    match transpose {
-        Transpose::No => (ld, 1),
-        Transpose::Yes => (1, ld),
-    }
 }
 
 /// Parameters that were checked, and the least that each slice must hold.

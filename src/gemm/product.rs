@@ -1,0 +1,264 @@
+//! A checked call of gemm, cut into tasks.
+
+use super::blocking::{DEPTH_BLOCK, Grid, block_length, depth_blocks};
+use super::kernel::{Bias, BlockProduct, Panels, Places, Update};
+use super::pack::{Depth, PackMatrix, PanelShape, TileShape};
+use super::{GemmBatch, GemmParams, Transpose};
+use crate::context::Context;
+use crate::error::Result;
+use crate::scratch::Scratch;
+use crate::shared_mut::SharedMut;
+use crate::simd::{Element, Level};
+
+/// The largest block of C that one task computes: its operands' panels, of one depth block, take
+/// 0.75 MB in f32.
+pub(crate) const TASK_ROWS: usize = 252;
+pub(crate) const TASK_COLUMNS: usize = 512;
+
+/// From this many multiply-adds on, the operands are packed once for all tasks. Below, each task
+/// packs what it needs, some of it again, and the threads meet once instead of twice a depth block.
+const SHARED_WORK: usize = 1 << 25;
+/// What is packed at once for all tasks: 4 MB in f32, whatever the matrices' size.
+const SHARED_ROWS: usize = 8 * TASK_ROWS;
+const SHARED_COLUMNS: usize = 4 * TASK_COLUMNS;
+/// Columns of a task then: more tasks balance better, and nothing is packed again.
+const SHARED_TASK_COLUMNS: usize = TASK_COLUMNS / 2;
+
+pub(super) struct Product<'a, T> {
+    pub params: GemmParams,
+    pub batch: GemmBatch,
+    pub alpha: T,
+    pub a: *const T,
+    pub b: *const T,
+    pub beta: T,
+    pub c: SharedMut<'a, T>,
+}
+
+// SAFETY: the tasks read A and B, and write disjoint blocks of C.
+unsafe impl<T: Element> Sync for Product<'_, T> {}
+
+/// First and number of some rows or columns.
+type Part = (usize, usize);
+
+/// Where some packed lines of a depth block lie.
+#[derive(Clone, Copy)]
+struct Packed<T> {
+    panels: PanelShape,
+    start: *mut T,
+}
+
+// SAFETY: tasks that pack write disjoint panels, and end before those that read begin.
+unsafe impl<T: Element> Sync for Packed<T> {}
+
+impl<T: Element> Product<'_, T> {
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let GemmParams { m, n, k, .. } = self.params;
+        if m.saturating_mul(n).saturating_mul(k) < SHARED_WORK {
+            return self.run_apart(context);
+        }
+        let block = block_length(k);
+        let row_len = m.min(SHARED_ROWS).next_multiple_of(TASK_ROWS) * block;
+        let column_len = n.min(SHARED_COLUMNS).next_multiple_of(SHARED_TASK_COLUMNS) * block;
+        let scratch = context.scratch::<T>(row_len + column_len, 0)?;
+        for matrix in 0..self.batch.count {
+            for column in (0..n).step_by(SHARED_COLUMNS) {
+                for row in (0..m).step_by(SHARED_ROWS) {
+                    let rows = (row, SHARED_ROWS.min(m - row));
+                    let columns = (column, SHARED_COLUMNS.min(n - column));
+                    self.run_together(context, matrix, rows, columns, &scratch, row_len);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tasks that each pack their own operands.
+    fn run_apart(&self, context: &Context) -> Result<()> {
+        let GemmParams { m, n, k, .. } = self.params;
+        let level = context.level();
+        let tile = TileShape::of::<T>(level);
+        let limits = [TASK_ROWS, TASK_COLUMNS];
+        let grid = Grid::new([m, n, k], self.batch.count, [tile.rows, tile.columns], limits);
+        let row_panels = PanelShape::rows(grid.task_rows, tile);
+        let column_panels = PanelShape::columns(tile);
+        let row_len = row_panels.len(grid.task_rows, block_length(k));
+        let column_len = column_panels.len(grid.task_columns, block_length(k));
+        let scratch = context.scratch::<T>(0, row_len + column_len)?;
+        context.run(grid.len() * self.batch.count, &|slot, index| {
+            let [rows, columns] = grid.task(index % grid.len());
+            let matrix = index / grid.len();
+            let start = scratch.slot(slot);
+            let row_panels = Packed { panels: row_panels, start };
+            // SAFETY: the slot has `row_len` elements, and the column panels behind them.
+            let start = unsafe { start.add(row_len) };
+            let column_panels = Packed { panels: column_panels, start };
+            if k == 0 {
+                // C = beta * C: a product without a depth.
+                self.multiply(level, matrix, rows, columns, (0, 0), row_panels, column_panels);
+            }
+            for depth in depth_blocks(k) {
+                self.pack_rows(level, matrix, rows, depth, row_panels);
+                self.pack_columns(level, matrix, columns, depth, column_panels);
+                self.multiply(level, matrix, rows, columns, depth, row_panels, column_panels);
+            }
+        });
+        Ok(())
+    }
+
+    /// Tasks that share a large block's operands: all pack a depth block, then all multiply it.
+    fn run_together(
+        &self,
+        context: &Context,
+        matrix: usize,
+        (row, rows): Part,
+        (column, columns): Part,
+        scratch: &Scratch<'_, T>,
+        row_len: usize,
+    ) {
+        let level = context.level();
+        let tile = TileShape::of::<T>(level);
+        let row_tasks = rows.div_ceil(TASK_ROWS);
+        let column_tasks = columns.div_ceil(SHARED_TASK_COLUMNS);
+        let rows_of = |task: usize| {
+            let first = task * TASK_ROWS;
+            (row + first, TASK_ROWS.min(rows - first))
+        };
+        let columns_of = |task: usize| {
+            let first = task * SHARED_TASK_COLUMNS;
+            (column + first, SHARED_TASK_COLUMNS.min(columns - first))
+        };
+        let shared = Packed { panels: PanelShape::columns(tile), start: scratch.shared() };
+        for depth in depth_blocks(self.params.k) {
+            // SAFETY: the panels of the tasks before lie in front, within the scratch memory.
+            let row_panels = |task: usize| unsafe {
+                let start = shared.start().add(task * TASK_ROWS * depth.1);
+                Packed { panels: PanelShape::rows(rows_of(task).1, tile), start }
+            };
+            // SAFETY: as above, behind the row panels.
+            let column_panels = |task: usize| unsafe {
+                let start = shared.start().add(row_len + task * SHARED_TASK_COLUMNS * depth.1);
+                Packed { start, ..shared }
+            };
+            context.run(row_tasks + column_tasks, &|_, task| match task.checked_sub(row_tasks) {
+                None => self.pack_rows(level, matrix, rows_of(task), depth, row_panels(task)),
+                Some(task) => {
+                    let columns = columns_of(task);
+                    self.pack_columns(level, matrix, columns, depth, column_panels(task));
+                }
+            });
+            context.run(row_tasks * column_tasks, &|_, task| {
+                let (row_task, column_task) = (task % row_tasks, task / row_tasks);
+                self.multiply(
+                    level,
+                    matrix,
+                    rows_of(row_task),
+                    columns_of(column_task),
+                    depth,
+                    row_panels(row_task),
+                    column_panels(column_task),
+                );
+            });
+        }
+    }
+
+    fn pack_rows(
+        &self,
+        level: Level,
+        matrix: usize,
+        (row, rows): Part,
+        depth: Part,
+        packed: Packed<T>,
+    ) {
+        let (of_row, of_depth) = strides(self.params.transa, self.params.lda);
+        // SAFETY: the first row lies within A.
+        let source = unsafe { self.a.add(matrix * self.batch.stride_a + row * of_row) };
+        pack(level, source, [of_row, of_depth], rows, depth, packed);
+    }
+
+    fn pack_columns(
+        &self,
+        level: Level,
+        matrix: usize,
+        (column, columns): Part,
+        depth: Part,
+        packed: Packed<T>,
+    ) {
+        let (of_depth, of_column) = strides(self.params.transb, self.params.ldb);
+        // SAFETY: the first column lies within B.
+        let source = unsafe { self.b.add(matrix * self.batch.stride_b + column * of_column) };
+        pack(level, source, [of_column, of_depth], columns, depth, packed);
+    }
+
+    /// Multiplies one depth block into a block of C.
+    #[allow(clippy::too_many_arguments, reason = "two operands and where they meet")]
+    fn multiply(
+        &self,
+        level: Level,
+        matrix: usize,
+        (row, rows): Part,
+        (column, columns): Part,
+        (start, depth): Part,
+        row_panels: Packed<T>,
+        column_panels: Packed<T>,
+    ) {
+        let panels = |packed: Packed<T>| Panels {
+            start: packed.start.cast_const(),
+            width: packed.panels.width,
+            stride: packed.panels.width * depth,
+        };
+        let beta = if start == 0 { self.beta } else { T::from_f64(1.0) };
+        let product = BlockProduct {
+            depth,
+            rows,
+            columns,
+            row_panels: panels(row_panels),
+            column_panels: panels(column_panels),
+            target: self.c.at(matrix * self.batch.stride_c),
+            first_row: row,
+            first_column: column,
+            row_places: Places::every(self.params.ldc),
+            column_places: Places::every(1),
+            update: Update { alpha: self.alpha, beta, bias: Bias::None, relu: false },
+        };
+        T::dispatch(level, product);
+    }
+}
+
+impl<T> Packed<T> {
+    fn start(&self) -> *mut T {
+        self.start
+    }
+}
+
+/// Packs some lines of one depth block.
+fn pack<T: Element>(
+    level: Level,
+    source: *const T,
+    [of_line, of_depth]: [usize; 2],
+    lines: usize,
+    (start, count): Part,
+    packed: Packed<T>,
+) {
+    debug_assert!(count <= DEPTH_BLOCK);
+    let pack = PackMatrix {
+        source,
+        relu_output: std::ptr::null(),
+        line_stride: of_line,
+        depth: Depth::every(of_depth),
+        lines,
+        start,
+        count,
+        panels: packed.panels,
+        target: packed.start,
+        panel_stride: packed.panels.width * count,
+    };
+    T::dispatch(level, pack);
+}
+
+/// The strides along (row, column) of op(X), given the leading dimension of X.
+fn strides(transpose: Transpose, ld: usize) -> (usize, usize) {
+    match transpose {
+        Transpose::No => (ld, 1),
+        Transpose::Yes => (1, ld),
+    }
+}
