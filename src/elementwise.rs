@@ -20,6 +20,11 @@ use crate::tasks::Tasks;
 /// # Ok::<(), cnnkern::Error>(())
 /// ```
 pub fn relu_forward<T: Element>(context: &Context, u: &[T], y: &mut [T]) -> Result<()> {
+    T::relu_forward(context, u, y)
+}
+
+/// [`relu_forward`], compiled by `Operations` for each element type.
+pub(crate) fn run_relu_forward<T: Element>(context: &Context, u: &[T], y: &mut [T]) -> Result<()> {
     same_length("y", u.len(), y.len())?;
     forward(context, Some(u), SharedMut::new(y));
     Ok(())
@@ -30,6 +35,11 @@ pub fn relu_forward<T: Element>(context: &Context, u: &[T], y: &mut [T]) -> Resu
 /// # Errors
 /// None as yet.
 pub fn relu_forward_in_place<T: Element>(context: &Context, u: &mut [T]) -> Result<()> {
+    T::relu_forward_in_place(context, u)
+}
+
+/// [`relu_forward_in_place`], compiled by `Operations` for each element type.
+pub(crate) fn run_relu_forward_in_place<T: Element>(context: &Context, u: &mut [T]) -> Result<()> {
     forward(context, None, SharedMut::new(u));
     Ok(())
 }
@@ -53,6 +63,16 @@ pub fn relu_backward<T: Element>(
     dy: &[T],
     dx: &mut [T],
 ) -> Result<()> {
+    T::relu_backward(context, u_or_y, dy, dx)
+}
+
+/// [`relu_backward`], compiled by `Operations` for each element type.
+pub(crate) fn run_relu_backward<T: Element>(
+    context: &Context,
+    u_or_y: &[T],
+    dy: &[T],
+    dx: &mut [T],
+) -> Result<()> {
     same_length("dy", u_or_y.len(), dy.len())?;
     same_length("dx", u_or_y.len(), dx.len())?;
     backward(context, u_or_y, Some(dy), SharedMut::new(dx));
@@ -64,6 +84,15 @@ pub fn relu_backward<T: Element>(
 /// # Errors
 /// [`Error::InvalidArgument`] for slices of different lengths.
 pub fn relu_backward_in_place<T: Element>(
+    context: &Context,
+    u_or_y: &[T],
+    dy: &mut [T],
+) -> Result<()> {
+    T::relu_backward_in_place(context, u_or_y, dy)
+}
+
+/// [`relu_backward_in_place`], compiled by `Operations` for each element type.
+pub(crate) fn run_relu_backward_in_place<T: Element>(
     context: &Context,
     u_or_y: &[T],
     dy: &mut [T],

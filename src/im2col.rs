@@ -22,7 +22,30 @@ pub enum ColLayout {
 /// Writes every patch of x into the column matrix; padded cells are 0.
 ///
 /// `out_channels`, `filter_layout` and `algorithm` are not read; `groups` must be 1.
+///
+/// ```
+/// use cnnkern::im2col::{ColLayout, im2col};
+/// use cnnkern::{Context, ContextOptions, Conv2dParams};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let params = Conv2dParams::new(1, 1, 2, 3, 1, 2, 2);
+/// let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0f32];
+/// let mut col = [0.0; 8];
+/// im2col(&context, &params, ColLayout::PatchRows, &x, &mut col)?;
+/// assert_eq!(col, [1.0, 2.0, 4.0, 5.0, 2.0, 3.0, 5.0, 6.0]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn im2col<T: Element>(
+    context: &Context,
+    params: &Conv2dParams,
+    col_layout: ColLayout,
+    x: &[T],
+    col: &mut [T],
+) -> Result<()> {
+    T::im2col(context, params, col_layout, x, col)
+}
+
+/// [`im2col`], compiled by `Operations` for each element type.
+pub(crate) fn run_im2col<T: Element>(
     context: &Context,
     params: &Conv2dParams,
     col_layout: ColLayout,
@@ -46,7 +69,29 @@ pub fn im2col<T: Element>(
 
 /// Adds every cell of the column matrix to the element of x that it came from: the adjoint of
 /// [`im2col`]. x is overwritten with the sums.
+///
+/// ```
+/// use cnnkern::im2col::{ColLayout, col2im};
+/// use cnnkern::{Context, ContextOptions, Conv2dParams};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let params = Conv2dParams::new(1, 1, 2, 3, 1, 2, 2);
+/// let mut x = [0.0f32; 6];
+/// col2im(&context, &params, ColLayout::PatchRows, &[1.0; 8], &mut x)?;
+/// assert_eq!(x, [1.0, 2.0, 1.0, 1.0, 2.0, 1.0]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn col2im<T: Element>(
+    context: &Context,
+    params: &Conv2dParams,
+    col_layout: ColLayout,
+    col: &[T],
+    x: &mut [T],
+) -> Result<()> {
+    T::col2im(context, params, col_layout, col, x)
+}
+
+/// [`col2im`], compiled by `Operations` for each element type.
+pub(crate) fn run_col2im<T: Element>(
     context: &Context,
     params: &Conv2dParams,
     col_layout: ColLayout,

@@ -1,4 +1,42 @@
-//! Convolutional-network training kernels for the CPU.
+//! Convolutional-network training kernels for the CPU: convolution, pooling, im2col, matrix products
+//! and ReLU, forward and backward, in single and double precision, on plain NCHW and NHWC slices.
+//!
+//! ```
+//! use cnnkern::{Activation, Context, ContextOptions, Conv2dParams, conv2d};
+//!
+//! let context = Context::new(&ContextOptions::default())?;
+//! let params = Conv2dParams::new(1, 1, 4, 4, 1, 3, 3);
+//! let (x, w) = ([1.0f32; 16], [0.5f32; 9]);
+//! let mut y = [0.0; 4];
+//! conv2d::forward(&context, &params, &x, &w, None, Activation::None, &mut y)?;
+//! assert_eq!(y, [4.5; 4]);
+//! # Ok::<(), cnnkern::Error>(())
+//! ```
+//!
+//! | operation | file |
+//! |---|---|
+//! | [`conv2d::forward`] | `conv2d/forward.rs`, on `conv2d/filter_product.rs` |
+//! | [`conv2d::backward`] to x | `conv2d/backward_data.rs`, on `conv2d/filter_product.rs` |
+//! | [`conv2d::backward`] to w and the bias | `conv2d/backward_weights.rs` |
+//! | depthwise convolution | `conv2d/depthwise/` |
+//! | the patches of an image, never stored | `conv2d/patches.rs` |
+//! | [`gemm::gemm`], [`gemm::gemm_batched`] | `gemm/mod.rs` |
+//! | the block product that these end in | `gemm/kernel.rs`, packed by `gemm/pack.rs` |
+//! | [`im2col::im2col`], [`im2col::col2im`] | `im2col.rs` |
+//! | [`pool2d`] | `pool2d/` |
+//! | [`elementwise`]: ReLU | `elementwise.rs` |
+//! | every operation as plain loops | `reference.rs` |
+//!
+//! Parameters are checked once, in `shape.rs`. An operation is cut into tasks by its shape alone, and
+//! `parallel.rs`, the one file that names rayon, runs them on a [`Context`]'s threads. A task runs
+//! kernels, which are generic over the vector lanes of `simd/` and know nothing of threads, C or
+//! errors. `ffi/` is the C interface: it only translates.
+//!
+//! The same inputs give the same bits, whatever the number of threads; image i of a batch gets the
+//! bits that it gets alone; and AVX2 and AVX-512 give the same bits. The sums of a convolution or a
+//! matrix product are those of K products in the element's own precision, in blocks: their error is
+//! at most about K times half a unit in the last place of the sum of the products' magnitudes.
+
 #[doc(hidden)]
 pub mod bench_support;
 mod context;
@@ -8,8 +46,8 @@ mod error;
 mod float_mode;
 pub mod gemm;
 pub mod im2col;
+mod operations;
 mod parallel;
-mod phases;
 pub mod pool2d;
 pub(crate) mod reference;
 mod runs;

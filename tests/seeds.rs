@@ -573,10 +573,9 @@ fn s4_convolution_and_relu<T: Real>() {
         let columns = windows.im2col(&Tensor::new(windows.image, &x)).transposed();
         let filters = Matrix::reshaped(&widened(&w), case.f);
         let mut u_rows = filters.times(&columns);
-        #[allow(clippy::needless_range_loop, reason = "f also counts rows")]
-        for f in 0..case.f {
+        for (f, bias) in bias.iter().enumerate() {
             for patch in 0..windows.patches() {
-                *u_rows.at(f, patch) += bias[f].widen();
+                *u_rows.at(f, patch) += bias.widen();
             }
         }
         let [n, f, out_rows, out_columns] = case.y_extents();

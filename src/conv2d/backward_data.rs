@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::gemm::kernel::Places;
 use crate::gemm::pack::Depth;
 use crate::shape::ConvShape;
+use crate::shared_mut::SharedMut;
 use crate::simd::Element;
 
 /// What the pass reads and how it updates.
@@ -45,6 +46,63 @@ impl<T: Element> BackwardData<'_, T> {
             product.run(context, &scratch);
         }
         Ok(())
+    }
+
+    /// Whether a tap that reads no dy, at an edge, would make a NaN of its weight times 0.
+    pub fn needs_plain_loops(&self) -> bool {
+        // A number times 0 is 0; an infinity or a NaN is a NaN.
+        !self.w.iter().all(|&weight| weight * T::default() == T::default())
+    }
+
+    /// The same gradient, tap by tap: only those that exist, so that a NaN or an infinity among
+    /// the weights reaches no other element of dx. Slow, but then training has ended anyway.
+    pub fn run_plain_loops(&self, context: &Context, shape: &ConvShape, dx: &mut [T]) {
+        let (height, width) = (&shape.height, &shape.width);
+        let [w_out, w_in, w_row, w_column] = shape.filter_strides();
+        let [dy_image, dy_channel, dy_row, dy_column] = output_strides(shape);
+        let [dx_image, dx_channel, dx_row, dx_column] = input_strides(shape);
+        let sum_at = |image: usize, channel: usize, row: usize, column: usize| {
+            let (group, input) = (channel / shape.group_in, channel % shape.group_in);
+            let mut sum = 0.0;
+            for (out_row, kernel_row) in height.windows(row) {
+                for (out_column, kernel_column) in width.windows(column) {
+                    for output in group * shape.group_out..(group + 1) * shape.group_out {
+                        let place = image * dy_image
+                            + output * dy_channel
+                            + out_row * dy_row
+                            + out_column * dy_column;
+                        let weight = output * w_out
+                            + input * w_in
+                            + kernel_row * w_row
+                            + kernel_column * w_column;
+                        let dead = self.relu_output.is_some_and(|u| u[place] <= T::default());
+                        let gradient = if dead { 0.0 } else { self.dy[place].to_f64() };
+                        sum += gradient * self.w[weight].to_f64();
+                    }
+                }
+            }
+            sum
+        };
+        let dx = SharedMut::new(dx);
+        context.run(shape.batch * shape.in_channels, &|_, index| {
+            let (image, channel) = (index / shape.in_channels, index % shape.in_channels);
+            for row in 0..height.input {
+                for column in 0..width.input {
+                    let sum = self.alpha.to_f64() * sum_at(image, channel, row, column);
+                    let place =
+                        image * dx_image + channel * dx_channel + row * dx_row + column * dx_column;
+                    // SAFETY: this task's element.
+                    unsafe {
+                        let element = dx.at(place);
+                        let kept = match self.beta == T::default() {
+                            true => 0.0,
+                            false => self.beta.to_f64() * (*element).to_f64(),
+                        };
+                        *element = T::from_f64(sum + kept);
+                    }
+                }
+            }
+        });
     }
 
     /// The product for the elements of dx at (`row`, `column`) plus multiples of the strides.

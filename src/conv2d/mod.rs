@@ -72,7 +72,33 @@ pub struct Gradients<'a, T> {
 }
 
 /// y = activation(conv(x, w) + bias)
+///
+/// ```
+/// use cnnkern::{Activation, Context, ContextOptions, Conv2dParams, conv2d};
+/// let context = Context::new(&ContextOptions::default())?;
+/// // one image of 3 x 3 with one channel, one filter of 2 x 2
+/// let params = Conv2dParams::new(1, 1, 3, 3, 1, 2, 2);
+/// let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0f32];
+/// let w = [1.0, 0.0, 0.0, -1.0];
+/// let mut y = [0.0; 4];
+/// conv2d::forward(&context, &params, &x, &w, Some(&[5.0]), Activation::Relu, &mut y)?;
+/// assert_eq!(y, [1.0; 4]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn forward<T: Element>(
+    context: &Context,
+    params: &Conv2dParams,
+    x: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    activation: Activation,
+    y: &mut [T],
+) -> Result<()> {
+    T::conv2d_forward(context, params, x, w, bias, activation, y)
+}
+
+/// [`forward`], compiled by `Operations` for each element type.
+pub(crate) fn run_forward<T: Element>(
     context: &Context,
     params: &Conv2dParams,
     x: &[T],
@@ -101,7 +127,33 @@ pub fn forward<T: Element>(
 }
 
 /// The whole backward pass: any of dx, dw and db, with the ReLU that followed the convolution.
+///
+/// ```
+/// use cnnkern::conv2d::{self, BackwardInputs, GradientOptions, Gradients};
+/// use cnnkern::{Context, ContextOptions, Conv2dParams};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let params = Conv2dParams::new(1, 1, 3, 3, 1, 2, 2);
+/// let (x, w, dy) = ([1.0f32; 9], [1.0, 2.0, 3.0, 4.0], [1.0; 4]);
+/// let (mut dx, mut dw, mut db) = ([0.0; 9], [0.0; 4], [0.0; 1]);
+/// let inputs = BackwardInputs { x: Some(&x), w: Some(&w), dy: &dy, relu_output: None };
+/// let gradients = Gradients { dx: Some(&mut dx), dw: Some(&mut dw), db: Some(&mut db) };
+/// conv2d::backward(&context, &params, &inputs, &GradientOptions::default(), gradients)?;
+/// assert_eq!(dx, [1.0, 3.0, 2.0, 4.0, 10.0, 6.0, 3.0, 7.0, 4.0]);
+/// assert_eq!((dw, db), ([4.0; 4], [4.0]));
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn backward<T: Element>(
+    context: &Context,
+    params: &Conv2dParams,
+    inputs: &BackwardInputs<'_, T>,
+    options: &GradientOptions,
+    gradients: Gradients<'_, T>,
+) -> Result<()> {
+    T::conv2d_backward(context, params, inputs, options, gradients)
+}
+
+/// [`backward`], compiled by `Operations` for each element type.
+pub(crate) fn run_backward<T: Element>(
     context: &Context,
     params: &Conv2dParams,
     inputs: &BackwardInputs<'_, T>,
@@ -141,6 +193,7 @@ pub fn backward<T: Element>(
             beta: T::from_f64(options.dx_beta),
         };
         match choice {
+            _ if pass.needs_plain_loops() => pass.run_plain_loops(context, &shape, dx),
             Choice::Depthwise => depthwise::backward_data(context, &shape, &pass, dx)?,
             _ => pass.run(context, &shape, dx)?,
         }

@@ -56,6 +56,19 @@ pub struct GemmBatch {
 }
 
 /// C = alpha * op(A) * op(B) + beta * C. With beta = 0 C is not read, with alpha = 0 neither A nor B.
+///
+/// ```
+/// use cnnkern::gemm::{GemmParams, Transpose, gemm};
+/// use cnnkern::{Context, ContextOptions};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let (transa, transb) = (Transpose::No, Transpose::No);
+/// let params = GemmParams { transa, transb, m: 2, n: 2, k: 2, lda: 2, ldb: 2, ldc: 2 };
+/// let (a, b) = ([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 1.0, 0.0f32]);
+/// let mut c = [1.0; 4];
+/// gemm(&context, &params, 1.0, &a, &b, 10.0, &mut c)?;
+/// assert_eq!(c, [12.0, 11.0, 14.0, 13.0]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 #[allow(
     clippy::too_many_arguments,
     reason = "the arguments of BLAS's gemm, grouped as far as it goes"
@@ -74,11 +87,44 @@ pub fn gemm<T: Element>(
 }
 
 /// `batch.count` products of one shape: see [`gemm`].
+///
+/// ```
+/// use cnnkern::gemm::{GemmBatch, GemmParams, Transpose, gemm_batched};
+/// use cnnkern::{Context, ContextOptions};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let (transa, transb) = (Transpose::No, Transpose::No);
+/// let params = GemmParams { transa, transb, m: 1, n: 2, k: 2, lda: 2, ldb: 2, ldc: 2 };
+/// // two rows, one after the other, by one matrix
+/// let batch = GemmBatch { count: 2, stride_a: 2, stride_b: 0, stride_c: 2 };
+/// let (a, b) = ([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 1.0, 0.0f32]);
+/// let mut c = [0.0; 4];
+/// gemm_batched(&context, &params, &batch, 1.0, &a, &b, 0.0, &mut c)?;
+/// assert_eq!(c, [2.0, 1.0, 4.0, 3.0]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 #[allow(
     clippy::too_many_arguments,
     reason = "the arguments of BLAS's gemm, grouped as far as it goes"
 )]
 pub fn gemm_batched<T: Element>(
+    context: &Context,
+    params: &GemmParams,
+    batch: &GemmBatch,
+    alpha: T,
+    a: &[T],
+    b: &[T],
+    beta: T,
+    c: &mut [T],
+) -> Result<()> {
+    T::gemm_batched(context, params, batch, alpha, a, b, beta, c)
+}
+
+/// [`gemm_batched`], compiled by `Operations` for each element type.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the arguments of BLAS's gemm, grouped as far as it goes"
+)]
+pub(crate) fn run_gemm_batched<T: Element>(
     context: &Context,
     params: &GemmParams,
     batch: &GemmBatch,

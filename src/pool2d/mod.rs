@@ -1,11 +1,7 @@
 //! Max-pooling and average-pooling, forward and backward.
 
-mod average;
 mod backward;
 mod forward;
-mod max;
-mod path;
-mod place;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -50,7 +46,30 @@ impl Argmax<'_> {
 
 /// y = the maximum of each window, argmax = its place: the first maximum in the window's order. A
 /// NaN beats every number, and the first NaN wins.
+///
+/// ```
+/// use cnnkern::pool2d::{self, ArgmaxMut};
+/// use cnnkern::{Context, ContextOptions, Pool2dParams};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let params = Pool2dParams::new(1, 1, 2, 4, 2, 2);
+/// let x = [1.0, 2.0, 8.0, 7.0, 3.0, 4.0, 6.0, 5.0f32];
+/// let (mut y, mut argmax) = ([0.0; 2], [0u8; 2]);
+/// pool2d::max_forward(&context, &params, &x, &mut y, Some(ArgmaxMut::U8(&mut argmax)))?;
+/// assert_eq!((y, argmax), ([4.0, 8.0], [3, 0]));
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn max_forward<T: Element>(
+    context: &Context,
+    params: &Pool2dParams,
+    x: &[T],
+    y: &mut [T],
+    argmax: Option<ArgmaxMut<'_>>,
+) -> Result<()> {
+    T::maxpool2d_forward(context, params, x, y, argmax)
+}
+
+/// [`max_forward`], compiled by `Operations` for each element type.
+pub(crate) fn run_max_forward<T: Element>(
     context: &Context,
     params: &Pool2dParams,
     x: &[T],
@@ -66,19 +85,37 @@ pub fn max_forward<T: Element>(
         };
         check_argmax(&shape, len, wide)?;
     }
-    match argmax {
-        // A vector of nothing takes no memory.
-        None => max::forward(context, &shape, x, y, &mut vec![(); y.len()]),
-        Some(ArgmaxMut::I32(places)) => max::forward(context, &shape, x, y, places),
-        Some(ArgmaxMut::U8(places)) => max::forward(context, &shape, x, y, places),
-    }
+    forward::max(context, &shape, x, y, argmax);
+    Ok(())
 }
 
 /// dx = each gradient of dy added to the cell that `argmax` names; one in the padding is dropped.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for a place outside the window; dx is untouched then.
+///
+/// ```
+/// use cnnkern::pool2d::{self, Argmax};
+/// use cnnkern::{Context, ContextOptions, Pool2dParams};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let params = Pool2dParams::new(1, 1, 2, 4, 2, 2);
+/// let mut dx = [0.0f32; 8];
+/// pool2d::max_backward(&context, &params, &[1.0, 2.0], Argmax::U8(&[3, 0]), &mut dx)?;
+/// assert_eq!(dx, [0.0, 0.0, 2.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn max_backward<T: Element>(
+    context: &Context,
+    params: &Pool2dParams,
+    dy: &[T],
+    argmax: Argmax<'_>,
+    dx: &mut [T],
+) -> Result<()> {
+    T::maxpool2d_backward(context, params, dy, argmax, dx)
+}
+
+/// [`max_backward`], compiled by `Operations` for each element type.
+pub(crate) fn run_max_backward<T: Element>(
     context: &Context,
     params: &Pool2dParams,
     dy: &[T],
@@ -105,7 +142,28 @@ pub fn max_backward<T: Element>(
 }
 
 /// y = the mean of each window.
+///
+/// ```
+/// use cnnkern::{Context, ContextOptions, Pool2dParams, pool2d};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let params = Pool2dParams::new(1, 1, 2, 4, 2, 2);
+/// let x = [1.0, 2.0, 8.0, 7.0, 3.0, 4.0, 6.0, 5.0f32];
+/// let mut y = [0.0; 2];
+/// pool2d::avg_forward(&context, &params, &x, &mut y)?;
+/// assert_eq!(y, [2.5, 6.5]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn avg_forward<T: Element>(
+    context: &Context,
+    params: &Pool2dParams,
+    x: &[T],
+    y: &mut [T],
+) -> Result<()> {
+    T::avgpool2d_forward(context, params, x, y)
+}
+
+/// [`avg_forward`], compiled by `Operations` for each element type.
+pub(crate) fn run_avg_forward<T: Element>(
     context: &Context,
     params: &Pool2dParams,
     x: &[T],
@@ -113,11 +171,32 @@ pub fn avg_forward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("x", x.len()), ("y", y.len()))?;
-    average::forward(context, &shape, x, y)
+    forward::average(context, &shape, x, y);
+    Ok(())
 }
 
 /// dx = each gradient of dy spread evenly over the cells of its window that count.
+///
+/// ```
+/// use cnnkern::{Context, ContextOptions, Pool2dParams, pool2d};
+/// let context = Context::new(&ContextOptions::default())?;
+/// let params = Pool2dParams::new(1, 1, 2, 4, 2, 2);
+/// let mut dx = [0.0f32; 8];
+/// pool2d::avg_backward(&context, &params, &[4.0, 8.0], &mut dx)?;
+/// assert_eq!(dx, [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0]);
+/// # Ok::<(), cnnkern::Error>(())
+/// ```
 pub fn avg_backward<T: Element>(
+    context: &Context,
+    params: &Pool2dParams,
+    dy: &[T],
+    dx: &mut [T],
+) -> Result<()> {
+    T::avgpool2d_backward(context, params, dy, dx)
+}
+
+/// [`avg_backward`], compiled by `Operations` for each element type.
+pub(crate) fn run_avg_backward<T: Element>(
     context: &Context,
     params: &Pool2dParams,
     dy: &[T],

@@ -3,10 +3,12 @@
 use std::ops::{Add, Mul, Sub};
 
 use super::Level;
+use crate::operations::Operations;
 
 /// An element type of the numeric interface: f32 or f64.
 pub trait Element:
     private::Sealed
+    + Operations
     + Copy
     + Default
     + PartialOrd
