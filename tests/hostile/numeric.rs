@@ -202,7 +202,7 @@ fn conv2d_forward_() {
         |c| c.w = c.x,
         // SAFETY: good parameters.
         |c| unsafe {
-            (*c.params).batch = 0;
+            ((*c.params).batch, (*c.params).in_height) = (0, 1 << 40);
             (c.x, c.w, c.bias, c.y) = (null(), null(), null(), null_mut());
         },
     ]);
@@ -300,12 +300,12 @@ fn conv2d_backward_() {
         |c| c.relu_output = c.dy,
         // SAFETY: good parameters.
         |c| unsafe {
-            (*c.params).batch = 0;
+            ((*c.params).batch, (*c.params).in_height) = (0, 1 << 40);
             (c.x, c.w, c.dy, c.relu_output) = (null(), null(), null(), null());
         },
         // SAFETY: good parameters.
         |c| unsafe {
-            (*c.params).batch = 0;
+            ((*c.params).batch, (*c.params).in_height) = (0, 1 << 40);
             (c.x, c.w, c.dy, c.relu_output) = (null(), null(), null(), null());
             (c.dx, c.dw, c.db) = (null_mut(), null_mut(), null_mut());
         },
@@ -406,7 +406,7 @@ fn accept_columns<const TO_IMAGE: bool>() {
         },
         // SAFETY: good parameters.
         |c| unsafe {
-            (*c.params).batch = 0;
+            ((*c.params).batch, (*c.params).in_height) = (0, 1 << 40);
             (c.from, c.to) = (null(), null_mut());
         },
     ]);
@@ -603,7 +603,7 @@ fn maxpool2d_forward_() {
         },
         // SAFETY: good parameters.
         |c| unsafe {
-            (*c.params).batch = 0;
+            ((*c.params).batch, (*c.params).in_height) = (0, 1 << 40);
             (c.x, c.y, c.argmax) = (null(), null_mut(), null_mut());
         },
     ]);
@@ -680,7 +680,7 @@ fn maxpool2d_backward_() {
         |c| c.places([3; 8]),
         // SAFETY: good parameters.
         |c| unsafe {
-            (*c.params).batch = 0;
+            ((*c.params).batch, (*c.params).in_height) = (0, 1 << 40);
             (c.dy, c.argmax, c.dx) = (null(), null_mut(), null_mut());
         },
     ]);
@@ -726,7 +726,7 @@ fn accept_averages<const BACKWARD: bool>() {
         |c| unsafe { (*c.params).argmax_type = 99 },
         // SAFETY: good parameters.
         |c| unsafe {
-            (*c.params).batch = 0;
+            ((*c.params).batch, (*c.params).in_height) = (0, 1 << 40);
             (c.from, c.to) = (null(), null_mut());
         },
     ]);
