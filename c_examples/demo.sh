@@ -45,9 +45,11 @@ install_missing() {
     fi
 }
 
+mkdir -p "$build"
 if [ ${#missing[@]} -gt 0 ]; then
     echo "Installing what is missing: ${missing[*]}"
-    if ! install_missing; then
+    if ! install_missing >"$log" 2>&1; then
+        cat "$log" >&2
         echo "demo.sh: cannot install ${missing[*]} here. Please install cmake (3.16 or newer)," \
             "make and a C compiler, then run this again." >&2
         exit 1
@@ -63,7 +65,6 @@ if ! command -v cargo >/dev/null; then
 fi
 
 echo "Building cnnkern and train_lenet (a minute or two the first time)"
-mkdir -p "$build"
 if ! { cmake -S "$examples" -B "$build" && cmake --build "$build" --target train_lenet; } \
     >"$log" 2>&1; then
     cat "$log" >&2
