@@ -1,48 +1,44 @@
 //! Average-pooling.
 
-use super::forward::{self, Reduction, Window};
-use super::path::BLOCK;
-use crate::context::Context;
-use crate::error::Result;
+use std::ops::Range;
+
+use super::backward::Gradient;
+use super::forward::{Reduction, Window};
+use super::place::Places;
 use crate::runs;
 use crate::shape::{PoolPadding, PoolShape};
-use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Lanes};
 
-/// y = the mean of each window.
-pub(super) fn forward<T: Element>(
-    context: &Context,
-    shape: &PoolShape,
-    x: &[T],
-    y: &mut [T],
-) -> Result<()> {
-    let y = SharedMut::new(y);
-    let padding_counts = shape.padding == PoolPadding::Zero;
-    forward::run(context, shape, x, &|at| Mean { y: y.at(at), padding_counts })
-}
-
-/// Cells that a window's mean is over.
-#[inline(always)]
-fn count(window: &Window, padding_counts: bool) -> usize {
-    if padding_counts { window.padded_cells() } else { window.cells() }
-}
-
-/// The sum of each window's row sums, over the number of its cells.
+/// The sum of a window's row sums, over the number of its cells.
 #[derive(Clone, Copy)]
-struct Mean<T> {
-    y: *mut T,
+pub(super) struct Mean {
     padding_counts: bool,
 }
 
+impl Mean {
+    pub fn new(shape: &PoolShape) -> Self {
+        Mean { padding_counts: shape.padding == PoolPadding::Zero }
+    }
+
+    /// The cells that the mean is over; 1 where there are none, so that the mean is 0.
+    #[inline(always)]
+    fn count(self, window: &Window) -> f64 {
+        let count = if self.padding_counts { window.padded_cells() } else { window.cells() };
+        count.max(1) as f64
+    }
+}
+
+/// Of the rows so far, and of the one that cells are passing of.
 #[derive(Clone, Copy)]
-struct Sums<V> {
+pub(super) struct Sums<V> {
     rows: V,
     row: V,
 }
 
-impl<T: Element> Reduction<T> for Mean<T> {
+impl<T: Element> Reduction<T> for Mean {
     type State<V: Copy> = Sums<V>;
 
+    #[inline(always)]
     fn nothing() -> T {
         T::default()
     }
@@ -53,10 +49,9 @@ impl<T: Element> Reduction<T> for Mean<T> {
         false
     }
 
-    /// The number of cells; 1 where there are none, so that the mean is 0.
     #[inline(always)]
     fn number(self, window: &Window) -> T {
-        T::from_f64(count(window, self.padding_counts).max(1) as f64)
+        T::from_f64(self.count(window))
     }
 
     #[inline(always)]
@@ -77,29 +72,72 @@ impl<T: Element> Reduction<T> for Mean<T> {
     }
 
     #[inline(always)]
-    unsafe fn finish<S: Lanes<T>>(
+    fn finish<S: Lanes<T>>(
         self,
         simd: S,
         sums: Sums<S::Vector>,
         counts: S::Vector,
-        at: usize,
-        count: usize,
-    ) {
-        // SAFETY: the caller answers for the results at `at`.
-        unsafe { runs::store(simd, count, self.y.add(at), simd.div(sums.rows, counts)) }
+    ) -> [S::Vector; 2] {
+        [simd.div(sums.rows, counts), counts]
     }
+}
 
-    fn block_len(len: usize) -> usize {
-        len
+/// Every cell of a window gets an equal share of its gradient: the product with the reciprocal of
+/// the number of cells.
+#[derive(Clone)]
+pub(super) struct EqualShares<T> {
+    mean: Mean,
+    /// Windows whose cells all count, and their reciprocal.
+    full_rows: Range<usize>,
+    full_columns: Range<usize>,
+    full: T,
+}
+
+impl<T: Element> EqualShares<T> {
+    pub fn new(shape: &PoolShape) -> Self {
+        let mean = Mean::new(shape);
+        EqualShares {
+            mean,
+            full_rows: shape.height.full_outputs(mean.padding_counts),
+            full_columns: shape.width.full_outputs(mean.padding_counts),
+            full: T::from_f64(1.0 / shape.window_len() as f64),
+        }
     }
+}
 
-    unsafe fn in_block(self, memory: *mut T, _: usize) -> Self {
-        Mean { y: memory, ..self }
+impl<T: Element> Gradient<T> for &EqualShares<T> {
+    const PLACES: bool = false;
+
+    #[inline(always)]
+    fn number(self, shape: &PoolShape, row: usize, column: usize) -> T {
+        if self.full_rows.contains(&row) && self.full_columns.contains(&column) {
+            return self.full;
+        }
+        T::from_f64(1.0 / self.mean.count(&Window::new(shape, row, column)))
     }
 
     #[inline(always)]
-    unsafe fn take_block<S: Lanes<T>>(self, simd: S, block: Self, planes: usize, windows: usize) {
-        // SAFETY: the caller answers for the sizes.
-        unsafe { runs::transpose(simd, [windows, planes], block.y, BLOCK, self.y, windows) }
+    fn same_numbers(self, row: usize, other: usize) -> bool {
+        row == other || (self.full_rows.contains(&row) && self.full_rows.contains(&other))
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Lanes<T>>(
+        self,
+        simd: S,
+        dy: *const T,
+        _: Places,
+        reciprocals: S::Vector,
+        at: usize,
+        count: usize,
+    ) -> [S::Vector; 2] {
+        // SAFETY: the caller answers for `count` gradients at `at`.
+        let gradients = unsafe { runs::load(simd, count, dy.add(at)) };
+        [simd.mul(gradients, reciprocals), reciprocals]
+    }
+
+    #[inline(always)]
+    fn share<S: Lanes<T>>(self, _: S, [shares, _]: [S::Vector; 2], _: usize) -> S::Vector {
+        shares
     }
 }

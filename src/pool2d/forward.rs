@@ -3,19 +3,20 @@
 
 use std::ops::Range;
 
-use super::path::{self, BLOCK, Path, by_plane};
+use super::ArgmaxMut;
+use super::path::{self, BLOCK, Path, Transpose, by_plane, with_constants};
+use super::place::{PlacesMut, SharedPlaces};
 use crate::context::Context;
 use crate::error::Result;
 use crate::phases::Phases;
 use crate::runs::{self, for_each_vector};
 use crate::shape::{Axis, PoolShape};
-use crate::simd::{Element, Kernel, Lanes};
+use crate::shared_mut::SharedMut;
+use crate::simd::{Element, Kernel, Lanes, Level};
 use crate::tasks::Tasks;
 
-/// What a pooling makes of the cells of its windows, and where the results go.
-///
-/// Its unsafe methods write results at element offsets of y, for which their caller answers.
-pub(super) trait Reduction<T: Element>: Copy {
+/// What a pooling makes of the cells of its windows.
+pub(super) trait Reduction<T: Element>: Copy + Sync {
     /// What is kept of a vector of windows while their cells pass.
     type State<V: Copy>: Copy;
 
@@ -43,30 +44,18 @@ pub(super) trait Reduction<T: Element>: Copy {
     /// After the last cell of a row of the window.
     fn end_row<S: Lanes<T>>(self, simd: S, state: &mut Self::State<S::Vector>);
 
-    /// Writes `count` results at offset `at`.
-    unsafe fn finish<S: Lanes<T>>(
+    /// The result, and its place in the window.
+    fn finish<S: Lanes<T>>(
         self,
         simd: S,
         state: Self::State<S::Vector>,
         numbers: S::Vector,
-        at: usize,
-        count: usize,
-    );
-
-    /// Elements of scratch memory that hold `len` results.
-    fn block_len(len: usize) -> usize;
-
-    /// The same with its results in `memory`, which holds `len` of them.
-    unsafe fn in_block(self, memory: *mut T, len: usize) -> Self;
-
-    /// Moves `[windows, BLOCK]` results, of which `planes` in a row count, from `block` to where
-    /// they belong as `[planes, windows]`.
-    unsafe fn take_block<S: Lanes<T>>(self, simd: S, block: Self, planes: usize, windows: usize);
+    ) -> [S::Vector; 2];
 }
 
 /// The cells of a window that lie in the input, and in the padded input.
 pub(super) struct Window {
-    /// Window rows that read the input; empty ones say where it lies: see [`Axis::taps`].
+    /// Rows that lie in the input; no rows say where the window lies: see [`Axis::taps`].
     rows: Range<usize>,
     columns: Range<usize>,
     rows_end: usize,
@@ -76,7 +65,7 @@ pub(super) struct Window {
 
 impl Window {
     #[inline(always)]
-    fn new(shape: &PoolShape, row: usize, column: usize) -> Window {
+    pub fn new(shape: &PoolShape, row: usize, column: usize) -> Window {
         Window {
             rows: shape.height.taps(row),
             columns: shape.width.taps(column),
@@ -89,8 +78,7 @@ impl Window {
     /// The place of the first cell in the input; 0 where there is none.
     #[inline(always)]
     pub fn first_place(&self) -> usize {
-        let empty = self.rows.is_empty() || self.columns.is_empty();
-        if empty { 0 } else { self.rows.start * self.kernel_width + self.columns.start }
+        if self.cells() == 0 { 0 } else { self.rows.start * self.kernel_width + self.columns.start }
     }
 
     /// Cells in the input.
@@ -106,21 +94,49 @@ impl Window {
     }
 
     #[inline(always)]
-    fn is_full(&self, [kernel_height, kernel_width]: [usize; 2]) -> bool {
-        self.rows == (0..kernel_height) && self.columns == (0..kernel_width)
+    fn is_full(&self, shape: &PoolShape) -> bool {
+        self.rows == (0..shape.height.kernel) && self.columns == (0..shape.width.kernel)
+    }
+}
+
+/// Where results go.
+#[derive(Clone, Copy)]
+struct Results<T> {
+    y: *mut T,
+    places: PlacesMut,
+}
+
+impl<T: Element> Results<T> {
+    #[inline(always)]
+    unsafe fn store<S: Lanes<T>>(
+        self,
+        simd: S,
+        [values, places]: [S::Vector; 2],
+        at: usize,
+        count: usize,
+    ) {
+        // SAFETY: the caller answers for `count` results at `at`.
+        unsafe {
+            runs::store(simd, count, self.y.add(at), values);
+            self.places.store(simd, count, at, places);
+        }
     }
 }
 
 /// Columns of y that are computed at a time: they and what they read fit the first-level cache.
 const TILE: usize = 512;
 
-/// Runs the pooling of x. `results(at)` is the reduction that writes from offset `at` of y on.
+/// Runs the pooling of x.
 pub(super) fn run<T: Element, R: Reduction<T>>(
     context: &Context,
     shape: &PoolShape,
+    reduction: R,
     x: &[T],
-    results: &(impl Fn(usize) -> R + Sync),
+    y: &mut [T],
+    argmax: Option<ArgmaxMut<'_>>,
 ) -> Result<()> {
+    let (y, places) = (SharedMut::new(y), SharedPlaces::new(argmax));
+    let results = |at: usize| Results { y: y.at(at), places: places.at(at) };
     let level = context.level();
     let (input, output) = (path::input_plane(shape), path::output_plane(shape));
     let (rows, columns) = (shape.height.output, shape.width.output);
@@ -134,9 +150,9 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
                 let (rows_of_all, part) = tasks.part(index);
                 for (plane, rows) in by_plane(rows_of_all, rows) {
                     let x = x[plane * input * lanes + part.start..].as_ptr();
-                    let reduction = results(plane * output * lanes + part.start);
+                    let results = results(plane * output * lanes + part.start);
                     let pixels = Pixels { stride: lanes, lanes: part.len(), x };
-                    T::dispatch(level, Channels { shape, reduction, rows, pixels });
+                    T::dispatch(level, Channels { shape, reduction, rows, pixels, results });
                 }
             });
         }
@@ -145,37 +161,70 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
             let scratch = context.scratch::<T>(0, ring.scratch_len())?;
             context.run(tasks.count(), &|slot, index| {
                 let (rows, columns) = tasks.part(index);
-                let kernel = Columns {
-                    shape,
-                    reduction: results(0),
-                    rows,
-                    columns,
-                    x: x.as_ptr(),
-                    ring,
-                    memory: scratch.slot(slot),
-                };
+                let (x, results) = (x.as_ptr(), results(0));
+                let memory = scratch.slot(slot);
+                let kernel = Columns { shape, reduction, rows, columns, x, results, ring, memory };
                 T::dispatch(level, kernel);
             });
         }
         Path::Blocks { planes } => {
             let tasks = Tasks::new(planes.div_ceil(BLOCK), 1, (input + output) * BLOCK, 1);
-            let scratch_len = input * BLOCK + R::block_len(output * BLOCK);
-            let scratch = context.scratch::<T>(0, scratch_len)?;
+            let scratch = context.scratch::<T>(0, (input + 2 * output) * BLOCK)?;
             context.run(tasks.count(), &|slot, index| {
                 for first in tasks.part(index).0.map(|block| block * BLOCK) {
-                    let kernel = Block {
-                        shape,
-                        reduction: results(first * output),
-                        planes: BLOCK.min(planes - first),
-                        x: x[first * input..].as_ptr(),
-                        memory: scratch.slot(slot),
-                    };
-                    T::dispatch(level, kernel);
+                    let planes = BLOCK.min(planes - first);
+                    let x = x[first * input..].as_ptr();
+                    let results = results(first * output);
+                    let memory = scratch.slot(slot);
+                    // SAFETY: x has the planes, scratch memory a block of x and two of y.
+                    unsafe { run_block(level, shape, reduction, planes, x, results, memory) };
                 }
             });
         }
     }
     Ok(())
+}
+
+/// Up to [`BLOCK`] planes, with the lanes across them.
+///
+/// # Safety
+/// `x` and `results` have the planes, `memory` has room for a block of x and two of y.
+unsafe fn run_block<T: Element, R: Reduction<T>>(
+    level: Level,
+    shape: &PoolShape,
+    reduction: R,
+    planes: usize,
+    x: *const T,
+    results: Results<T>,
+    memory: *mut T,
+) {
+    let (input, output) = (path::input_plane(shape), path::output_plane(shape));
+    let transpose = Transpose {
+        rows: planes,
+        columns: input,
+        source: x,
+        source_stride: input,
+        target: memory,
+        target_stride: BLOCK,
+    };
+    T::dispatch(level, transpose);
+    // SAFETY: behind the block of x.
+    let (y, places) = unsafe { (memory.add(input * BLOCK), memory.add((input + output) * BLOCK)) };
+    let block = Results { y, places: results.places.in_memory(places) };
+    let pixels = Pixels { stride: BLOCK, lanes: planes, x: memory.cast_const() };
+    let rows = 0..shape.height.output;
+    T::dispatch(level, Channels { shape, reduction, rows, pixels, results: block });
+    let transpose = Transpose {
+        rows: output,
+        columns: planes,
+        source: y.cast_const(),
+        source_stride: BLOCK,
+        target: results.y,
+        target_stride: output,
+    };
+    T::dispatch(level, transpose);
+    // SAFETY: as for y.
+    unsafe { results.places.take_transposed(block.places, [output, planes], BLOCK) };
 }
 
 /// The pixels of a plane of x, and of y likewise: `stride` elements from one to the next, of which
@@ -188,132 +237,144 @@ struct Pixels<T> {
 }
 
 /// Rows of y in one plane, the lanes along a pixel's elements.
-struct Channels<'a, R, T> {
+struct Channels<'a, T, R> {
     shape: &'a PoolShape,
     reduction: R,
     rows: Range<usize>,
     pixels: Pixels<T>,
+    results: Results<T>,
 }
 
-impl<T: Element, R: Reduction<T>> Kernel<T> for Channels<'_, R, T> {
+impl<T: Element, R: Reduction<T>> Kernel<T> for Channels<'_, T, R> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        // The common windows with their extents as constants.
-        match [self.shape.height.kernel, self.shape.width.kernel] {
-            [2, 2] => self.rows(simd, [2, 2]),
-            [3, 3] => self.rows(simd, [3, 3]),
-            kernel => self.rows(simd, kernel),
-        }
-    }
-}
-
-impl<T: Element, R: Reduction<T>> Channels<'_, R, T> {
-    #[inline(always)]
-    fn rows<S: Lanes<T>>(&self, simd: S, kernel: [usize; 2]) {
         let (height, width) = (&self.shape.height, &self.shape.width);
-        let pixel = self.pixels.stride;
-        let steps = [height.dilation * width.input * pixel, width.dilation * pixel];
+        let stride = self.pixels.stride;
         for row in self.rows.clone() {
             for column in 0..width.output {
                 let window = Window::new(self.shape, row, column);
-                let numbers = simd.splat(self.reduction.number(&window));
-                let at = (row * width.output + column) * pixel;
                 let mut first = self.pixels.x;
                 if window.cells() > 0 {
                     let y = row * height.stride + window.rows.start * height.dilation;
                     let x = column * width.stride + window.columns.start * width.dilation;
                     let cell = (y - height.pad_before) * width.input + x - width.pad_before;
                     // SAFETY: a cell of the input.
-                    first = unsafe { first.add(cell * pixel) };
+                    first = unsafe { first.add(cell * stride) };
                 }
-                let full = window.is_full(kernel);
-                for_each_vector(
-                    simd,
-                    self.pixels.lanes,
-                    #[inline(always)]
-                    |lane, count| {
-                        // SAFETY: the lanes of a pixel, of which `count` are from `lane` on.
-                        unsafe {
-                            let first = first.add(lane);
-                            let mut state = self.reduction.start(simd, numbers);
-                            if full {
-                                self.full(simd, &mut state, kernel, first, steps, count);
-                            } else {
-                                self.clipped(simd, &mut state, &window, first, steps, count);
-                            }
-                            self.reduction.finish(simd, state, numbers, at + lane, count);
-                        }
-                    },
-                );
+                let pixel = Pixel {
+                    first,
+                    row_step: height.dilation * width.input * stride,
+                    column_step: width.dilation * stride,
+                    at: (row * width.output + column) * stride,
+                };
+                // The common windows with their extents as constants.
+                match [height.kernel, width.kernel] {
+                    _ if !window.is_full(self.shape) => self.clipped(simd, &pixel, &window),
+                    [2, 2] => self.full(simd, &pixel, &window, [2, 2]),
+                    [3, 3] => self.full(simd, &pixel, &window, [3, 3]),
+                    kernel => self.full(simd, &pixel, &window, kernel),
+                }
             }
-        }
-    }
-
-    /// All cells of a window that lies in the input.
-    #[inline(always)]
-    unsafe fn full<S: Lanes<T>>(
-        &self,
-        simd: S,
-        state: &mut R::State<S::Vector>,
-        [kernel_height, kernel_width]: [usize; 2],
-        first: *const T,
-        [row_step, column_step]: [usize; 2],
-        count: usize,
-    ) {
-        for kh in 0..kernel_height {
-            for kw in 0..kernel_width {
-                // SAFETY: a cell of the input, of which the caller has `count` lanes.
-                let value =
-                    unsafe { runs::load(simd, count, first.add(kh * row_step + kw * column_step)) };
-                self.reduction.cell(simd, state, value, kh * kernel_width + kw);
-            }
-            self.reduction.end_row(simd, state);
-        }
-    }
-
-    /// The cells of a window of which some lie outside the input; `first` is the first inside.
-    #[inline(always)]
-    unsafe fn clipped<S: Lanes<T>>(
-        &self,
-        simd: S,
-        state: &mut R::State<S::Vector>,
-        window: &Window,
-        first: *const T,
-        [row_step, column_step]: [usize; 2],
-        count: usize,
-    ) {
-        let Window { rows, columns, rows_end, columns_end, kernel_width } = window;
-        let zero = simd.splat(T::default());
-        let padding = self.reduction.padding_takes_part();
-        let all_rows = if padding { 0..*rows_end } else { rows.clone() };
-        for kh in all_rows {
-            // Of cells in the padding that follow each other, the first speaks for all.
-            let place = kh * kernel_width;
-            if !rows.contains(&kh) {
-                self.reduction.cell(simd, state, zero, place);
-                continue;
-            }
-            if padding && columns.start > 0 {
-                self.reduction.cell(simd, state, zero, place);
-            }
-            for kw in columns.clone() {
-                let cell = (kh - rows.start) * row_step + (kw - columns.start) * column_step;
-                // SAFETY: a cell of the input, of which the caller has `count` lanes.
-                let value = unsafe { runs::load(simd, count, first.add(cell)) };
-                self.reduction.cell(simd, state, value, place + kw);
-            }
-            if padding && columns.end < *columns_end {
-                self.reduction.cell(simd, state, zero, place + columns.end);
-            }
-            self.reduction.end_row(simd, state);
         }
     }
 }
 
+/// A pixel of y, and its window's cells in x.
+struct Pixel<T> {
+    /// The first cell that lies in the input.
+    first: *const T,
+    row_step: usize,
+    column_step: usize,
+    /// Its offset in y.
+    at: usize,
+}
+
+impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
+    /// A window that lies in the input.
+    #[inline(always)]
+    fn full<S: Lanes<T>>(
+        &self,
+        simd: S,
+        pixel: &Pixel<T>,
+        window: &Window,
+        [kernel_height, kernel_width]: [usize; 2],
+    ) {
+        let reduction = self.reduction;
+        let numbers = simd.splat(reduction.number(window));
+        for_each_vector(
+            simd,
+            self.pixels.lanes,
+            #[inline(always)]
+            |lane, count| {
+                let mut state = reduction.start(simd, numbers);
+                for kh in 0..kernel_height {
+                    for kw in 0..kernel_width {
+                        let cell = kh * pixel.row_step + kw * pixel.column_step;
+                        // SAFETY: `count` lanes of a cell of the input.
+                        let value =
+                            unsafe { runs::load(simd, count, pixel.first.add(cell + lane)) };
+                        reduction.cell(simd, &mut state, value, kh * kernel_width + kw);
+                    }
+                    reduction.end_row(simd, &mut state);
+                }
+                let result = reduction.finish(simd, state, numbers);
+                // SAFETY: `count` lanes of the pixel.
+                unsafe { self.results.store(simd, result, pixel.at + lane, count) };
+            },
+        );
+    }
+
+    /// A window of which some cells lie outside the input.
+    #[inline(always)]
+    fn clipped<S: Lanes<T>>(&self, simd: S, pixel: &Pixel<T>, window: &Window) {
+        let Window { rows, columns, rows_end, columns_end, kernel_width } = window;
+        let reduction = self.reduction;
+        let numbers = simd.splat(reduction.number(window));
+        let zero = simd.splat(T::default());
+        let padding = reduction.padding_takes_part();
+        let all_rows = if padding { 0..*rows_end } else { rows.clone() };
+        for_each_vector(
+            simd,
+            self.pixels.lanes,
+            #[inline(always)]
+            |lane, count| {
+                let mut state = reduction.start(simd, numbers);
+                for kh in all_rows.clone() {
+                    // Of cells in the padding that follow each other, the first speaks for all.
+                    let place = kh * kernel_width;
+                    if !rows.contains(&kh) {
+                        reduction.cell(simd, &mut state, zero, place);
+                        continue;
+                    }
+                    if padding && columns.start > 0 {
+                        reduction.cell(simd, &mut state, zero, place);
+                    }
+                    for kw in columns.clone() {
+                        let cell = (kh - rows.start) * pixel.row_step
+                            + (kw - columns.start) * pixel.column_step;
+                        // SAFETY: `count` lanes of a cell of the input.
+                        let value =
+                            unsafe { runs::load(simd, count, pixel.first.add(cell + lane)) };
+                        reduction.cell(simd, &mut state, value, place + kw);
+                    }
+                    if padding && columns.end < *columns_end {
+                        reduction.cell(simd, &mut state, zero, place + columns.end);
+                    }
+                    reduction.end_row(simd, &mut state);
+                }
+                let result = reduction.finish(simd, state, numbers);
+                // SAFETY: `count` lanes of the pixel.
+                unsafe { self.results.store(simd, result, pixel.at + lane, count) };
+            },
+        );
+    }
+}
+
 /// Scratch memory for `Columns`: the rows of x that the windows of a row of y read, padded and
-/// dealt out by the stride, each at its padded row's number modulo `rows`.
+/// dealt out by the stride, each at its padded row's number modulo `rows`. Behind them, a number
+/// for each window.
 #[derive(Clone, Copy)]
 struct Ring {
     rows: usize,
@@ -331,166 +392,161 @@ impl Ring {
         Ring { rows: shape.height.window(), pitch, row }
     }
 
-    /// The rows, and a number for each window of a row of y.
     fn scratch_len(&self) -> usize {
         self.rows.saturating_mul(self.row).saturating_add(self.pitch)
     }
 }
 
 /// Rows of y, counted through all planes, and a range of their columns; the lanes along the row.
-struct Columns<'a, R, T> {
+struct Columns<'a, T, R> {
     shape: &'a PoolShape,
     reduction: R,
     rows: Range<usize>,
     columns: Range<usize>,
     x: *const T,
+    results: Results<T>,
     ring: Ring,
     memory: *mut T,
 }
 
-impl<T: Element, R: Reduction<T>> Kernel<T> for Columns<'_, R, T> {
+impl<T: Element, R: Reduction<T>> Kernel<T> for Columns<'_, T, R> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        let (height, width) = (&self.shape.height, &self.shape.width);
-        // The common windows with their extents and strides as constants.
-        match ([height.kernel, width.kernel], width.stride, width.dilation) {
-            ([2, 2], 2, 1) => self.tiles(simd, [2, 2], [2, 1]),
-            ([3, 3], 2, 1) => self.tiles(simd, [3, 3], [2, 1]),
-            ([3, 3], 1, 1) => self.tiles(simd, [3, 3], [1, 1]),
-            (kernel, stride, dilation) => self.tiles(simd, kernel, [stride, dilation]),
+        for first in self.columns.clone().step_by(TILE) {
+            let tile = first..(first + TILE).min(self.columns.end);
+            // The window rows that the numbers in scratch memory belong to.
+            let mut numbers_of = None;
+            for (plane, rows) in by_plane(self.rows.clone(), self.shape.height.output) {
+                self.tile(simd, plane, rows, tile.clone(), &mut numbers_of);
+            }
         }
     }
 }
 
-impl<T: Element, R: Reduction<T>> Columns<'_, R, T> {
+impl<T: Element, R: Reduction<T>> Columns<'_, T, R> {
+    /// The rows of one plane, `tile` of their columns.
     #[inline(always)]
-    fn tiles<S: Lanes<T>>(&self, simd: S, kernel: [usize; 2], steps: [usize; 2]) {
-        for first in self.columns.clone().step_by(TILE) {
-            let tile = first..(first + TILE).min(self.columns.end);
-            // The rows of a window that the numbers in scratch memory belong to.
-            let mut numbers_of = None;
-            for (plane, rows) in by_plane(self.rows.clone(), self.shape.height.output) {
-                self.plane(simd, kernel, steps, plane, rows, tile.clone(), &mut numbers_of);
-            }
-        }
-    }
-
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "the loop's variables")]
-    fn plane<S: Lanes<T>>(
+    fn tile<S: Lanes<T>>(
         &self,
         simd: S,
-        kernel: [usize; 2],
-        steps: [usize; 2],
         plane: usize,
         rows: Range<usize>,
         tile: Range<usize>,
         numbers_of: &mut Option<(Range<usize>, usize)>,
     ) {
         let (height, width) = (&self.shape.height, &self.shape.width);
-        let Ring { rows: ring_rows, pitch, row: ring_row } = self.ring;
-        let numbers = self.memory.wrapping_add(ring_rows * ring_row);
-        let [stride, dilation] = steps;
-        let axis = Axis { kernel: kernel[1], stride, dilation, ..*width };
-        let phases =
-            Phases { axis, first: tile.start, len: tile.len() + Phases::reach(width), pitch };
-        let padding = self.reduction.padding_takes_part();
+        let numbers = self.memory.wrapping_add(self.ring.rows * self.ring.row);
+        let phases = Phases {
+            axis: *width,
+            first: tile.start,
+            len: tile.len() + Phases::reach(width),
+            pitch: self.ring.pitch,
+        };
         let outside = R::nothing();
-        let fillers = [if padding { T::default() } else { outside }, outside];
+        let padding = if self.reduction.padding_takes_part() { T::default() } else { outside };
         let mut dealt = 0;
         for row in rows {
             let taps = height.taps(row);
-            let taps_end = height.taps_end(row);
-            if numbers_of.as_ref() != Some(&(taps.clone(), taps_end)) {
+            let rows_of_window = (taps.clone(), height.taps_end(row));
+            if numbers_of.as_ref() != Some(&rows_of_window) {
                 for (i, column) in tile.clone().enumerate() {
                     let number = self.reduction.number(&Window::new(self.shape, row, column));
                     // SAFETY: scratch memory has a number for each column of a tile.
                     unsafe { *numbers.add(i) = number };
                 }
-                *numbers_of = Some((taps.clone(), taps_end));
+                *numbers_of = Some(rows_of_window);
             }
-            // Rows between the taps of a dilated window are dealt out as well: others read them.
             let top = row * height.stride;
             if !taps.is_empty() {
+                // All rows that the window spans: those between its taps are other windows'.
+                dealt = dealt.max(top).max(height.pad_before);
                 let end = top + (taps.end - 1) * height.dilation + 1;
-                dealt = dealt.max(top + taps.start * height.dilation);
                 while dealt < end {
                     // SAFETY: a row of the input, and the ring's place for it.
                     unsafe {
                         let input = plane * height.input + dealt - height.pad_before;
                         let source = self.x.add(input * width.input);
-                        let target = self.memory.add(dealt % ring_rows * ring_row);
-                        phases.split(simd, source, fillers, target);
+                        let target = self.memory.add(dealt % self.ring.rows * self.ring.row);
+                        phases.split(simd, source, [padding, outside], target);
                     }
                     dealt += 1;
                 }
             }
-            let at = (plane * height.output + row) * width.output + tile.start;
-            let window = RingWindow {
-                memory: self.memory,
-                ring: self.ring,
-                top: top % ring_rows,
-                dilation: height.dilation,
-                stride: axis.stride,
-                phase_step: axis.dilation % axis.stride,
-                skip_step: axis.dilation / axis.stride,
+            let row = Row {
+                taps,
+                taps_end: height.taps_end(row),
+                top: top % self.ring.rows,
+                numbers,
+                len: tile.len(),
+                at: (plane * height.output + row) * width.output + tile.start,
             };
-            let full = taps == (0..kernel[0]);
-            let clipped = if padding { 0..taps_end } else { taps.clone() };
-            for_each_vector(
-                simd,
-                tile.len(),
-                #[inline(always)]
-                |i, count| {
-                    // SAFETY: `count` columns of the tile, from its i-th on.
-                    unsafe {
-                        let numbers = runs::load(simd, count, numbers.add(i));
-                        let mut state = self.reduction.start(simd, numbers);
-                        if full {
-                            for kh in 0..kernel[0] {
-                                self.row(simd, &mut state, &window, [kh, kernel[1]], i, count);
-                            }
-                        } else {
-                            for kh in clipped.clone() {
-                                if taps.contains(&kh) {
-                                    self.row(simd, &mut state, &window, [kh, kernel[1]], i, count);
-                                } else {
-                                    let zero = simd.splat(T::default());
-                                    self.reduction.cell(simd, &mut state, zero, kh * kernel[1]);
-                                }
-                            }
-                        }
-                        self.reduction.finish(simd, state, numbers, at + i, count);
-                    }
-                },
-            );
+            // The common windows with their extents and strides as constants.
+            match ([height.kernel, width.kernel], width.stride, width.dilation) {
+                ([2, 2], 2, 1) => self.row(simd, &row, 2, &with_constants(width, 2, 2, 1)),
+                ([3, 3], 2, 1) => self.row(simd, &row, 3, &with_constants(width, 3, 2, 1)),
+                ([3, 3], 1, 1) => self.row(simd, &row, 3, &with_constants(width, 3, 1, 1)),
+                ([kernel, _], ..) => self.row(simd, &row, kernel, width),
+            }
         }
+    }
+
+    #[inline(always)]
+    fn row<S: Lanes<T>>(&self, simd: S, row: &Row<T>, kernel_height: usize, width: &Axis) {
+        let reduction = self.reduction;
+        let zero = simd.splat(T::default());
+        let padding = reduction.padding_takes_part();
+        let full = row.taps == (0..kernel_height);
+        for_each_vector(
+            simd,
+            row.len,
+            #[inline(always)]
+            |i, count| {
+                // SAFETY: `count` columns of the tile, from its i-th on.
+                let numbers = unsafe { runs::load(simd, count, row.numbers.add(i)) };
+                let mut state = reduction.start(simd, numbers);
+                for kh in 0..kernel_height {
+                    if full || row.taps.contains(&kh) {
+                        self.window_row(simd, &mut state, row, kh, width, i, count);
+                    } else if padding && kh < row.taps_end {
+                        reduction.cell(simd, &mut state, zero, kh * width.kernel);
+                    }
+                }
+                let result = reduction.finish(simd, state, numbers);
+                // SAFETY: as above.
+                unsafe { self.results.store(simd, result, row.at + i, count) };
+            },
+        );
     }
 
     /// Row `kh` of the windows of `count` columns, from the tile's i-th on.
     #[inline(always)]
-    unsafe fn row<S: Lanes<T>>(
+    #[allow(clippy::too_many_arguments, reason = "the loop's variables")]
+    fn window_row<S: Lanes<T>>(
         &self,
         simd: S,
         state: &mut R::State<S::Vector>,
-        window: &RingWindow<T>,
-        [kh, kernel_width]: [usize; 2],
+        row: &Row<T>,
+        kh: usize,
+        width: &Axis,
         i: usize,
         count: usize,
     ) {
-        let row = window.row(kh);
+        let mut place = row.top + kh * self.shape.height.dilation;
+        if place >= self.ring.rows {
+            place -= self.ring.rows;
+        }
+        let cells = self.memory.wrapping_add(place * self.ring.row);
         let (mut phase, mut skip) = (0, i);
-        for kw in 0..kernel_width {
+        for kw in 0..width.kernel {
             // SAFETY: the phases reach as far as the taps of the tile's last window do.
             let value =
-                unsafe { runs::load(simd, count, row.add(phase * window.ring.pitch + skip)) };
-            self.reduction.cell(simd, state, value, kh * kernel_width + kw);
-            phase += window.phase_step;
-            skip += window.skip_step;
-            if phase >= window.stride {
-                phase -= window.stride;
+                unsafe { runs::load(simd, count, cells.add(phase * self.ring.pitch + skip)) };
+            self.reduction.cell(simd, state, value, kh * width.kernel + kw);
+            phase += width.dilation;
+            while phase >= width.stride {
+                phase -= width.stride;
                 skip += 1;
             }
         }
@@ -498,54 +554,16 @@ impl<T: Element, R: Reduction<T>> Columns<'_, R, T> {
     }
 }
 
-/// The ring as the windows of one row of y see it.
-struct RingWindow<T> {
-    memory: *const T,
-    ring: Ring,
-    /// The ring's place of the windows' first row.
+/// A row of y.
+struct Row<T> {
+    /// The window's rows in the input, and the end of those in the padded input.
+    taps: Range<usize>,
+    taps_end: usize,
+    /// The ring's place of the window's first row.
     top: usize,
-    dilation: usize,
-    /// Along the row: what a tap adds to the phase and to the element in it, the former modulo
-    /// `stride`.
-    stride: usize,
-    phase_step: usize,
-    skip_step: usize,
-}
-
-impl<T> RingWindow<T> {
-    #[inline(always)]
-    fn row(&self, kh: usize) -> *const T {
-        let mut place = self.top + kh * self.dilation;
-        if place >= self.ring.rows {
-            place -= self.ring.rows;
-        }
-        self.memory.wrapping_add(place * self.ring.row)
-    }
-}
-
-/// Up to [`BLOCK`] planes, the lanes across them.
-struct Block<'a, R, T> {
-    shape: &'a PoolShape,
-    reduction: R,
-    planes: usize,
-    x: *const T,
-    memory: *mut T,
-}
-
-impl<T: Element, R: Reduction<T>> Kernel<T> for Block<'_, R, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, simd: S) {
-        let Block { shape, reduction, planes, x, memory } = self;
-        let (input, output) = (path::input_plane(shape), path::output_plane(shape));
-        // SAFETY: x has the planes, scratch memory a block of x and one of the results.
-        unsafe {
-            runs::transpose(simd, [planes, input], x, input, memory, BLOCK);
-            let block = reduction.in_block(memory.add(input * BLOCK), output * BLOCK);
-            let pixels = Pixels { stride: BLOCK, lanes: planes, x: memory.cast_const() };
-            Channels { shape, reduction: block, rows: 0..shape.height.output, pixels }.run(simd);
-            reduction.take_block(simd, block, planes, output);
-        }
-    }
+    numbers: *const T,
+    /// Columns of the tile.
+    len: usize,
+    /// The offset of the first in y.
+    at: usize,
 }

@@ -1,50 +1,35 @@
 //! Max-pooling.
 
-use super::forward::{self, Reduction, Window};
-use super::path::BLOCK;
-use super::place::{self, Place};
-use crate::context::Context;
-use crate::error::Result;
+use super::backward::Gradient;
+use super::forward::{Reduction, Window};
+use super::place::Places;
 use crate::runs;
 use crate::shape::{PoolPadding, PoolShape};
-use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Lanes};
-
-/// y = the maximum of each window, places = where it lies.
-pub(super) fn forward<T: Element, P: Place>(
-    context: &Context,
-    shape: &PoolShape,
-    x: &[T],
-    y: &mut [T],
-    places: &mut [P],
-) -> Result<()> {
-    let (y, places) = (SharedMut::new(y), SharedMut::new(places));
-    let padding_takes_part = shape.padding == PoolPadding::Zero;
-    forward::run(context, shape, x, &|at| Maximum {
-        y: y.at(at),
-        places: places.at(at),
-        padding_takes_part,
-    })
-}
 
 /// The first maximum of a window, or its first NaN.
 #[derive(Clone, Copy)]
-struct Maximum<T, P> {
-    y: *mut T,
-    places: *mut P,
+pub(super) struct Maximum {
     padding_takes_part: bool,
+}
+
+impl Maximum {
+    pub fn new(shape: &PoolShape) -> Self {
+        Maximum { padding_takes_part: shape.padding == PoolPadding::Zero }
+    }
 }
 
 /// The best cells of a vector of windows so far.
 #[derive(Clone, Copy)]
-struct Best<V> {
+pub(super) struct Best<V> {
     value: V,
     place: V,
 }
 
-impl<T: Element, P: Place> Reduction<T> for Maximum<T, P> {
+impl<T: Element> Reduction<T> for Maximum {
     type State<V: Copy> = Best<V>;
 
+    #[inline(always)]
     fn nothing() -> T {
         T::from_f64(f64::NEG_INFINITY)
     }
@@ -63,7 +48,7 @@ impl<T: Element, P: Place> Reduction<T> for Maximum<T, P> {
 
     #[inline(always)]
     fn start<S: Lanes<T>>(self, simd: S, numbers: S::Vector) -> Best<S::Vector> {
-        Best { value: simd.splat(Self::nothing()), place: numbers }
+        Best { value: simd.splat(<Self as Reduction<T>>::nothing()), place: numbers }
     }
 
     #[inline(always)]
@@ -84,42 +69,50 @@ impl<T: Element, P: Place> Reduction<T> for Maximum<T, P> {
     fn end_row<S: Lanes<T>>(self, _: S, _: &mut Best<S::Vector>) {}
 
     #[inline(always)]
-    unsafe fn finish<S: Lanes<T>>(
-        self,
-        simd: S,
-        best: Best<S::Vector>,
-        _: S::Vector,
-        at: usize,
-        count: usize,
-    ) {
-        // SAFETY: the caller answers for the results at `at`.
-        unsafe {
-            runs::store(simd, count, self.y.add(at), best.value);
-            place::store(simd, count, self.places.add(at), best.place);
-        }
+    fn finish<S: Lanes<T>>(self, _: S, best: Best<S::Vector>, _: S::Vector) -> [S::Vector; 2] {
+        [best.value, best.place]
     }
+}
 
-    fn block_len(len: usize) -> usize {
-        len + (len * size_of::<P>()).div_ceil(size_of::<T>())
-    }
+/// All of a window's gradient goes to the cell that was its maximum.
+#[derive(Clone, Copy)]
+pub(super) struct ToMaximum;
 
-    unsafe fn in_block(self, memory: *mut T, len: usize) -> Self {
-        // SAFETY: `memory` has room for both, and an element is as aligned as a place.
-        let places = unsafe { memory.add(len).cast::<P>() };
-        Maximum { y: memory, places, ..self }
+impl<T: Element> Gradient<T> for ToMaximum {
+    const PLACES: bool = true;
+
+    #[inline(always)]
+    fn number(self, _: &PoolShape, _: usize, _: usize) -> T {
+        T::default()
     }
 
     #[inline(always)]
-    unsafe fn take_block<S: Lanes<T>>(self, simd: S, block: Self, planes: usize, windows: usize) {
-        // SAFETY: the caller answers for the sizes.
-        unsafe {
-            runs::transpose(simd, [windows, planes], block.y, BLOCK, self.y, windows);
-            for plane in 0..planes {
-                for window in 0..windows {
-                    *self.places.add(plane * windows + window) =
-                        *block.places.add(window * BLOCK + plane);
-                }
-            }
-        }
+    fn same_numbers(self, _: usize, _: usize) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Lanes<T>>(
+        self,
+        simd: S,
+        dy: *const T,
+        places: Places,
+        _: S::Vector,
+        at: usize,
+        count: usize,
+    ) -> [S::Vector; 2] {
+        // SAFETY: the caller answers for `count` gradients and places at `at`.
+        unsafe { [runs::load(simd, count, dy.add(at)), places.load(simd, count, at)] }
+    }
+
+    #[inline(always)]
+    fn share<S: Lanes<T>>(
+        self,
+        simd: S,
+        [gradients, places]: [S::Vector; 2],
+        place: usize,
+    ) -> S::Vector {
+        let place = simd.splat(T::from_number(place as u32));
+        simd.select(simd.same_bits(places, place), gradients, simd.splat(T::default()))
     }
 }

@@ -6,6 +6,11 @@ mod forward;
 mod max;
 mod path;
 mod place;
+#[cfg(test)]
+mod tests;
+
+use average::{EqualShares, Mean};
+use max::{Maximum, ToMaximum};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -78,12 +83,7 @@ pub fn max_forward<T: Element>(
         };
         check_argmax(&shape, len, wide)?;
     }
-    match argmax {
-        // A vector of nothing takes no memory.
-        None => max::forward(context, &shape, x, y, &mut vec![(); y.len()]),
-        Some(ArgmaxMut::I32(places)) => max::forward(context, &shape, x, y, places),
-        Some(ArgmaxMut::U8(places)) => max::forward(context, &shape, x, y, places),
-    }
+    forward::run(context, &shape, Maximum::new(&shape), x, y, argmax)
 }
 
 /// dx = each gradient of dy added to the cell that `argmax` names; one in the padding is dropped.
@@ -111,20 +111,8 @@ pub fn max_backward<T: Element>(
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
     check_argmax(&shape, argmax.len(), matches!(argmax, Argmax::I32(_)))?;
-    for index in 0..argmax.len() {
-        if argmax.at(index) >= shape.window_len() {
-            let place = match argmax {
-                Argmax::I32(places) => i64::from(places[index]),
-                Argmax::U8(places) => i64::from(places[index]),
-            };
-            return Err(Error::invalid(format!(
-                "argmax must lie in the window of {} cells, but is {place} at index {index}",
-                shape.window_len()
-            )));
-        }
-    }
-    backward::max(context, &shape, dy, argmax, dx);
-    Ok(())
+    backward::check_places::<T>(context, argmax, shape.window_len())?;
+    backward::run(context, &shape, ToMaximum, dy, Some(argmax), dx)
 }
 
 /// y = the mean of each window.
@@ -147,7 +135,7 @@ pub fn avg_forward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("x", x.len()), ("y", y.len()))?;
-    average::forward(context, &shape, x, y)
+    forward::run(context, &shape, Mean::new(&shape), x, y, None)
 }
 
 /// dx = each gradient of dy spread evenly over the cells of its window that count.
@@ -169,8 +157,8 @@ pub fn avg_backward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
-    backward::average(context, &shape, dy, dx);
-    Ok(())
+    let gradient = EqualShares::new(&shape);
+    backward::run(context, &shape, &gradient, dy, None, dx)
 }
 
 fn check_lengths(
