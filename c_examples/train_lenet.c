@@ -291,10 +291,10 @@ static bool report(const struct training *training)
     const double images_in_all = (double)options->epochs * (double)training->train.count;
     char subtitle[160], chart[MAX_PATH], mistakes[MAX_PATH];
     snprintf(subtitle, sizeof subtitle,
-             "%zu images, %zu epochs, batches of %zu: %.1f s on %zu threads (%s)",
+             "%zu images, epochs: %zu, batch: %zu, threads: %zu, kernels: %s; %.1f s",
              training->train.count, (size_t)options->epochs, (size_t)options->batch,
-             training->seconds, cnnkern_context_num_threads(training->context),
-             cnnkern_context_isa(training->context));
+             cnnkern_context_num_threads(training->context),
+             cnnkern_context_isa(training->context), training->seconds);
     if (!join_path(chart, sizeof chart, options->output, "training.svg") ||
         !join_path(mistakes, sizeof mistakes, options->output, "mistakes.svg") ||
         !chart_write(chart, subtitle, images_in_all, &training->loss, &training->accuracy) ||
@@ -319,10 +319,10 @@ int main(int argc, char **argv)
     struct training training = {.options = options_parse(argc, argv, defaults)};
     bool done = prepare(&training);
     if (done) {
-        printf("cnnkern %s, %s, %zu threads: LeNet-5, %zu weights, %zu training and %zu test "
-               "images\n",
-               cnnkern_version(), cnnkern_context_isa(training.context),
-               cnnkern_context_num_threads(training.context), lenet_parameter_count(training.net),
+        printf("cnnkern %s, threads: %zu, kernels: %s\n"
+               "LeNet-5 with %zu weights, %zu training and %zu test images\n",
+               cnnkern_version(), cnnkern_context_num_threads(training.context),
+               cnnkern_context_isa(training.context), lenet_parameter_count(training.net),
                training.train.count, training.test.count);
         done = train(&training) && report(&training);
     }

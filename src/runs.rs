@@ -60,3 +60,124 @@ pub(crate) unsafe fn store<T: Element, S: Lanes<T>>(
         }
     }
 }
+
+/// Copies `len` elements that do not overlap.
+#[inline(always)]
+pub(crate) unsafe fn copy<T: Element, S: Lanes<T>>(
+    simd: S,
+    len: usize,
+    source: *const T,
+    target: *mut T,
+) {
+    for_each_vector(
+        simd,
+        len,
+        #[inline(always)]
+        |at, count| {
+            // SAFETY: within the `len` elements for which the caller answers.
+            unsafe {
+                let vector = load(simd, count, source.add(at));
+                store(simd, count, target.add(at), vector);
+            }
+        },
+    );
+}
+
+/// Transposes a matrix: `target[k * target_stride + i] = source[i * source_stride + k]` for the
+/// i below `rows` and the k below `columns`.
+#[inline(always)]
+pub(crate) unsafe fn transpose<T: Element, S: Lanes<T>>(
+    simd: S,
+    [rows, columns]: [usize; 2],
+    source: *const T,
+    source_stride: usize,
+    target: *mut T,
+    target_stride: usize,
+) {
+    if columns < S::LANES {
+        for i in 0..rows {
+            for k in 0..columns {
+                // SAFETY: elements of the matrices, for which the caller answers.
+                unsafe { *target.add(k * target_stride + i) = *source.add(i * source_stride + k) };
+            }
+        }
+        return;
+    }
+    for_each_vector(
+        simd,
+        rows,
+        #[inline(always)]
+        |row, count| {
+            for_each_vector(
+                simd,
+                columns,
+                #[inline(always)]
+                |column, _| {
+                    // SAFETY: blocks of the matrices, since there are at least LANES columns.
+                    unsafe {
+                        let source = source.add(row * source_stride + column);
+                        let target = target.add(column * target_stride + row);
+                        simd.transpose(count, source, source_stride, target, target_stride);
+                    }
+                },
+            );
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Isa, Kernel, Level};
+    use crate::testing::{assert_same_bits, values};
+
+    struct Transpose<'a, T> {
+        shape: [usize; 2],
+        source: &'a [T],
+        target: &'a mut [T],
+    }
+
+    impl<T: Element> Kernel<T> for Transpose<'_, T> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Lanes<T>>(self, simd: S) {
+            let [rows, columns] = self.shape;
+            let (source, target) = (self.source.as_ptr(), self.target.as_mut_ptr());
+            // SAFETY: rows of `columns` elements without gaps, and one gap in the target.
+            unsafe { transpose(simd, self.shape, source, columns, target, rows + 1) }
+        }
+    }
+
+    fn check<T: Element>(level: Level) {
+        let gap = T::from_f64(9.0);
+        for rows in 1..=35 {
+            for columns in 1..=35 {
+                let source: Vec<T> = values(5, rows * columns);
+                let mut target = vec![gap; columns * (rows + 1)];
+                let mut expected = target.clone();
+                for i in 0..rows {
+                    for k in 0..columns {
+                        expected[k * (rows + 1) + i] = source[i * columns + k];
+                    }
+                }
+                let kernel =
+                    Transpose { shape: [rows, columns], source: &source, target: &mut target };
+                T::dispatch(level, kernel);
+                assert_same_bits(&target, &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn matrices_of_every_size_transpose() {
+        for isa in Isa::ALL {
+            let Some(level) = Level::new(isa) else {
+                println!("not tested: this processor has no {isa}");
+                continue;
+            };
+            check::<f32>(level);
+            check::<f64>(level);
+        }
+    }
+}

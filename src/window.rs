@@ -48,6 +48,28 @@ impl Axis {
         first..end.max(first)
     }
 
+    /// The outputs whose taps are all in the input, or in the padded input.
+    pub fn full_outputs(&self, padded: bool) -> Range<usize> {
+        let (start, end) = match padded {
+            true => (0, self.padded()),
+            false => (self.pad_before, self.pad_before + self.input),
+        };
+        let first = start.div_ceil(self.stride);
+        let windows = (end + 1).saturating_sub(self.window()).div_ceil(self.stride);
+        let last = windows.min(self.output);
+        first..last.max(first)
+    }
+
+    /// The outputs whose windows reach over an input position, with a tap on it or, dilated, not.
+    #[inline(always)]
+    pub fn windows_over(&self, position: usize) -> Range<usize> {
+        let padded = position + self.pad_before;
+        let first = (padded + 1).saturating_sub(self.window());
+        let first = if self.stride == 1 { first } else { first.div_ceil(self.stride) };
+        let last = if self.stride == 1 { padded } else { padded / self.stride };
+        first..(last + 1).min(self.output).max(first)
+    }
+
     /// The windows over an input position, as (output, tap), in ascending order of the output, so
     /// in descending order of the tap.
     #[inline(always)]
@@ -56,10 +78,8 @@ impl Axis {
         position: usize,
     ) -> impl DoubleEndedIterator<Item = (usize, usize)> + Clone + use<> {
         let padded = position + self.pad_before;
-        let first = (padded + 1).saturating_sub(self.window()).div_ceil(self.stride);
-        let end = (padded / self.stride + 1).min(self.output);
         let (stride, dilation) = (self.stride, self.dilation);
-        (first..end).filter_map(move |output| {
+        self.windows_over(position).filter_map(move |output| {
             let offset = padded - output * stride;
             if dilation == 1 {
                 Some((output, offset))
@@ -111,6 +131,15 @@ mod tests {
                 let reads = |&output: &usize| axis.source(output, tap).is_some();
                 let outputs: Vec<usize> = (0..axis.output).filter(reads).collect();
                 assert_eq!(axis.outputs(tap).collect::<Vec<_>>(), outputs, "{axis:?} {tap}");
+            }
+            for padded in [false, true] {
+                let full = |&output: &usize| {
+                    let (taps, end) = (axis.taps(output), axis.taps_end(output));
+                    if padded { end == axis.kernel } else { taps == (0..axis.kernel) }
+                };
+                let outputs: Vec<usize> = (0..axis.output).filter(full).collect();
+                let found: Vec<usize> = axis.full_outputs(padded).collect();
+                assert_eq!(found, outputs, "{axis:?} {padded}");
             }
             for position in 0..axis.input {
                 let mut windows = Vec::new();

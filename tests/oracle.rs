@@ -111,7 +111,10 @@ fn for_each_way(
     data: Data,
     mut check: impl FnMut(&Context, &Conv2dParams, Precision),
 ) {
-    let precision = |otherwise| if data == Data::Integers { Precision::Exact } else { otherwise };
+    let precision = |otherwise| match data {
+        Data::Fractions => otherwise,
+        Data::Integers | Data::Signs => Precision::Exact,
+    };
     for context in contexts {
         for algorithm in [Algorithm::Auto, Algorithm::Gemm] {
             check(context, &Conv2dParams { algorithm, ..*params }, precision(Precision::Own));
@@ -265,12 +268,12 @@ fn check_backward<T: Real>(contexts: &[Context], case: &BackwardCase, random: &m
 fn random_options(random: &mut Random, data: Data) -> GradientOptions {
     // with integers, every factor is exact
     let alphas: &[f64] = match data {
-        Data::Integers => &[1.0, 1.0, -0.5, 0.0],
         Data::Fractions => &[1.0, 1.0, -0.5, 0.0, 1.0 / 3.0],
+        Data::Integers | Data::Signs => &[1.0, 1.0, -0.5, 0.0],
     };
     let betas: &[f64] = match data {
-        Data::Integers => &[0.0, 1.0, -0.5],
         Data::Fractions => &[0.0, 1.0, -0.5, 0.7],
+        Data::Integers | Data::Signs => &[0.0, 1.0, -0.5],
     };
     GradientOptions {
         dx_alpha: random.pick(alphas),
@@ -509,8 +512,8 @@ fn check_gemm<T: Real>(contexts: &[Context], case: &Gemm, random: &mut Random) {
         }
     }
     let precision = match data {
-        Data::Integers => Precision::Exact,
         Data::Fractions => Precision::Own,
+        Data::Integers | Data::Signs => Precision::Exact,
     };
     let product = Product { params: *params, batch: *batch, alpha, a: &a, b: &b, beta, c: &c };
     for context in contexts {

@@ -302,7 +302,7 @@ impl<T: Element> Tile<'_, T> {
         let row_places: [usize; MOST_ROWS] = block.row_places.run(first_row, rows);
         let column_places: [usize; MOST_COLUMNS] =
             block.column_places.run(first_column, self.columns);
-        for r in 0..rows {
+        for (r, &row_place) in row_places[..rows].iter().enumerate() {
             for first in (0..self.columns).step_by(S::LANES) {
                 let (row, column) = (first_row + r, first_column + first);
                 let count = S::LANES.min(self.columns - first);
@@ -310,7 +310,7 @@ impl<T: Element> Tile<'_, T> {
                 // SAFETY: the caller answers for `count` elements of C in that row; the bias has
                 // an element per row or column of C.
                 unsafe {
-                    let target = block.target.add(row_places[r]);
+                    let target = block.target.add(row_place);
                     let sum = simd.load(buffer.as_ptr().add(r * MOST_COLUMNS + first));
                     let mut value = simd.mul(simd.splat(alpha), sum);
                     let mut lanes = [T::default(); TILE_LANES];

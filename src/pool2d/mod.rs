@@ -1,7 +1,16 @@
 //! Max-pooling and average-pooling, forward and backward.
 
+mod average;
 mod backward;
 mod forward;
+mod max;
+mod path;
+mod place;
+#[cfg(test)]
+mod tests;
+
+use average::{EqualShares, Mean};
+use max::{Maximum, ToMaximum};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -85,8 +94,7 @@ pub(crate) fn run_max_forward<T: Element>(
         };
         check_argmax(&shape, len, wide)?;
     }
-    forward::max(context, &shape, x, y, argmax);
-    Ok(())
+    forward::run(context, &shape, Maximum::new(&shape), x, y, argmax)
 }
 
 /// dx = each gradient of dy added to the cell that `argmax` names; one in the padding is dropped.
@@ -125,20 +133,8 @@ pub(crate) fn run_max_backward<T: Element>(
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
     check_argmax(&shape, argmax.len(), matches!(argmax, Argmax::I32(_)))?;
-    for index in 0..argmax.len() {
-        if argmax.at(index) >= shape.window_len() {
-            let place = match argmax {
-                Argmax::I32(places) => i64::from(places[index]),
-                Argmax::U8(places) => i64::from(places[index]),
-            };
-            return Err(Error::invalid(format!(
-                "argmax must lie in the window of {} cells, but is {place} at index {index}",
-                shape.window_len()
-            )));
-        }
-    }
-    backward::max(context, &shape, dy, argmax, dx);
-    Ok(())
+    backward::check_places::<T>(context, argmax, shape.window_len())?;
+    backward::run(context, &shape, ToMaximum, dy, Some(argmax), dx)
 }
 
 /// y = the mean of each window.
@@ -171,8 +167,7 @@ pub(crate) fn run_avg_forward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("x", x.len()), ("y", y.len()))?;
-    forward::average(context, &shape, x, y);
-    Ok(())
+    forward::run(context, &shape, Mean::new(&shape), x, y, None)
 }
 
 /// dx = each gradient of dy spread evenly over the cells of its window that count.
@@ -204,8 +199,8 @@ pub(crate) fn run_avg_backward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
-    backward::average(context, &shape, dy, dx);
-    Ok(())
+    let gradient = EqualShares::new(&shape);
+    backward::run(context, &shape, &gradient, dy, None, dx)
 }
 
 fn check_lengths(

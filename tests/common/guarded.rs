@@ -64,16 +64,16 @@ impl<T: Cell> Guarded<T> {
         // SAFETY: all offsets below lie within the mapping.
         let inner = unsafe { mapping.add(page) };
         protect(inner, inner_len, libc::PROT_READ | libc::PROT_WRITE);
-        // SAFETY: the inner pages are ours and writable.
-        unsafe { inner.write_bytes(PATTERN, inner_len) };
         let offset = match placement {
             Placement::Start => 0,
             Placement::End => inner_len - bytes,
         };
-        // SAFETY: offset + bytes <= inner_len.
+        // SAFETY: offset + bytes <= inner_len, and the inner pages are ours and writable.
         let slice = unsafe { inner.add(offset) };
+        // SAFETY: as above; the slice itself is zeros, as all new pages are.
+        unsafe { inner.write_bytes(PATTERN, offset) };
         // SAFETY: as above.
-        unsafe { slice.write_bytes(0, bytes) };
+        unsafe { slice.add(bytes).write_bytes(PATTERN, inner_len - offset - bytes) };
         Guarded { mapping, mapping_len, page, slice: slice.cast(), len }
     }
 

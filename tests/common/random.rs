@@ -15,6 +15,8 @@ pub enum Data {
     /// From -4 to 4: every sum of their products is exact in any order, so that a result has to be
     /// right to the last bit.
     Integers,
+    /// -1, 0 and 1: exact in longer sums.
+    Signs,
 }
 
 impl Data {
@@ -57,6 +59,7 @@ impl Random {
         T::narrow(match data {
             Data::Fractions => self.fraction(),
             Data::Integers => self.within(0..=8) as f64 - 4.0,
+            Data::Signs => self.within(0..=2) as f64 - 1.0,
         })
     }
 

@@ -7,6 +7,8 @@ import tempfile
 import textwrap
 import unittest
 
+import numpy as np
+
 import cnnkern
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -37,7 +39,10 @@ class Readme(unittest.TestCase):
             (folder / "include").symlink_to(ROOT / "include")
             (folder / "target").symlink_to(ROOT / "target")
             printed = self.run_in(folder, compile_and_run)
+            (static,) = re.findall(r"`(cc learn\.c [^`]*libcnnkern\.a [^`]*)`", README)
+            static_printed = self.run_in(folder, f"{static} && ./a.out")
         self.assertIn(printed, blocks("text"))
+        self.assertEqual(static_printed, printed)
 
     def test_fragments_of_c_compile(self):
         fragments = [text for text in blocks("c") if "int main" not in text]
@@ -47,6 +52,20 @@ class Readme(unittest.TestCase):
             for fragment in fragments:
                 source.write_text(f"#include <cnnkern.h>\nvoid fragment(void) {{\n{fragment}}}\n")
                 self.run_in(folder, f"cc -std=c99 -fsyntax-only -I '{ROOT}/include' fragment.c")
+
+    def test_rust_example_is_the_crates_own(self):
+        # Whose documentation is tested by cargo.
+        lines = re.findall(r"^//! ?(.*\n)", (ROOT / "src/lib.rs").read_text(), re.MULTILINE)
+        (example,) = blocks("rust")
+        self.assertIn(example, "".join(lines))
+
+    def test_algorithms(self):
+        # The README says that there is no Winograd: for a shape that it is made for, too.
+        params = cnnkern.conv2d_params(1, 1, 6, 6, 1, 3, 3, algorithm=cnnkern.ALGORITHM_WINOGRAD)
+        x, w, y = (np.ones(size, np.float32) for size in (36, 9, 16))
+        with self.assertRaises(cnnkern.Error) as caught:
+            cnnkern.conv2d_forward(params, x, w, None, y)
+        self.assertEqual(caught.exception.status, cnnkern.STATUS_UNSUPPORTED)
 
     def test_error(self):
         with self.assertRaises(cnnkern.Error) as caught:

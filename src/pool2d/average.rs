@@ -1,0 +1,143 @@
+//! Average-pooling.
+
+use std::ops::Range;
+
+use super::backward::Gradient;
+use super::forward::{Reduction, Window};
+use super::place::Places;
+use crate::runs;
+use crate::shape::{PoolPadding, PoolShape};
+use crate::simd::{Element, Lanes};
+
+/// The sum of a window's row sums, over the number of its cells.
+#[derive(Clone, Copy)]
+pub(super) struct Mean {
+    padding_counts: bool,
+}
+
+impl Mean {
+    pub fn new(shape: &PoolShape) -> Self {
+        Mean { padding_counts: shape.padding == PoolPadding::Zero }
+    }
+
+    /// The cells that the mean is over; 1 where there are none, so that the mean is 0.
+    #[inline(always)]
+    fn count(self, window: &Window) -> f64 {
+        let count = if self.padding_counts { window.padded_cells() } else { window.cells() };
+        count.max(1) as f64
+    }
+}
+
+/// Of the rows so far, and of the one that cells are passing of.
+#[derive(Clone, Copy)]
+pub(super) struct Sums<V> {
+    rows: V,
+    row: V,
+}
+
+impl<T: Element> Reduction<T> for Mean {
+    type State<V: Copy> = Sums<V>;
+
+    #[inline(always)]
+    fn nothing() -> T {
+        T::default()
+    }
+
+    /// A sum does not notice them.
+    #[inline(always)]
+    fn padding_takes_part(self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn number(self, window: &Window) -> T {
+        T::from_f64(self.count(window))
+    }
+
+    #[inline(always)]
+    fn start<S: Lanes<T>>(self, simd: S, _: S::Vector) -> Sums<S::Vector> {
+        let zero = simd.splat(T::default());
+        Sums { rows: zero, row: zero }
+    }
+
+    #[inline(always)]
+    fn cell<S: Lanes<T>>(self, simd: S, sums: &mut Sums<S::Vector>, value: S::Vector, _: usize) {
+        sums.row = simd.add(sums.row, value);
+    }
+
+    #[inline(always)]
+    fn end_row<S: Lanes<T>>(self, simd: S, sums: &mut Sums<S::Vector>) {
+        sums.rows = simd.add(sums.rows, sums.row);
+        sums.row = simd.splat(T::default());
+    }
+
+    #[inline(always)]
+    fn finish<S: Lanes<T>>(
+        self,
+        simd: S,
+        sums: Sums<S::Vector>,
+        counts: S::Vector,
+    ) -> [S::Vector; 2] {
+        [simd.div(sums.rows, counts), counts]
+    }
+}
+
+/// Every cell of a window gets an equal share of its gradient: the product with the reciprocal of
+/// the number of cells.
+#[derive(Clone)]
+pub(super) struct EqualShares<T> {
+    mean: Mean,
+    /// Windows whose cells all count, and their reciprocal.
+    full_rows: Range<usize>,
+    full_columns: Range<usize>,
+    full: T,
+}
+
+impl<T: Element> EqualShares<T> {
+    pub fn new(shape: &PoolShape) -> Self {
+        let mean = Mean::new(shape);
+        EqualShares {
+            mean,
+            full_rows: shape.height.full_outputs(mean.padding_counts),
+            full_columns: shape.width.full_outputs(mean.padding_counts),
+            full: T::from_f64(1.0 / shape.window_len() as f64),
+        }
+    }
+}
+
+impl<T: Element> Gradient<T> for &EqualShares<T> {
+    const PLACES: bool = false;
+
+    #[inline(always)]
+    fn number(self, shape: &PoolShape, row: usize, column: usize) -> T {
+        if self.full_rows.contains(&row) && self.full_columns.contains(&column) {
+            return self.full;
+        }
+        T::from_f64(1.0 / self.mean.count(&Window::new(shape, row, column)))
+    }
+
+    #[inline(always)]
+    fn same_numbers(self, row: usize, other: usize) -> bool {
+        row == other || (self.full_rows.contains(&row) && self.full_rows.contains(&other))
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Lanes<T>>(
+        self,
+        simd: S,
+        dy: *const T,
+        _: Places,
+        reciprocals: S::Vector,
+        at: usize,
+        count: usize,
+    ) -> [S::Vector; 2] {
+        // SAFETY: the caller answers for `count` gradients at `at`.
+        let gradients = unsafe { runs::load(simd, count, dy.add(at)) };
+        [simd.mul(gradients, reciprocals), reciprocals]
+    }
+
+    #[inline(always)]
+    fn share<S: Lanes<T>>(self, _: S, [shares, _]: [S::Vector; 2], _: usize) -> S::Vector {
+        shares
+    }
+}
