@@ -6,7 +6,7 @@
 //! results lie a stride apart in dx.
 
 use super::filter_product::{FilterProduct, Filters, Results};
-use super::forward::{in_cell_order, input_strides, output_strides};
+use super::forward::{input_strides, output_strides};
 use super::patches::{Patches, Taps};
 use crate::context::Context;
 use crate::error::Result;
@@ -142,13 +142,12 @@ impl<T: Element> BackwardData<'_, T> {
                 group_stride: shape.group_out * w_out,
                 line_stride: w_in,
                 depth: Depth::nested(
-                    in_cell_order(shape.layout, shape.group_out, rows.count, columns.count),
-                    in_cell_order(
-                        shape.layout,
-                        w_out as isize,
+                    [rows.count, columns.count, shape.group_out],
+                    [
                         (rows.kernel_step * w_row) as isize,
                         (columns.kernel_step * w_column) as isize,
-                    ),
+                        w_out as isize,
+                    ],
                 ),
             },
             results: Results {

@@ -5,7 +5,7 @@
 //! parts are added up in their order. So the order of every sum is the shape's. The bias gradient
 //! is summed from the same panels of dy, masked as they were packed.
 
-use super::forward::{in_cell_order, input_patches, input_strides, output_strides};
+use super::forward::{input_patches, input_strides, output_strides};
 use super::patches::{Block, FillByCell, FillByPixel, Patches};
 use crate::context::Context;
 use crate::error::Result;
@@ -460,46 +460,41 @@ fn add_up_dw<T: Element>(
     let shape = plan.shape;
     let (alpha, beta) = (plan.inputs.dw_alpha, plan.inputs.dw_beta);
     let [w_out, w_in, w_row, w_column] = shape.filter_strides();
-    let (kernel_height, kernel_width) = (shape.height.kernel, shape.width.kernel);
-    let cell_extents = in_cell_order(shape.layout, shape.group_in, kernel_height, kernel_width);
-    let cell_strides = in_cell_order(shape.layout, w_in, w_row, w_column);
-    let cell_place = |cell: usize| {
-        let [_, middle, inner] = cell_extents;
-        cell / (middle * inner) * cell_strides[0]
-            + cell / inner % middle * cell_strides[1]
-            + cell % inner * cell_strides[2]
+    let (kernel_width, channels) = (shape.width.kernel, shape.group_in);
+    let taps = shape.height.kernel * kernel_width;
+    let update = |output: usize, tap: usize, channel: usize, place: usize| {
+        let mut sum = T::default();
+        for part in 0..plan.parts {
+            // SAFETY: an element of the part's sums.
+            sum = sum + unsafe { *sums.pointer().add(part * plan.part_len() + place) };
+        }
+        let tap = tap / kernel_width * w_row + tap % kernel_width * w_column;
+        // SAFETY: an element of dw, which no other task has.
+        unsafe {
+            let element = dw.at(output * w_out + tap + channel * w_in);
+            let old = if beta == T::default() { T::default() } else { *element };
+            *element = updated(alpha, sum, beta, old);
+        }
     };
     // Rows of the sums as they lie: an output's cells, or a cell's outputs of one group.
     let (rows, columns) = match plan.cells_in_lanes {
         true => (shape.out_channels, plan.cells),
         false => (shape.groups * plan.cells, shape.group_out),
     };
-    let place = |row: usize, column: usize| match plan.cells_in_lanes {
-        true => row * w_out + cell_place(column),
-        false => {
-            let output = row / plan.cells * shape.group_out + column;
-            output * w_out + cell_place(row % plan.cells)
-        }
-    };
-    let contiguous = (1..columns).all(|column| place(0, column) == place(0, 0) + column);
     let rows_of_task = (1usize << 14).div_ceil(columns);
     context.run(rows.div_ceil(rows_of_task), &|_, index| {
         for row in index * rows_of_task..rows.min((index + 1) * rows_of_task) {
-            for column in 0..columns {
-                let mut sum = T::default();
-                for part in 0..plan.parts {
-                    // SAFETY: an element of the part's sums.
-                    sum = sum
-                        + unsafe {
-                            *sums.pointer().add(part * plan.part_len() + row * columns + column)
-                        };
+            if plan.cells_in_lanes {
+                for tap in 0..taps {
+                    for channel in 0..channels {
+                        update(row, tap, channel, row * columns + tap * channels + channel);
+                    }
                 }
-                let place = if contiguous { place(row, 0) + column } else { place(row, column) };
-                // SAFETY: within dw, and no other task's element.
-                unsafe {
-                    let element = dw.at(place);
-                    let old = if beta == T::default() { T::default() } else { *element };
-                    *element = updated(alpha, sum, beta, old);
+            } else {
+                let (group, cell) = (row / plan.cells, row % plan.cells);
+                for column in 0..columns {
+                    let output = group * shape.group_out + column;
+                    update(output, cell / channels, cell % channels, row * columns + column);
                 }
             }
         }

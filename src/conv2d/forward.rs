@@ -6,16 +6,8 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::kernel::Places;
 use crate::gemm::pack::Depth;
-use crate::shape::{Activation, ConvShape, Layout, activation_strides};
+use crate::shape::{Activation, ConvShape, activation_strides};
 use crate::simd::Element;
-
-/// The order of a patch's cells: (channel, row tap, column tap), or the channel last for NHWC.
-pub(super) fn in_cell_order<N>(layout: Layout, channel: N, row_tap: N, column_tap: N) -> [N; 3] {
-    match layout {
-        Layout::Nchw => [channel, row_tap, column_tap],
-        Layout::Nhwc => [row_tap, column_tap, channel],
-    }
-}
 
 /// Strides of y along (image, channel, row, column).
 pub(super) fn output_strides(shape: &ConvShape) -> [usize; 4] {
@@ -68,8 +60,8 @@ pub(super) fn run<T: Element>(
             group_stride: shape.group_out * w_out as usize,
             line_stride: w_out as usize,
             depth: Depth::nested(
-                in_cell_order(shape.layout, shape.group_in, kernel_height, kernel_width),
-                in_cell_order(shape.layout, w_in, w_row, w_column),
+                [kernel_height, kernel_width, shape.group_in],
+                [w_row, w_column, w_in],
             ),
         },
         results: Results {

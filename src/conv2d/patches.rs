@@ -1,6 +1,8 @@
 //! The patches of an image as a matrix that is never stored: im2col a block at a time, straight
 //! into the panels of a matrix product.
 
+use std::ops::Range;
+
 use crate::shape::{Axis, Layout};
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
@@ -80,8 +82,7 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
 }
 
 /// The patches of one image (and group): a row per pixel of the grid that they are centred on, in
-/// the order of the grid, and in it the channels and taps: (channel, row tap, column tap) for NCHW,
-/// (row tap, column tap, channel) for NHWC.
+/// the order of the grid, and in it the taps, and of each tap the channels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patches<T> {
     pub layout: Layout,
@@ -250,12 +251,14 @@ impl<T: Element> FillByCell<T> {
     #[inline(always)]
     unsafe fn fill_vector<S: Lanes<T>>(self, simd: S, segments: &[Segment], target: *mut T) {
         let Patches { rows, columns, strides, .. } = self.patches;
-        let taps = rows.count * columns.count;
+        let channels = self.patches.channels;
         for row_tap in 0..rows.count {
             for column_tap in 0..columns.count {
-                let tap = row_tap * columns.count + column_tap;
-                let first = self.block.cell.saturating_sub(tap).div_ceil(taps);
-                let end = (self.block.cell + self.block.cells).saturating_sub(tap).div_ceil(taps);
+                // The block's cells that are this tap's channels.
+                let tap_cell = (row_tap * columns.count + column_tap) * channels;
+                let first = self.block.cell.saturating_sub(tap_cell).min(channels);
+                let end =
+                    (self.block.cell + self.block.cells).saturating_sub(tap_cell).min(channels);
                 if first >= end {
                     continue;
                 }
@@ -281,20 +284,79 @@ impl<T: Element> FillByCell<T> {
                     pieces[count] = Piece::new(simd, (first_lane, end_lane), columns.step, offset);
                     count += 1;
                 }
-                for channel in first..end {
-                    let cell = channel * taps + tap - self.block.cell;
-                    // SAFETY: the pieces' lanes are inside, so what is read lies in the channel's
-                    // plane; what is written lies in the block.
-                    unsafe {
-                        let value = self.load(simd, channel * strides[0], &pieces[..count]);
-                        simd.store(target.add(cell * self.stride), value);
+                // SAFETY: the pieces' lanes are inside, so what is read lies in the channels'
+                // planes; what is written lies in the block.
+                unsafe {
+                    let cell = tap_cell + first - self.block.cell;
+                    let target = target.add(cell * self.stride);
+                    self.fill_channels(simd, first..end, &pieces[..count], target);
+                }
+            }
+        }
+    }
+
+    /// Writes one vector of pixels of one tap for some channels.
+    ///
+    /// # Safety
+    /// The source has the lanes of the pieces in each channel, the target their cells.
+    #[inline(always)]
+    unsafe fn fill_channels<S: Lanes<T>>(
+        &self,
+        simd: S,
+        channels: Range<usize>,
+        pieces: &[Piece<S::Mask>],
+        target: *mut T,
+    ) {
+        let plane = self.patches.strides[0];
+        let count = channels.len();
+        let masked = !self.patches.relu_output.is_null();
+        // SAFETY: the caller answers for the lanes and the cells; the ReLU's output is shaped as
+        // the source.
+        unsafe {
+            let source = self.patches.source.add(channels.start * plane);
+            match pieces {
+                [] => {
+                    for channel in 0..count {
+                        simd.store(target.add(channel * self.stride), simd.splat(T::default()));
+                    }
+                }
+                // Most vectors, without a choice in the loop.
+                [piece] if self.patches.columns.step == 1 && !masked => {
+                    for channel in 0..count {
+                        let value = piece.load(simd, source.add(channel * plane), 1);
+                        simd.store(target.add(channel * self.stride), value);
+                    }
+                }
+                [piece, other] if self.patches.columns.step == 1 && !masked => {
+                    for channel in 0..count {
+                        let source = source.add(channel * plane);
+                        let value = piece.load(simd, source, 1);
+                        let value = simd.select(other.lanes, other.load(simd, source, 1), value);
+                        simd.store(target.add(channel * self.stride), value);
+                    }
+                }
+                [piece] if self.patches.columns.step == 2 && !masked => {
+                    for channel in 0..count {
+                        let value = piece.load(simd, source.add(channel * plane), 2);
+                        simd.store(target.add(channel * self.stride), value);
+                    }
+                }
+                _ => {
+                    for channel in 0..count {
+                        let mut value = self.load(simd, source.add(channel * plane), pieces);
+                        if masked {
+                            let place = (channels.start + channel) * plane;
+                            let output = self.patches.relu_output.add(place);
+                            value = simd.relu_gradient(self.load(simd, output, pieces), value);
+                        }
+                        simd.store(target.add(channel * self.stride), value);
                     }
                 }
             }
         }
     }
 
-    /// The pieces of one channel, put together and masked; zero where there is none.
+    /// The pieces of one channel, put together; zero where there is none.
     ///
     /// # Safety
     /// The source has the lanes of the pieces.
@@ -302,28 +364,16 @@ impl<T: Element> FillByCell<T> {
     unsafe fn load<S: Lanes<T>>(
         &self,
         simd: S,
-        plane: usize,
+        source: *const T,
         pieces: &[Piece<S::Mask>],
     ) -> S::Vector {
-        let step = self.patches.columns.step;
-        let [first, rest @ ..] = pieces else { return simd.splat(T::default()) };
-        // SAFETY: the caller answers for the lanes; the ReLU's output is shaped as the source.
-        unsafe {
-            let source = self.patches.source.add(plane);
-            let mut value = first.load(simd, source, step);
-            for piece in rest {
-                value = simd.select(piece.lanes, piece.load(simd, source, step), value);
-            }
-            if self.patches.relu_output.is_null() {
-                return value;
-            }
-            let source = self.patches.relu_output.add(plane);
-            let mut output = first.load(simd, source, step);
-            for piece in rest {
-                output = simd.select(piece.lanes, piece.load(simd, source, step), output);
-            }
-            simd.relu_gradient(output, value)
+        let mut value = simd.splat(T::default());
+        for piece in pieces {
+            // SAFETY: the caller answers for the lanes.
+            let part = unsafe { piece.load(simd, source, self.patches.columns.step) };
+            value = simd.select(piece.lanes, part, value);
         }
+        value
     }
 }
 
