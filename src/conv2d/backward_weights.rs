@@ -5,8 +5,9 @@
 //! parts are added up in their order. So the order of every sum is the shape's. The bias gradient
 //! is summed from the same panels of dy, masked as they were packed.
 
+use super::fill_by_cell::FillByCell;
 use super::forward::{input_patches, input_strides, output_strides};
-use super::patches::{Block, FillByCell, FillByPixel, Patches};
+use super::patches::{Block, FillByPixel, Patches};
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, Grid, block_length, depth_blocks};
@@ -376,7 +377,17 @@ fn pack_patches<T: Element>(
         match plan.shape.layout {
             Layout::Nchw => {
                 let stride = block.pixels.next_multiple_of(plan.tile.lanes);
-                T::dispatch(level, FillByCell { patches, block: fill, target: filled, stride });
+                let lines = PanelShape { width: stride, granule: stride };
+                T::dispatch(
+                    level,
+                    FillByCell {
+                        patches,
+                        block: fill,
+                        panels: lines,
+                        target: filled,
+                        panel_stride: 0,
+                    },
+                );
                 pack_in_blocks(
                     level,
                     PackMatrix {

@@ -4,7 +4,8 @@
 //! image and multiplies: NCHW has the pixels in the lanes and the filters' outputs as rows of the
 //! tile, NHWC the other way round, so that results are written as they lie.
 
-use super::patches::{Block, FillByCell, FillByPixel, Patches};
+use super::fill_by_cell::FillByCell;
+use super::patches::{Block, FillByPixel, Patches};
 use crate::context::Context;
 use crate::gemm::blocking::{Grid, block_length, depth_blocks};
 use crate::gemm::kernel::{Bias, BlockProduct, Panels, Places, Update};
@@ -79,6 +80,14 @@ struct Plan {
     filled_len: usize,
 }
 
+impl Plan {
+    /// From panel to panel of packed patches. One step more than they have: panels of a power of
+    /// two would all compete for the same few sets of the first-level cache.
+    fn panel_stride(&self, depth: usize) -> usize {
+        self.patches.width * (depth + 1)
+    }
+}
+
 impl<T: Element> FilterProduct<T> {
     fn plan(&self, level: Level) -> Plan {
         let tile = TileShape::of::<T>(level);
@@ -100,7 +109,7 @@ impl<T: Element> FilterProduct<T> {
                     filters,
                     patches,
                     filters_len: self.groups * self.filters_len(&grid, filters, depth),
-                    patches_len: patches.len(grid.task_columns, block),
+                    patches_len: patches.len(grid.task_columns, block + 1),
                     filled_len: 0,
                     grid,
                 }
@@ -119,7 +128,7 @@ impl<T: Element> FilterProduct<T> {
                     filters,
                     patches,
                     filters_len: self.groups * self.filters_len(&grid, filters, depth),
-                    patches_len: patches.len(grid.task_rows, block),
+                    patches_len: patches.len(grid.task_rows, block + 1),
                     filled_len: grid.task_rows * block,
                     grid,
                 }
@@ -236,7 +245,7 @@ impl<T: Element> FilterProduct<T> {
             let patches = Panels {
                 start: slot.cast_const(),
                 width: plan.patches.width,
-                stride: plan.patches.width * count,
+                stride: plan.panel_stride(count),
             };
             let last = start + count == plan.depth;
             let with_bias = last && !self.bias.is_null();
@@ -285,21 +294,14 @@ fn pack_patches<T: Element>(
 ) {
     match patches.layout {
         Layout::Nchw => {
-            for panel in 0..block.pixels.div_ceil(plan.patches.width) {
-                let first = panel * plan.patches.width;
-                let fill = FillByCell {
-                    patches: *patches,
-                    block: Block {
-                        pixel: block.pixel + first,
-                        pixels: plan.patches.width.min(block.pixels - first),
-                        ..block
-                    },
-                    // SAFETY: the panel lies within the slot's panels.
-                    target: unsafe { slot.add(first * block.cells) },
-                    stride: plan.patches.lines_of(panel, block.pixels),
-                };
-                T::dispatch(level, fill);
-            }
+            let fill = FillByCell {
+                patches: *patches,
+                block,
+                panels: plan.patches,
+                target: slot,
+                panel_stride: plan.panel_stride(block.cells),
+            };
+            T::dispatch(level, fill);
         }
         Layout::Nhwc => {
             // SAFETY: the slot has room for the filled patches behind its panels.
@@ -317,7 +319,7 @@ fn pack_patches<T: Element>(
                 count: block.cells,
                 panels: plan.patches,
                 target: slot,
-                panel_stride: plan.patches.width * block.cells,
+                panel_stride: plan.panel_stride(block.cells),
             };
             T::dispatch(level, pack);
         }

@@ -3,6 +3,7 @@
 mod backward_data;
 mod backward_weights;
 mod depthwise;
+mod fill_by_cell;
 mod filter_product;
 mod forward;
 mod patches;
