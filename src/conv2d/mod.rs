@@ -2,7 +2,7 @@
 
 mod backward_data;
 mod backward_weights;
-mod depthwise;
+mod direct;
 mod fill_by_cell;
 mod filter_product;
 mod forward;
@@ -115,13 +115,13 @@ pub(crate) fn run_forward<T: Element>(
         check("bias", bias, shape.out_channels)?;
     }
     check("y", y, shape.output_len())?;
-    let choice = choose(&shape)?;
+    let choice = choose(&shape, Pass::Forward)?;
     if shape.batch == 0 {
         return Ok(());
     }
     match choice {
         Choice::Reference => reference::conv2d_forward(&shape, x, w, bias, activation, y),
-        Choice::Depthwise => depthwise::forward(context, &shape, x, w, bias, activation, y)?,
+        Choice::Direct => direct::forward(context, &shape, x, w, bias, activation, y)?,
         Choice::Gemm => forward::run(context, &shape, x, w, bias, activation, y)?,
     }
     Ok(())
@@ -177,7 +177,7 @@ pub(crate) fn run_backward<T: Element>(
     if let Some(db) = &gradients.db {
         check("db", db, shape.out_channels)?;
     }
-    let choice = choose(&shape)?;
+    let choice = choose(&shape, Pass::BackwardData)?;
     if shape.batch == 0 {
         return Ok(());
     }
@@ -195,7 +195,7 @@ pub(crate) fn run_backward<T: Element>(
         };
         match choice {
             _ if pass.needs_plain_loops() => pass.run_plain_loops(context, &shape, dx),
-            Choice::Depthwise => depthwise::backward_data(context, &shape, &pass, dx)?,
+            Choice::Direct => direct::backward_data(context, &shape, &pass, dx)?,
             _ => pass.run(context, &shape, dx)?,
         }
     }
@@ -210,26 +210,39 @@ pub(crate) fn run_backward<T: Element>(
             db_beta: T::from_f64(options.db_beta),
         };
         let (dw, db) = (gradients.dw, gradients.db);
-        match choice {
-            Choice::Depthwise => depthwise::backward_weights(context, &shape, &pass, dw, db)?,
+        match choose(&shape, Pass::BackwardWeights)? {
+            Choice::Direct => direct::backward_weights(context, &shape, &pass, dw, db)?,
             _ => pass.run(context, &shape, dw, db)?,
         }
     }
     Ok(())
 }
 
+/// One of the three passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Forward,
+    BackwardData,
+    BackwardWeights,
+}
+
 /// How a pass is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Choice {
     Reference,
-    Depthwise,
+    Direct,
     Gemm,
 }
 
 /// By the shape alone.
-fn choose(shape: &ConvShape) -> Result<Choice> {
+fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
+    let direct = match pass {
+        Pass::Forward => direct::gathers(shape, shape.group_out),
+        Pass::BackwardData => direct::gathers(shape, shape.group_in),
+        Pass::BackwardWeights => direct::is_depthwise(shape),
+    };
     match shape.algorithm {
-        Algorithm::Auto | Algorithm::Gemm if depthwise::applies(shape) => Ok(Choice::Depthwise),
+        Algorithm::Auto | Algorithm::Gemm if direct => Ok(Choice::Direct),
         Algorithm::Auto | Algorithm::Gemm => Ok(Choice::Gemm),
         Algorithm::Reference => Ok(Choice::Reference),
         Algorithm::Winograd => Err(Error::Unsupported {

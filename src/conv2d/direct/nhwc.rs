@@ -8,11 +8,11 @@ use crate::simd::{Element, Kernel, Lanes};
 /// Runs a gathering pass.
 pub(super) fn gather<T: Element>(context: &Context, pass: &Gather<T>) -> Result<()> {
     let taps = pass.rows.count * pass.columns.count;
-    let scratch = context.scratch::<T>(taps * pass.channels, 0)?;
+    let scratch = context.scratch::<T>(taps * pass.groups, 0)?;
     // SAFETY: the scratch memory has a weight per tap and channel.
     unsafe { gather_filters(pass, scratch.shared()) };
     let rows = pass.batch * pass.grid_height;
-    let per_task = (TASK_WORK / (pass.row_work() * pass.channels)).max(1);
+    let per_task = (TASK_WORK / (pass.row_work() * pass.groups)).max(1);
     context.run(rows.div_ceil(per_task), &|_, index| {
         let kernel = GatherRows {
             pass,
@@ -30,18 +30,18 @@ pub(super) fn gather<T: Element>(context: &Context, pass: &Gather<T>) -> Result<
 /// # Safety
 /// `target` has an element per tap and channel.
 unsafe fn gather_filters<T: Element>(pass: &Gather<T>, target: *mut T) {
-    let [channel_stride, row_stride, column_stride] = pass.filter_strides;
+    let strides = pass.filter_strides;
     for row_tap in 0..pass.rows.count {
         for column_tap in 0..pass.columns.count {
-            for channel in 0..pass.channels {
+            for channel in 0..pass.groups {
                 let tap = row_tap * pass.columns.count + column_tap;
                 // SAFETY: the filters have the taps of every channel; the caller answers for the
                 // target.
                 unsafe {
-                    let place = channel * channel_stride
-                        + row_tap * row_stride
-                        + column_tap * column_stride;
-                    *target.add(tap * pass.channels + channel) = *pass.filters.add(place);
+                    let place = channel * strides.group
+                        + row_tap * strides.row_tap
+                        + column_tap * strides.column_tap;
+                    *target.add(tap * pass.groups + channel) = *pass.filters.add(place);
                 }
             }
         }
@@ -96,7 +96,7 @@ impl<T: Element> GatherRows<'_, T> {
         row: usize,
         column: usize,
     ) {
-        let channels = self.pass.channels;
+        let channels = self.pass.groups;
         let mut channel = 0;
         // SAFETY: the caller answers for the pixels; `channel` and `count` stay within them.
         unsafe {
@@ -134,7 +134,7 @@ impl<T: Element> GatherRows<'_, T> {
                 let y = pass.rows.source(row, row_tap);
                 for column_tap in 0..pass.columns.count {
                     let tap = row_tap * pass.columns.count + column_tap;
-                    let weights = self.filters.add(tap * pass.channels + channel);
+                    let weights = self.filters.add(tap * pass.groups + channel);
                     let weights = load::<T, S, WHOLE>(simd, count, weights);
                     for (n, sum) in sums.iter_mut().enumerate() {
                         let x = pass.columns.source(column + n, column_tap);

@@ -1,4 +1,5 @@
-//! Depthwise convolution: one input channel per group, where a matrix product has nothing to reuse.
+//! Direct convolution, for the shapes where a matrix product has little to reuse: one input channel
+//! per group (depthwise), or few outputs.
 //!
 //! NCHW has pixels in the lanes, NHWC channels. Forward and backward data are one kernel: both
 //! gather, over taps, from x and from a phase of dy.
@@ -20,9 +21,13 @@ pub(super) use weights::run as backward_weights;
 /// A task has at least this many multiply-adds, where there are so many.
 const TASK_WORK: usize = 1 << 17;
 
-/// Whether these kernels take the convolution: NHWC only with one output per group, since its lanes
-/// are channels of both tensors.
-pub(super) fn applies(shape: &ConvShape) -> bool {
+/// A pass with at most this many outputs per group is direct: a matrix product's tile would have
+/// few rows, and packing its patches would take longer than multiplying them.
+const FEW_OUTPUTS: usize = 16;
+
+/// Whether depthwise kernels take all three passes: NHWC only with one output per group, since its
+/// lanes are channels of both tensors.
+pub(super) fn is_depthwise(shape: &ConvShape) -> bool {
     let layout_fits = match shape.layout {
         Layout::Nchw => nchw::fits(shape),
         Layout::Nhwc => shape.group_out == 1,
@@ -30,20 +35,25 @@ pub(super) fn applies(shape: &ConvShape) -> bool {
     shape.group_in == 1 && layout_fits
 }
 
+/// Whether a gathering pass with `outputs` per group is direct.
+pub(super) fn gathers(shape: &ConvShape, outputs: usize) -> bool {
+    let few = shape.layout == Layout::Nchw && outputs <= FEW_OUTPUTS && nchw::fits(shape);
+    is_depthwise(shape) || few
+}
+
 /// What a gathering pass computes: target = activation(alpha * sum + beta * target + bias), where
-/// the sum runs over the terms of a channel and the taps.
+/// the sum runs over the terms, the source channels of a group, and the taps.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gather<T> {
     pub batch: usize,
-    /// Channels of the target.
-    pub channels: usize,
+    pub groups: usize,
+    /// Target channels of a group.
+    pub outputs: usize,
+    /// Source channels of a group.
+    pub terms: usize,
     pub source: *const T,
     /// Masks the source; null for none.
     pub relu_output: *const T,
-    /// Source channels that each target channel is a sum of.
-    pub terms: usize,
-    /// Target channels that read the same source channel.
-    pub channels_per_source: usize,
     /// Strides of the source along (image, channel, row, column).
     pub source_strides: [usize; 4],
     pub rows: Taps,
@@ -52,16 +62,25 @@ pub(super) struct Gather<T> {
     pub grid_width: usize,
     /// At the first tap of each axis.
     pub filters: *const T,
-    /// Strides of the filters along (group and output, row tap, column tap).
-    pub filter_strides: [usize; 3],
+    pub filter_strides: FilterStrides,
     pub target: *mut T,
     /// Strides of the target along (image, channel, grid row, grid column).
     pub target_strides: [usize; 4],
     pub alpha: T,
     pub beta: T,
-    /// Per channel; null for none.
+    /// Per target channel; null for none.
     pub bias: *const T,
     pub relu: bool,
+}
+
+/// Strides of the filters of a gathering pass.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FilterStrides {
+    pub group: usize,
+    pub output: usize,
+    pub term: usize,
+    pub row_tap: usize,
+    pub column_tap: usize,
 }
 
 // SAFETY: tasks read the sources, and write disjoint parts of the target.
@@ -75,9 +94,10 @@ impl<T: Element> Gather<T> {
         }
     }
 
-    /// Multiply-adds of one row of one channel.
+    /// Multiply-adds of one row of one group.
     fn row_work(&self) -> usize {
-        (self.grid_width * self.terms * self.rows.count * self.columns.count).max(1)
+        let products = self.outputs * self.terms * self.rows.count * self.columns.count;
+        (self.grid_width * products).max(1)
     }
 }
 
@@ -90,21 +110,27 @@ pub(super) fn forward<T: Element>(
     activation: Activation,
     y: &mut [T],
 ) -> Result<()> {
-    let [w_out, _, w_row, w_column] = shape.filter_strides();
+    let [w_out, w_in, w_row, w_column] = shape.filter_strides();
     let gather = Gather {
         batch: shape.batch,
-        channels: shape.out_channels,
+        groups: shape.groups,
+        outputs: shape.group_out,
+        terms: shape.group_in,
         source: x.as_ptr(),
         relu_output: std::ptr::null(),
-        terms: 1,
-        channels_per_source: shape.group_out,
         source_strides: input_strides(shape),
         rows: Taps::forward(&shape.height),
         columns: Taps::forward(&shape.width),
         grid_height: shape.out_height,
         grid_width: shape.out_width,
         filters: w.as_ptr(),
-        filter_strides: [w_out, w_row, w_column],
+        filter_strides: FilterStrides {
+            group: shape.group_out * w_out,
+            output: w_out,
+            term: w_in,
+            row_tap: w_row,
+            column_tap: w_column,
+        },
         target: y.as_mut_ptr(),
         target_strides: output_strides(shape),
         alpha: T::from_f64(1.0),
@@ -122,7 +148,7 @@ pub(super) fn backward_data<T: Element>(
     dx: &mut [T],
 ) -> Result<()> {
     let (height, width) = (&shape.height, &shape.width);
-    let [w_out, _, w_row, w_column] = shape.filter_strides();
+    let [w_out, w_in, w_row, w_column] = shape.filter_strides();
     let [dx_image, dx_channel, dx_row, dx_column] = input_strides(shape);
     for row in 0..height.stride.min(height.input) {
         for column in 0..width.stride.min(width.input) {
@@ -131,11 +157,11 @@ pub(super) fn backward_data<T: Element>(
             let first_tap = rows.first_kernel * w_row + columns.first_kernel * w_column;
             let gather = Gather {
                 batch: shape.batch,
-                channels: shape.in_channels,
+                groups: shape.groups,
+                outputs: shape.group_in,
+                terms: shape.group_out,
                 source: pass.dy.as_ptr(),
                 relu_output: pass.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr),
-                terms: shape.group_out,
-                channels_per_source: 1,
                 source_strides: output_strides(shape),
                 rows,
                 columns,
@@ -143,7 +169,13 @@ pub(super) fn backward_data<T: Element>(
                 grid_width: (width.input - column).div_ceil(width.stride),
                 // SAFETY: the first tap of each axis lies within w.
                 filters: unsafe { pass.w.as_ptr().add(first_tap) },
-                filter_strides: [w_out, rows.kernel_step * w_row, columns.kernel_step * w_column],
+                filter_strides: FilterStrides {
+                    group: shape.group_out * w_out,
+                    output: w_in,
+                    term: w_out,
+                    row_tap: rows.kernel_step * w_row,
+                    column_tap: columns.kernel_step * w_column,
+                },
                 // SAFETY: the phase's first element lies within dx.
                 target: unsafe { dx.as_mut_ptr().add(row * dx_row + column * dx_column) },
                 target_strides: [
