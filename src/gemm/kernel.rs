@@ -173,6 +173,13 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
         let block = self.block;
         let row_panel = self.row / block.row_panels.width;
         let column_panel = self.column / block.column_panels.width;
+        if block.column_places.contiguous() && block.update.beta != T::default() {
+            let (row, column) = (block.first_row + self.row, block.first_column + self.column);
+            for r in 0..ROWS {
+                let place = block.row_places.at(row + r) + column;
+                simd.prefetch(block.target.wrapping_add(place));
+            }
+        }
         let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
         // SAFETY: the panels hold `depth` steps of ROWS lines and of VECTORS vectors: whoever
         // packed them gave the same numbers of rows and columns to this block.

@@ -132,10 +132,11 @@ impl<T: Element> Kernel<T> for PackMatrix<T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        // A few places of all panels at a time: lines that are contiguous at each place are then
-        // read as long runs.
-        for start in (0..self.count).step_by(PLACES) {
-            let count = PLACES.min(self.count - start);
+        // Memory is read in long runs: along the depth where that is contiguous, else across the
+        // lines, a few places of all panels at a time.
+        let places = if self.depth.strides[2] == 1 { self.count.max(1) } else { PLACES };
+        for start in (0..self.count).step_by(places) {
+            let count = places.min(self.count - start);
             for panel in 0..self.lines.div_ceil(self.panels.width) {
                 // SAFETY: the caller answers for the source's lines and places and for the
                 // target's panels; the panel and its places lie within them.
@@ -145,8 +146,8 @@ impl<T: Element> Kernel<T> for PackMatrix<T> {
     }
 }
 
-/// Places packed at a time.
-const PLACES: usize = 32;
+/// Places packed at a time of lines that are contiguous.
+const PLACES: usize = 8;
 
 impl<T: Element> PackMatrix<T> {
     /// Packs `count` places of one panel, from place `start` of those to pack on.

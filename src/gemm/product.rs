@@ -11,14 +11,14 @@ use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Level};
 
 /// The largest block of C that one task computes: its operands' panels, of one depth block, take
-/// 0.75 MB in f32.
+/// 1.2 MB in f32.
 pub(crate) const TASK_ROWS: usize = 252;
 pub(crate) const TASK_COLUMNS: usize = 512;
 
 /// From this many multiply-adds on, the operands are packed once for all tasks. Below, each task
 /// packs what it needs, some of it again, and the threads meet once instead of twice a depth block.
-const SHARED_WORK: usize = 1 << 25;
-/// What is packed at once for all tasks: 4 MB in f32, whatever the matrices' size.
+const SHARED_WORK: usize = 1 << 19;
+/// What is packed at once for all tasks: 6 MB in f32, whatever the matrices' size.
 const SHARED_ROWS: usize = 8 * TASK_ROWS;
 const SHARED_COLUMNS: usize = 4 * TASK_COLUMNS;
 /// Columns of a task then: more tasks balance better, and nothing is packed again.
@@ -57,8 +57,9 @@ impl<T: Element> Product<'_, T> {
             return self.run_apart(context);
         }
         let block = block_length(k);
-        let row_len = m.min(SHARED_ROWS).next_multiple_of(TASK_ROWS) * block;
-        let column_len = n.min(SHARED_COLUMNS).next_multiple_of(SHARED_TASK_COLUMNS) * block;
+        let tile = TileShape::of::<T>(context.level());
+        let row_len = m.min(SHARED_ROWS).next_multiple_of(tile.rows) * block;
+        let column_len = n.min(SHARED_COLUMNS).next_multiple_of(tile.columns) * block;
         let scratch = context.scratch::<T>(row_len + column_len, 0)?;
         for matrix in 0..self.batch.count {
             for column in (0..n).step_by(SHARED_COLUMNS) {
@@ -117,26 +118,28 @@ impl<T: Element> Product<'_, T> {
     ) {
         let level = context.level();
         let tile = TileShape::of::<T>(level);
-        let row_tasks = rows.div_ceil(TASK_ROWS);
-        let column_tasks = columns.div_ceil(SHARED_TASK_COLUMNS);
+        let limits = [TASK_ROWS, SHARED_TASK_COLUMNS];
+        let grid = Grid::new([rows, columns, self.params.k], 1, [tile.rows, tile.columns], limits);
+        let [row_tasks, column_tasks] = grid.tasks();
+        // The task in some row or column of the grid, its place in the matrices.
         let rows_of = |task: usize| {
-            let first = task * TASK_ROWS;
-            (row + first, TASK_ROWS.min(rows - first))
+            let [(first, count), _] = grid.task(task);
+            (row + first, count)
         };
         let columns_of = |task: usize| {
-            let first = task * SHARED_TASK_COLUMNS;
-            (column + first, SHARED_TASK_COLUMNS.min(columns - first))
+            let [_, (first, count)] = grid.task(task * row_tasks);
+            (column + first, count)
         };
         let shared = Packed { panels: PanelShape::columns(tile), start: scratch.shared() };
         for depth in depth_blocks(self.params.k) {
             // SAFETY: the panels of the tasks before lie in front, within the scratch memory.
             let row_panels = |task: usize| unsafe {
-                let start = shared.start().add(task * TASK_ROWS * depth.1);
+                let start = shared.start().add(task * grid.task_rows * depth.1);
                 Packed { panels: PanelShape::rows(rows_of(task).1, tile), start }
             };
             // SAFETY: as above, behind the row panels.
             let column_panels = |task: usize| unsafe {
-                let start = shared.start().add(row_len + task * SHARED_TASK_COLUMNS * depth.1);
+                let start = shared.start().add(row_len + task * grid.task_columns * depth.1);
                 Packed { start, ..shared }
             };
             context.run(row_tasks + column_tasks, &|_, task| match task.checked_sub(row_tasks) {

@@ -142,6 +142,19 @@ pub trait Lanes<T: Element>: Copy {
         self.select(self.less_equal(output, zero), zero, gradient)
     }
 
+    /// Asks for the cache line at `address`, which need not be readable.
+    #[inline(always)]
+    fn prefetch(self, address: *const T) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: SSE, which every x86-64 processor has; a prefetch does not fault.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = address;
+    }
+
     /// The first `count` lanes from memory, zero in the others.
     #[inline(always)]
     unsafe fn load_first(self, count: usize, source: *const T) -> Self::Vector {
