@@ -122,7 +122,11 @@ pub(crate) fn run_forward<T: Element>(
     match choice {
         Choice::Reference => reference::conv2d_forward(&shape, x, w, bias, activation, y),
         Choice::Direct => direct::forward(context, &shape, x, w, bias, activation, y)?,
-        Choice::Gemm => forward::run(context, &shape, x, w, bias, activation, y)?,
+        Choice::Channels
+            if direct::forward_channels(context, &shape, x, w, bias, activation, y)? => {}
+        Choice::Channels | Choice::Gemm => {
+            forward::run(context, &shape, x, w, bias, activation, y)?;
+        }
     }
     Ok(())
 }
@@ -194,8 +198,9 @@ pub(crate) fn run_backward<T: Element>(
             beta: T::from_f64(options.dx_beta),
         };
         match choice {
+            Choice::Channels => direct::backward_data(context, &shape, &pass, dx, true)?,
             _ if pass.needs_plain_loops() => pass.run_plain_loops(context, &shape, dx),
-            Choice::Direct => direct::backward_data(context, &shape, &pass, dx)?,
+            Choice::Direct => direct::backward_data(context, &shape, &pass, dx, false)?,
             _ => pass.run(context, &shape, dx)?,
         }
     }
@@ -230,7 +235,10 @@ enum Pass {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Choice {
     Reference,
+    /// Few outputs, or depthwise.
     Direct,
+    /// Direct, with channels in the lanes.
+    Channels,
     Gemm,
 }
 
@@ -241,7 +249,13 @@ fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
         Pass::BackwardData => direct::gathers(shape, shape.group_in),
         Pass::BackwardWeights => direct::is_depthwise(shape),
     };
+    let channels = match pass {
+        Pass::Forward => direct::has_channel_lanes(shape, shape.group_out, shape.group_in),
+        Pass::BackwardData => direct::has_channel_lanes(shape, shape.group_in, shape.group_out),
+        Pass::BackwardWeights => false,
+    };
     match shape.algorithm {
+        Algorithm::Auto | Algorithm::Gemm if channels => Ok(Choice::Channels),
         Algorithm::Auto | Algorithm::Gemm if direct => Ok(Choice::Direct),
         Algorithm::Auto | Algorithm::Gemm => Ok(Choice::Gemm),
         Algorithm::Reference => Ok(Choice::Reference),

@@ -68,6 +68,27 @@ impl Taps {
         (position * self.step) as isize + self.first_offset + tap as isize * self.offset_step
     }
 
+    /// The taps of the patch at `position` that are not in the padding: the first, and the one
+    /// behind the last.
+    #[inline(always)]
+    pub fn inside(&self, position: usize) -> (usize, usize) {
+        let start = (position * self.step) as isize + self.first_offset;
+        let (extent, step) = (self.extent as isize, self.offset_step);
+        // Taps up to the first that reaches the source, and up to the first behind it.
+        let (before, behind) = match step {
+            1.. => (-start, extent - start),
+            _ => (start - extent + 1, start + 1),
+        };
+        let taps_in = |distance: isize| {
+            let distance = distance.max(0) as usize;
+            let taps =
+                if step.abs() == 1 { distance } else { distance.div_ceil(step.unsigned_abs()) };
+            taps.min(self.count)
+        };
+        let first = taps_in(before);
+        (first, taps_in(behind).max(first))
+    }
+
     /// Whether `source` is in the padding.
     #[inline(always)]
     pub fn outside(&self, source: isize) -> bool {

@@ -1,11 +1,15 @@
-//! Direct convolution, for the shapes where a matrix product has little to reuse: one input channel
-//! per group (depthwise), or few outputs.
+//! Direct convolution: no patch is ever stored.
 //!
-//! NCHW has pixels in the lanes, NHWC channels. Forward and backward data are one kernel: both
-//! gather, over taps, from x and from a phase of dy.
+//! Where there are enough channels they are the lanes, on both layouts. With few outputs, or one input
+//! channel per group (depthwise), NCHW has pixels in the lanes, and NHWC the channels of both
+//! tensors. Forward and backward data are one pass each of these: both gather, over taps, from x and
+//! from a phase of dy.
 
+mod band;
+mod channels;
 mod nchw;
 mod nhwc;
+mod panels;
 mod weights;
 
 use super::backward_data::BackwardData;
@@ -29,7 +33,7 @@ const FEW_OUTPUTS: usize = 16;
 /// lanes are channels of both tensors.
 pub(super) fn is_depthwise(shape: &ConvShape) -> bool {
     let layout_fits = match shape.layout {
-        Layout::Nchw => nchw::fits(shape),
+        Layout::Nchw => band::fits(shape),
         Layout::Nhwc => shape.group_out == 1,
     };
     shape.group_in == 1 && layout_fits
@@ -37,8 +41,21 @@ pub(super) fn is_depthwise(shape: &ConvShape) -> bool {
 
 /// Whether a gathering pass with `outputs` per group is direct.
 pub(super) fn gathers(shape: &ConvShape, outputs: usize) -> bool {
-    let few = shape.layout == Layout::Nchw && outputs <= FEW_OUTPUTS && nchw::fits(shape);
+    let few = shape.layout == Layout::Nchw && outputs <= FEW_OUTPUTS && band::fits(shape);
     is_depthwise(shape) || few
+}
+
+/// Outputs from which on channels fill the lanes well enough, and products of one output from which
+/// on its tile is worth its transposition.
+const MANY_OUTPUTS: usize = 16;
+const MANY_PRODUCTS: usize = 96;
+
+/// Whether a gathering pass with `outputs` and `terms` per group has channels in the lanes: windows
+/// of more than a pixel, which a matrix product would have to store.
+pub(super) fn has_channel_lanes(shape: &ConvShape, outputs: usize, terms: usize) -> bool {
+    let window = shape.height.kernel * shape.width.kernel;
+    let in_place = window == 1 && shape.height.stride == 1 && shape.width.stride == 1;
+    outputs >= MANY_OUTPUTS && !in_place && terms.saturating_mul(window) >= MANY_PRODUCTS
 }
 
 /// What a gathering pass computes: target = activation(alpha * sum + beta * target + bias), where
@@ -87,6 +104,7 @@ pub(super) struct FilterStrides {
 unsafe impl<T: Sync> Sync for Gather<T> {}
 
 impl<T: Element> Gather<T> {
+    /// The kernel for few outputs or for depthwise convolutions.
     fn run(&self, context: &Context, layout: Layout) -> Result<()> {
         match layout {
             Layout::Nchw => nchw::gather(context, self),
@@ -101,17 +119,17 @@ impl<T: Element> Gather<T> {
     }
 }
 
-pub(super) fn forward<T: Element>(
-    context: &Context,
+/// The forward pass as a gathering one.
+fn forward_gather<T: Element>(
     shape: &ConvShape,
     x: &[T],
     w: &[T],
     bias: Option<&[T]>,
     activation: Activation,
     y: &mut [T],
-) -> Result<()> {
+) -> Gather<T> {
     let [w_out, w_in, w_row, w_column] = shape.filter_strides();
-    let gather = Gather {
+    Gather {
         batch: shape.batch,
         groups: shape.groups,
         outputs: shape.group_out,
@@ -137,8 +155,34 @@ pub(super) fn forward<T: Element>(
         beta: T::default(),
         bias: bias.map_or(std::ptr::null(), <[T]>::as_ptr),
         relu: activation == Activation::Relu,
-    };
-    gather.run(context, shape.layout)
+    }
+}
+
+pub(super) fn forward<T: Element>(
+    context: &Context,
+    shape: &ConvShape,
+    x: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    activation: Activation,
+    y: &mut [T],
+) -> Result<()> {
+    forward_gather(shape, x, w, bias, activation, y).run(context, shape.layout)
+}
+
+/// The forward pass with channels in the lanes. False, and nothing written, when a weight is not
+/// finite: padding counts as zeros, which would make NaN of it, but is skipped here.
+pub(super) fn forward_channels<T: Element>(
+    context: &Context,
+    shape: &ConvShape,
+    x: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    activation: Activation,
+    y: &mut [T],
+) -> Result<bool> {
+    let padded = [&shape.height, &shape.width].iter().any(|axis| axis.padded() > axis.input);
+    channels::gather(context, &forward_gather(shape, x, w, bias, activation, y), padded)
 }
 
 pub(super) fn backward_data<T: Element>(
@@ -146,6 +190,7 @@ pub(super) fn backward_data<T: Element>(
     shape: &ConvShape,
     pass: &BackwardData<'_, T>,
     dx: &mut [T],
+    channels_in_lanes: bool,
 ) -> Result<()> {
     let (height, width) = (&shape.height, &shape.width);
     let [w_out, w_in, w_row, w_column] = shape.filter_strides();
@@ -189,7 +234,11 @@ pub(super) fn backward_data<T: Element>(
                 bias: std::ptr::null(),
                 relu: false,
             };
-            gather.run(context, shape.layout)?;
+            if channels_in_lanes {
+                channels::gather(context, &gather, false)?;
+            } else {
+                gather.run(context, shape.layout)?;
+            }
         }
     }
     Ok(())

@@ -1,243 +1,11 @@
-//! NCHW: a band of rows of some channels at a time, copied with its padding to scratch memory and
-//! parted by column remainders, so that every tap reads contiguous pixels.
+//! NCHW with pixels in the lanes: a band of rows of some channels at a time, copied with its padding
+//! to scratch memory.
 
+use super::band::Band;
 use super::{Gather, TASK_WORK};
 use crate::context::Context;
-use crate::conv2d::patches::Taps;
 use crate::error::Result;
-use crate::shape::{Axis, ConvShape};
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
-
-/// What a band's copy may take, in elements: some of them should stay in the first-level cache.
-const BAND: usize = 2048;
-/// Beyond this, for windows with very large extents, the copy does not pay.
-const BAND_LIMIT: usize = 1 << 17;
-
-/// One axis of the copy of a source: positions are counted from the least that a tap reads.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct CopiedAxis {
-    pub taps: Taps,
-    /// The least offset of a tap.
-    pub least: isize,
-    /// From the least offset to the largest.
-    pub reach: usize,
-}
-
-impl CopiedAxis {
-    pub fn new(taps: Taps) -> Self {
-        let last = taps.first_offset + taps.count.saturating_sub(1) as isize * taps.offset_step;
-        let least = taps.first_offset.min(last);
-        CopiedAxis { taps, least, reach: (taps.first_offset.max(last) - least) as usize }
-    }
-
-    /// Positions that `outputs` neighbouring outputs read.
-    pub fn span(&self, outputs: usize) -> usize {
-        (outputs - 1) * self.taps.step + self.reach + 1
-    }
-
-    /// The position of a tap's first output.
-    #[inline(always)]
-    pub fn position(&self, tap: usize) -> usize {
-        (self.taps.first_offset + tap as isize * self.taps.offset_step - self.least) as usize
-    }
-}
-
-/// How the copy of a band lies: rows of `step` runs, one per remainder of the column's position.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Band {
-    pub rows: CopiedAxis,
-    pub columns: CopiedAxis,
-    /// Elements of a run: those of the widest, and a tile's lanes of zeros behind.
-    pub run: usize,
-    /// Rows of the grid that a band covers.
-    pub grid_rows: usize,
-    /// Where the first output's pixel lies in a row of the copy, for each column tap.
-    column_starts: [usize; COLUMN_TAPS],
-}
-
-/// The widest kernel that these kernels take.
-const COLUMN_TAPS: usize = 32;
-
-impl Band {
-    pub fn new(rows: Taps, columns: Taps, grid_height: usize, grid_width: usize) -> Self {
-        let rows = CopiedAxis::new(rows);
-        let columns = CopiedAxis::new(columns);
-        let step = columns.taps.step;
-        let run =
-            (columns.span(grid_width).div_ceil(step) + TILE_LANES).next_multiple_of(TILE_LANES);
-        let mut column_starts = [0; COLUMN_TAPS];
-        for (tap, start) in column_starts.iter_mut().enumerate().take(columns.taps.count) {
-            let position = columns.position(tap);
-            *start = position % step * run + position / step;
-        }
-        let copied_rows = BAND / (run * step);
-        let grid_rows = copied_rows.saturating_sub(rows.reach) / rows.taps.step;
-        Band { rows, columns, run, grid_rows: grid_rows.clamp(1, grid_height), column_starts }
-    }
-
-    /// Elements of a row of the copy.
-    pub fn row_len(&self) -> usize {
-        self.run * self.columns.taps.step
-    }
-
-    /// Elements of the copy.
-    pub fn len(&self) -> usize {
-        self.rows.span(self.grid_rows) * self.row_len()
-    }
-
-    /// Where the pixels that a tap reads for the first row of the band begin in the copy.
-    #[inline(always)]
-    pub fn start(&self, row_tap: usize, column_tap: usize) -> usize {
-        self.row_start(row_tap) + self.column_starts[column_tap]
-    }
-
-    #[inline(always)]
-    fn row_start(&self, row_tap: usize) -> usize {
-        self.rows.position(row_tap) * self.row_len()
-    }
-
-    /// Copies what `grid_rows` rows from `grid_row` on read of one channel.
-    ///
-    /// # Safety
-    /// `source`, and `relu_output` if not null, hold the channel; `copy` has `len` elements.
-    #[inline(always)]
-    pub unsafe fn fill<T: Element, S: Lanes<T>>(
-        &self,
-        simd: S,
-        source: *const T,
-        relu_output: *const T,
-        row_stride: usize,
-        (grid_row, grid_rows): (usize, usize),
-        copy: *mut T,
-    ) {
-        let step = self.columns.taps.step;
-        let first_row = (grid_row * self.rows.taps.step) as isize + self.rows.least;
-        for row in 0..self.rows.span(grid_rows) {
-            let source_row = first_row + row as isize;
-            // SAFETY: within the copy, whose rows are whole vectors; columns inside are the
-            // source's, and the ReLU's output is shaped as it.
-            unsafe {
-                let copy = copy.add(row * self.row_len());
-                if source_row < 0 || source_row >= self.rows.taps.extent as isize {
-                    clear(simd, copy, self.row_len());
-                    continue;
-                }
-                let offset = source_row as usize * row_stride;
-                for remainder in 0..step {
-                    // Column of the run's element j: first + j * step.
-                    let first = self.columns.least + remainder as isize;
-                    let before = ((-first).max(0) as usize).div_ceil(step).min(self.run);
-                    let inside = (self.columns.taps.extent as isize - first).max(0) as usize;
-                    let count = inside.div_ceil(step).clamp(before, self.run) - before;
-                    let copy = copy.add(remainder * self.run);
-                    if count == 0 {
-                        clear(simd, copy, self.run);
-                        continue;
-                    }
-                    // Whole vectors: the copied pixels overwrite what is too much.
-                    clear(simd, copy, before.next_multiple_of(S::LANES));
-                    let behind = before + count;
-                    let offset = offset + (first + (before * step) as isize) as usize;
-                    let relu_output = match relu_output.is_null() {
-                        true => relu_output,
-                        false => relu_output.add(offset),
-                    };
-                    let source = source.add(offset);
-                    copy_run(simd, source, relu_output, step, count, copy.add(before));
-                    clear(simd, copy.add(behind), self.run - behind);
-                }
-            }
-        }
-    }
-}
-
-/// Writes zeros; a vector at least, or nothing.
-///
-/// # Safety
-/// `target` has `count` elements.
-#[inline(always)]
-unsafe fn clear<T: Element, S: Lanes<T>>(simd: S, target: *mut T, count: usize) {
-    debug_assert!(count == 0 || count >= S::LANES);
-    let mut done = 0;
-    while done < count {
-        // SAFETY: the last vector ends at the last element.
-        unsafe { simd.store(target.add(done.min(count - S::LANES)), simd.splat(T::default())) };
-        done += S::LANES;
-    }
-}
-
-/// Copies `count` elements that lie `step` apart, masked by `relu_output` if that is not null.
-///
-/// # Safety
-/// `source`, `relu_output` and `target` have them, `target` whole vectors of them.
-#[inline(always)]
-unsafe fn copy_run<T: Element, S: Lanes<T>>(
-    simd: S,
-    source: *const T,
-    relu_output: *const T,
-    step: usize,
-    count: usize,
-    target: *mut T,
-) {
-    let mut done = 0;
-    // SAFETY: the caller answers for the elements. With a step of 2, two vectors from element
-    // `done` on end at the element before number `done + LANES`, which is one of them.
-    unsafe {
-        while step <= 2 && done + S::LANES < count {
-            let mut value = load_apart(simd, source.add(done * step), step);
-            if !relu_output.is_null() {
-                value =
-                    simd.relu_gradient(load_apart(simd, relu_output.add(done * step), step), value);
-            }
-            simd.store(target.add(done), value);
-            done += S::LANES;
-        }
-        // Two loops: were the null checked in one, the compiler would make masked loads of it, which
-        // the processor takes hundreds of cycles to find out to be void.
-        if step == 1 && done < count {
-            let rest = count - done;
-            let mut value = simd.load_first(rest, source.add(done));
-            if !relu_output.is_null() {
-                value = simd.relu_gradient(simd.load_first(rest, relu_output.add(done)), value);
-            }
-            simd.store(target.add(done), value);
-        } else if relu_output.is_null() {
-            for at in done..count {
-                *target.add(at) = *source.add(at * step);
-            }
-        } else {
-            for at in done..count {
-                let dead = *relu_output.add(at * step) <= T::default();
-                *target.add(at) = if dead { T::default() } else { *source.add(at * step) };
-            }
-        }
-    }
-}
-
-/// A vector of elements that lie `step` apart, 1 or 2. (A function, since a closure would be compiled
-/// without the instruction set's features.)
-///
-/// # Safety
-/// `step` vectors may be read from there on.
-#[inline(always)]
-unsafe fn load_apart<T: Element, S: Lanes<T>>(simd: S, from: *const T, step: usize) -> S::Vector {
-    // SAFETY: the caller answers for the elements.
-    unsafe {
-        if step == 1 {
-            return simd.load(from);
-        }
-        let [even, _] = simd.deinterleave(simd.load(from), simd.load(from.add(S::LANES)));
-        even
-    }
-}
-
-/// Whether a band of a pass over this convolution is small enough to be copied.
-pub(super) fn fits(shape: &ConvShape) -> bool {
-    let reach = |axis: &Axis| (axis.kernel - 1) * axis.dilation + axis.stride;
-    let width = shape.width.input + shape.width.pad_before + shape.width.pad_after;
-    (width + TILE_LANES * shape.width.stride).saturating_mul(reach(&shape.height)) <= BAND_LIMIT
-        && shape.width.kernel <= COLUMN_TAPS
-}
 
 /// Source channels that are copied at once, so that their sums stay in registers.
 const TERMS: usize = 4;
@@ -353,7 +121,17 @@ impl<T: Element> GatherBands<T> {
     /// The target has the place, and nobody else uses it.
     #[inline(always)]
     unsafe fn gather<S: Lanes<T>>(&self, simd: S, place: Place) {
-        let outputs = self.pass.outputs;
+        let pass = &self.pass;
+        let outputs = pass.outputs;
+        let depthwise = outputs == 1 && pass.terms == 1 && pass.target_strides[3] == 1;
+        // SAFETY: the caller answers for the place.
+        unsafe {
+            match (depthwise, pass.rows.count, pass.columns.count) {
+                (true, 3, 3) => return self.depthwise::<S, 3>(simd, place),
+                (true, 5, 5) => return self.depthwise::<S, 5>(simd, place),
+                _ => {}
+            }
+        }
         let vectors = place.rows * self.pass.grid_width.div_ceil(S::LANES);
         for output in (0..outputs).step_by(OUTPUTS) {
             // SAFETY: the caller answers for the place.
@@ -363,6 +141,122 @@ impl<T: Element> GatherBands<T> {
                     2 => self.outputs::<S, 2>(simd, place, output, vectors),
                     _ => self.outputs::<S, OUTPUTS>(simd, place, output, vectors),
                 }
+            }
+        }
+    }
+
+    /// One channel to one channel with `K` x `K` taps, a row at a time.
+    ///
+    /// # Safety
+    /// The target has the place, and nobody else uses it.
+    #[inline(always)]
+    unsafe fn depthwise<S: Lanes<T>, const K: usize>(&self, simd: S, place: Place) {
+        let pass = &self.pass;
+        let [of_image, of_channel, of_row, _] = pass.target_strides;
+        let mut weights = [[T::default(); K]; K];
+        for (r, weights) in weights.iter_mut().enumerate() {
+            for (c, weight) in weights.iter_mut().enumerate() {
+                let strides = pass.filter_strides;
+                let offset =
+                    place.group * strides.group + r * strides.row_tap + c * strides.column_tap;
+                // SAFETY: the filters have the group's taps.
+                *weight = unsafe { *pass.filters.add(offset) };
+            }
+        }
+        let bias = match pass.bias.is_null() {
+            true => T::default(),
+            // SAFETY: the biases have the group's channel.
+            false => unsafe { *pass.bias.add(place.group) },
+        };
+        let width = pass.grid_width;
+        for row in 0..place.rows {
+            let offset = place.image * of_image + place.group * of_channel;
+            let offset = offset + (place.row + row) * of_row;
+            let mut column = 0;
+            // SAFETY: the copy has what whole vectors of outputs read, the caller answers for the
+            // target's row.
+            unsafe {
+                let copy = self.copies.add(row * pass.rows.step * self.band.row_len());
+                let target = pass.target.add(offset);
+                while column + VECTORS * S::LANES <= width {
+                    let sums = self.sums_of_row::<S, K, VECTORS>(simd, &weights, copy.add(column));
+                    for (v, sum) in sums.into_iter().enumerate() {
+                        let target = target.add(column + v * S::LANES);
+                        self.finish_row(simd, sum, bias, S::LANES, target);
+                    }
+                    column += VECTORS * S::LANES;
+                }
+                while column < width {
+                    // The last vector may overlap the one before, unless it adds to the target.
+                    if pass.beta == T::default() && width >= S::LANES {
+                        column = column.min(width - S::LANES);
+                    }
+                    let [sum] = self.sums_of_row::<S, K, 1>(simd, &weights, copy.add(column));
+                    let count = S::LANES.min(width - column);
+                    self.finish_row(simd, sum, bias, count, target.add(column));
+                    column += S::LANES;
+                }
+            }
+        }
+    }
+
+    /// The sums of `V` vectors of pixels, the first at `copy` for the first tap of all.
+    ///
+    /// # Safety
+    /// The copy has what the taps read.
+    #[inline(always)]
+    unsafe fn sums_of_row<S: Lanes<T>, const K: usize, const V: usize>(
+        &self,
+        simd: S,
+        weights: &[[T; K]; K],
+        copy: *const T,
+    ) -> [S::Vector; V] {
+        let mut sums = [simd.splat(T::default()); V];
+        for (row_tap, weights) in weights.iter().enumerate() {
+            for (column_tap, &weight) in weights.iter().enumerate() {
+                // SAFETY: the caller answers for the copy.
+                unsafe {
+                    let copy = copy.add(self.band.start(row_tap, column_tap));
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        let pixels = simd.load(copy.add(v * S::LANES));
+                        *sum = simd.mul_add(pixels, simd.splat(weight), *sum);
+                    }
+                }
+            }
+        }
+        sums
+    }
+
+    /// Writes the sums of `count` pixels of a row.
+    ///
+    /// # Safety
+    /// The target has them, and nobody else uses them.
+    #[inline(always)]
+    unsafe fn finish_row<S: Lanes<T>>(
+        &self,
+        simd: S,
+        sum: S::Vector,
+        bias: T,
+        count: usize,
+        target: *mut T,
+    ) {
+        let pass = &self.pass;
+        let mut value = simd.mul(simd.splat(pass.alpha), sum);
+        // SAFETY: the caller answers for the target.
+        unsafe {
+            if pass.beta != T::default() {
+                let old = simd.load_first(count, target);
+                value = simd.mul_add(simd.splat(pass.beta), old, value);
+            }
+            if !pass.bias.is_null() {
+                value = simd.add(value, simd.splat(bias));
+            }
+            if pass.relu {
+                value = simd.relu(value);
+            }
+            match count == S::LANES {
+                true => simd.store(target, value),
+                false => simd.store_first(count, target, value),
             }
         }
     }

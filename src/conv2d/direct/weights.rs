@@ -1,7 +1,7 @@
 //! dw and db. As for the dense pass, the batch is cut into parts by the shape alone, and the parts'
 //! sums are added up in their order.
 
-use super::nchw::Band;
+use super::band::Band;
 use super::nhwc::load;
 use super::{TASK_WORK, input_strides, output_strides};
 use crate::context::Context;
