@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::blocking::DEPTH_BLOCK;
-use crate::gemm::kernel::{Bias, BlockProduct, Panels, Places, Update};
+use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{PanelShape, TileShape};
 use crate::gemm::product::{TASK_COLUMNS, TASK_ROWS};
 use crate::scratch::Scratch;
@@ -64,6 +64,7 @@ impl<'a, T: Element> PackedProduct<'a, T> {
                 bias: Bias::None,
                 relu: false,
             },
+            ahead: Ahead::none(),
         };
         Ok(PackedProduct { level, product, _scratch: scratch })
     }

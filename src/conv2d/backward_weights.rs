@@ -5,16 +5,16 @@
 //! parts are added up in their order. So the order of every sum is the shape's. The bias gradient
 //! is summed from the same panels of dy, masked as they were packed.
 
+use super::add_parts::PartSums;
 use super::fill_by_cell::FillByCell;
 use super::forward::{input_patches, input_strides, output_strides};
 use super::patches::{Block, FillByPixel, Patches};
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, Grid, block_length, depth_blocks};
-use crate::gemm::kernel::{Bias, BlockProduct, Panels, Places, Update};
+use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use crate::shape::{ConvShape, Layout};
-use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, Level};
 
 /// The most parts that the batch is cut into, so that there are tasks enough for a small dw.
@@ -183,7 +183,17 @@ impl<T: Element> BackwardWeights<'_, T> {
             task(level, &plan, sums.pointer(), scratch.slot(slot), index);
         });
         if let Some(dw) = dw {
-            add_up_dw(context, &plan, &sums, SharedMut::new(dw));
+            let parts = PartSums {
+                shape,
+                sums: sums.pointer(),
+                parts: plan.parts,
+                part_len: plan.part_len(),
+                cells_in_lanes: plan.cells_in_lanes,
+                alpha: self.dw_alpha,
+                beta: self.dw_beta,
+                dw: dw.as_mut_ptr(),
+            };
+            parts.add_up(context);
         }
         if let Some(db) = db {
             // SAFETY: the sums of db lie behind those of dw, written by the tasks above.
@@ -284,6 +294,7 @@ fn task<T: Element>(level: Level, plan: &Plan<'_, T>, sums: *mut T, slot: *mut T
             row_places: Places::every(if plan.cells_in_lanes { plan.cells } else { 1 }),
             column_places: Places::every(if plan.cells_in_lanes { 1 } else { shape.group_out }),
             update: Update { alpha: T::from_f64(1.0), beta, bias: Bias::None, relu: false },
+            ahead: Ahead::none(),
         };
         T::dispatch(level, if plan.cells_in_lanes { product } else { product.transposed() });
         beta = T::from_f64(1.0);
@@ -459,55 +470,4 @@ impl<T: Element> Kernel<T> for SumPanels<T> {
             }
         }
     }
-}
-
-/// Adds up the parts of dw in their order, and updates dw as its filter layout has it.
-fn add_up_dw<T: Element>(
-    context: &Context,
-    plan: &Plan<'_, T>,
-    sums: &Sums<T>,
-    dw: SharedMut<'_, T>,
-) {
-    let shape = plan.shape;
-    let (alpha, beta) = (plan.inputs.dw_alpha, plan.inputs.dw_beta);
-    let [w_out, w_in, w_row, w_column] = shape.filter_strides();
-    let (kernel_width, channels) = (shape.width.kernel, shape.group_in);
-    let taps = shape.height.kernel * kernel_width;
-    let update = |output: usize, tap: usize, channel: usize, place: usize| {
-        let mut sum = T::default();
-        for part in 0..plan.parts {
-            // SAFETY: an element of the part's sums.
-            sum = sum + unsafe { *sums.pointer().add(part * plan.part_len() + place) };
-        }
-        let tap = tap / kernel_width * w_row + tap % kernel_width * w_column;
-        // SAFETY: an element of dw, which no other task has.
-        unsafe {
-            let element = dw.at(output * w_out + tap + channel * w_in);
-            let old = if beta == T::default() { T::default() } else { *element };
-            *element = updated(alpha, sum, beta, old);
-        }
-    };
-    // Rows of the sums as they lie: an output's cells, or a cell's outputs of one group.
-    let (rows, columns) = match plan.cells_in_lanes {
-        true => (shape.out_channels, plan.cells),
-        false => (shape.groups * plan.cells, shape.group_out),
-    };
-    let rows_of_task = (1usize << 14).div_ceil(columns);
-    context.run(rows.div_ceil(rows_of_task), &|_, index| {
-        for row in index * rows_of_task..rows.min((index + 1) * rows_of_task) {
-            if plan.cells_in_lanes {
-                for tap in 0..taps {
-                    for channel in 0..channels {
-                        update(row, tap, channel, row * columns + tap * channels + channel);
-                    }
-                }
-            } else {
-                let (group, cell) = (row / plan.cells, row % plan.cells);
-                for column in 0..columns {
-                    let output = group * shape.group_out + column;
-                    update(output, cell / channels, cell % channels, row * columns + column);
-                }
-            }
-        }
-    });
 }

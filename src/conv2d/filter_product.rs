@@ -8,7 +8,7 @@ use super::fill_by_cell::FillByCell;
 use super::patches::{Block, FillByPixel, Patches};
 use crate::context::Context;
 use crate::gemm::blocking::{Grid, block_length, depth_blocks};
-use crate::gemm::kernel::{Bias, BlockProduct, Panels, Places, Update};
+use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use crate::scratch::Scratch;
 use crate::shape::Layout;
@@ -164,8 +164,24 @@ impl<T: Element> FilterProduct<T> {
         self.pack_filters(context, &plan, &packed);
         let tasks = self.batch * self.groups * plan.grid.len();
         context.run(tasks, &|slot, index| {
-            self.task(level, &plan, packed.pointer(), scratch.slot(slot), index);
+            // What this thread does next, if the others are as fast.
+            let next = Some(index + context.num_threads()).filter(|&next| next < tasks);
+            self.task(level, &plan, packed.pointer(), scratch.slot(slot), index, next);
         });
+    }
+
+    /// The pixels' elements of a depth block, where the patches are a matrix in memory.
+    fn ahead(&self, plan: &Plan, index: usize, (start, count): (usize, usize)) -> Ahead<T> {
+        if self.patches.layout != Layout::Nchw || !self.patches.are_pixels() {
+            return Ahead::none();
+        }
+        let [_, (pixel, pixels)] = plan.grid.task(index % plan.grid.len());
+        let image = index / plan.grid.len() / self.groups;
+        let group = index / plan.grid.len() % self.groups;
+        let stride = self.patches.strides[0];
+        let channel = group * self.patches.channels + start;
+        let offset = image * self.image_stride + channel * stride + pixel;
+        Ahead { start: self.patches.source.wrapping_add(offset), run: pixels, runs: count, stride }
     }
 
     /// Packs the filters of every group, task part and depth block.
@@ -210,7 +226,15 @@ impl<T: Element> FilterProduct<T> {
     }
 
     /// Some outputs of some pixels of one image and group.
-    fn task(&self, level: Level, plan: &Plan, packed: *const T, slot: *mut T, index: usize) {
+    fn task(
+        &self,
+        level: Level,
+        plan: &Plan,
+        packed: *const T,
+        slot: *mut T,
+        index: usize,
+        next: Option<usize>,
+    ) {
         let [rows, columns] = plan.grid.task(index % plan.grid.len());
         let image = index / plan.grid.len() / self.groups;
         let group = index / plan.grid.len() % self.groups;
@@ -248,6 +272,12 @@ impl<T: Element> FilterProduct<T> {
                 stride: plan.panel_stride(count),
             };
             let last = start + count == plan.depth;
+            let following = depth_blocks(plan.depth).find(|block| block.0 > start);
+            let ahead = match (following, next, depth_blocks(plan.depth).next()) {
+                (Some(block), ..) => self.ahead(plan, index, block),
+                (None, Some(next), Some(block)) => self.ahead(plan, next, block),
+                _ => Ahead::none(),
+            };
             let with_bias = last && !self.bias.is_null();
             let product = BlockProduct {
                 depth: count,
@@ -266,6 +296,7 @@ impl<T: Element> FilterProduct<T> {
                     bias: if with_bias { Bias::Rows(bias) } else { Bias::None },
                     relu: last && self.relu,
                 },
+                ahead,
             };
             let product = match self.patches.layout {
                 Layout::Nchw => product,
@@ -293,6 +324,27 @@ fn pack_patches<T: Element>(
     slot: *mut T,
 ) {
     match patches.layout {
+        // A matrix in memory already: lines of pixels, contiguous at each channel.
+        Layout::Nchw if patches.are_pixels() => {
+            let pack = PackMatrix {
+                // SAFETY: the block's first pixel lies within the image.
+                source: unsafe { patches.source.add(block.pixel) },
+                relu_output: match patches.relu_output.is_null() {
+                    true => patches.relu_output,
+                    // SAFETY: as above.
+                    false => unsafe { patches.relu_output.add(block.pixel) },
+                },
+                line_stride: 1,
+                depth: Depth::every(patches.strides[0]),
+                lines: block.pixels,
+                start: block.cell,
+                count: block.cells,
+                panels: plan.patches,
+                target: slot,
+                panel_stride: plan.panel_stride(block.cells),
+            };
+            T::dispatch(level, pack);
+        }
         Layout::Nchw => {
             let fill = FillByCell {
                 patches: *patches,

@@ -1,5 +1,6 @@
 //! Two-dimensional convolution (cross-correlation, as in the field), forward and backward.
 
+mod add_parts;
 mod backward_data;
 mod backward_weights;
 mod direct;

@@ -123,13 +123,18 @@ pub(crate) struct Patches<T> {
 unsafe impl<T: Sync> Sync for Patches<T> {}
 
 impl<T> Patches<T> {
-    /// Takes the image as one long row where a patch is just its pixel: then no vector of pixels
-    /// straddles rows.
-    pub fn flattened(self) -> Self {
+    /// Whether a patch is just its pixel, and the grid's rows the source's.
+    pub fn are_pixels(&self) -> bool {
         let just_the_pixel =
             |taps: Taps| taps.count == 1 && taps.step == 1 && taps.first_offset == 0;
         let whole_rows = self.grid_width == self.columns.extent;
-        if !(just_the_pixel(self.rows) && just_the_pixel(self.columns) && whole_rows) {
+        just_the_pixel(self.rows) && just_the_pixel(self.columns) && whole_rows
+    }
+
+    /// Takes the image as one long row where a patch is just its pixel: then no vector of pixels
+    /// straddles rows.
+    pub fn flattened(self) -> Self {
+        if !self.are_pixels() {
             return self;
         }
         let pixels = self.rows.extent * self.columns.extent;

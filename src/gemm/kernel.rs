@@ -103,6 +103,25 @@ pub(crate) struct BlockProduct<T> {
     pub row_places: Places,
     pub column_places: Places,
     pub update: Update<T>,
+    /// What to ask memory for meanwhile.
+    pub ahead: Ahead<T>,
+}
+
+/// Memory that is going to be read: `runs` runs of `run` elements, `stride` apart. It is fetched into
+/// the second-level cache, some of it with each tile.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ahead<T> {
+    pub start: *const T,
+    pub run: usize,
+    pub runs: usize,
+    pub stride: usize,
+}
+
+impl<T> Ahead<T> {
+    /// Nothing.
+    pub fn none() -> Self {
+        Ahead { start: std::ptr::null(), run: 0, runs: 0, stride: 0 }
+    }
 }
 
 impl<T> BlockProduct<T> {
@@ -129,6 +148,8 @@ impl<T> BlockProduct<T> {
     }
 }
 
+const CACHE_LINE: usize = 64;
+
 /// Row panels that are kept in the second-level cache while the column panels pass.
 const ROW_BLOCK_BYTES: usize = 128 * 1024;
 
@@ -142,6 +163,12 @@ impl<T: Element> Kernel<T> for BlockProduct<T> {
         assert!(self.column_panels.width == width, "a column panel of another instruction set");
         let panel_bytes = self.row_panels.width * self.depth * size_of::<T>();
         let rows_in_block = (ROW_BLOCK_BYTES / panel_bytes.max(1)).max(1) * self.row_panels.width;
+        let line = CACHE_LINE / size_of::<T>();
+        let lines_of_run = self.ahead.run.div_ceil(line);
+        let lines = self.ahead.runs * lines_of_run;
+        let tiles = self.rows.div_ceil(self.row_panels.width) * self.columns.div_ceil(width);
+        let lines_of_tile = lines.div_ceil(tiles.max(1));
+        let (mut fetched, mut fetched_runs) = (0, 0);
         let mut block = 0;
         while block < self.rows {
             let block_end = (block + rows_in_block).min(self.rows);
@@ -151,6 +178,17 @@ impl<T: Element> Kernel<T> for BlockProduct<T> {
                     let rows = self.row_panels.width.min(self.rows - row);
                     let tile = Tile { block: &self, row, column, columns };
                     simd.tile(rows, columns.div_ceil(S::LANES), tile);
+                    for _ in 0..lines_of_tile {
+                        if fetched_runs == self.ahead.runs {
+                            break;
+                        }
+                        let place = fetched_runs * self.ahead.stride + fetched * line;
+                        simd.prefetch_second(self.ahead.start.wrapping_add(place));
+                        fetched += 1;
+                        if fetched == lines_of_run {
+                            (fetched, fetched_runs) = (0, fetched_runs + 1);
+                        }
+                    }
                 }
             }
             block = block_end;

@@ -1,7 +1,7 @@
 //! A checked call of gemm, cut into tasks.
 
 use super::blocking::{DEPTH_BLOCK, Grid, block_length, depth_blocks};
-use super::kernel::{Bias, BlockProduct, Panels, Places, Update};
+use super::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use super::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use super::{GemmBatch, GemmParams, Transpose};
 use crate::context::Context;
@@ -222,6 +222,7 @@ impl<T: Element> Product<'_, T> {
             row_places: Places::every(self.params.ldc),
             column_places: Places::every(1),
             update: Update { alpha: self.alpha, beta, bias: Bias::None, relu: false },
+            ahead: Ahead::none(),
         };
         T::dispatch(level, product);
     }

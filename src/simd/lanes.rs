@@ -142,7 +142,7 @@ pub trait Lanes<T: Element>: Copy {
         self.select(self.less_equal(output, zero), zero, gradient)
     }
 
-    /// Asks for the cache line at `address`, which need not be readable.
+    /// Asks for the cache line at `address`, which need not be readable, for the first-level cache.
     #[inline(always)]
     fn prefetch(self, address: *const T) {
         #[cfg(target_arch = "x86_64")]
@@ -150,6 +150,19 @@ pub trait Lanes<T: Element>: Copy {
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = address;
+    }
+
+    /// The same for the second-level cache.
+    #[inline(always)]
+    fn prefetch_second(self, address: *const T) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `prefetch`.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(address.cast());
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = address;

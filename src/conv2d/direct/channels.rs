@@ -261,42 +261,53 @@ impl<T: Element> Band<T> {
             true => (rows.len(), columns.len(), column_taps.step * of_column, target_column),
             false => (columns.len(), rows.len(), row_taps.step * of_row, target_row),
         };
+        // As even as can be: a tile of few pixels does not fill the processor.
         let tiles = line.div_ceil(S::TILE_ROWS);
+        let (pixels, longer) = (line / tiles, line % tiles);
         let lanes = self.panels.lanes(panel);
-        let mut sums = [T::default(); MOST_ROWS * MOST_COLUMNS];
-        for index in 0..lines * tiles {
-            let (number, tile) = (index / tiles, index % tiles);
-            // As even as can be: a tile of few pixels does not fill the processor.
-            let (first, end) = (tile * line / tiles, (tile + 1) * line / tiles);
-            let (row, column) = match across {
-                true => (rows.first + number, columns.first + first),
-                false => (rows.first + first, columns.first + number),
+        let mut sums = [T::default(); MOST_PIXELS * MOST_COLUMNS];
+        for number in 0..lines {
+            let place = |pixel: usize| match across {
+                true => (rows.first + number, columns.first + pixel),
+                false => (rows.first + pixel, columns.first + number),
             };
-            let source_row = row_taps.source(row, rows.first_tap);
-            let source_column = column_taps.source(column, columns.first_tap);
-            let offset = source_row * of_row as isize + source_column * of_column as isize;
-            let tile = Tile {
-                band: self,
-                panel,
-                rows,
-                columns,
-                // Of no meaning, and not read, where there are no taps.
-                source: source.start.wrapping_offset(offset),
-                strides: source.strides,
-                pixel_stride,
-                sums: sums.as_mut_ptr(),
-            };
-            simd.tile(end - first, lanes / S::LANES, tile);
-            let finish = Finish {
-                band: self,
-                panel,
-                pixels: end - first,
-                sums: &mut sums,
-                target: self.target(panel, row, column),
-                target_pixel,
-            };
-            // SAFETY: the tile lies within this task's part of the target.
-            unsafe { finish.run(simd) };
+            // The pixels from `first` on that are summed but not written yet.
+            let (mut first, mut summed) = (0, 0);
+            for tile in 0..tiles {
+                let pixels = pixels + usize::from(tile < longer);
+                let (row, column) = place(first + summed);
+                let source_row = row_taps.source(row, rows.first_tap);
+                let source_column = column_taps.source(column, columns.first_tap);
+                let offset = source_row * of_row as isize + source_column * of_column as isize;
+                let kernel = Tile {
+                    band: self,
+                    panel,
+                    rows,
+                    columns,
+                    // Of no meaning, and not read, where there are no taps.
+                    source: source.start.wrapping_offset(offset),
+                    strides: source.strides,
+                    pixel_stride,
+                    sums: &mut sums[summed * MOST_COLUMNS],
+                };
+                simd.tile(pixels, lanes / S::LANES, kernel);
+                summed += pixels;
+                if tile + 1 < tiles && summed + S::TILE_ROWS <= MOST_PIXELS {
+                    continue;
+                }
+                let (row, column) = place(first);
+                let finish = Finish {
+                    band: self,
+                    panel,
+                    pixels: summed,
+                    sums: &mut sums,
+                    target: self.target(panel, row, column),
+                    target_pixel,
+                };
+                // SAFETY: the pixels lie within this task's part of the target.
+                unsafe { finish.run(simd) };
+                (first, summed) = (first + summed, 0);
+            }
         }
     }
 
@@ -352,13 +363,14 @@ struct Tile<'a, T> {
     strides: [usize; 3],
     /// From pixel to pixel of the source.
     pixel_stride: usize,
-    /// `MOST_ROWS` x `MOST_COLUMNS`
+    /// Of the tile's pixels, `MOST_COLUMNS` from one to the next.
     sums: *mut T,
 }
 
-/// At least the rows and columns of any register tile.
-const MOST_ROWS: usize = 14;
+/// At least the columns of any register tile.
 const MOST_COLUMNS: usize = 32;
+/// Pixels that are summed before they are written, so that NCHW gets whole cache lines.
+const MOST_PIXELS: usize = 64;
 
 impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
     #[inline(always)]
@@ -429,12 +441,12 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
     }
 }
 
-/// The sums of a tile, on their way to the target.
+/// The sums of some pixels of a line, on their way to the target.
 struct Finish<'a, T> {
     band: &'a Band<T>,
     panel: usize,
     pixels: usize,
-    sums: &'a mut [T; MOST_ROWS * MOST_COLUMNS],
+    sums: &'a mut [T; MOST_PIXELS * MOST_COLUMNS],
     /// The first pixel's first channel.
     target: *mut T,
     /// From pixel to pixel of the target.
@@ -442,10 +454,10 @@ struct Finish<'a, T> {
 }
 
 impl<T: Element> Finish<'_, T> {
-    /// Writes the tile.
+    /// Writes them.
     ///
     /// # Safety
-    /// The target has the tile, and nobody else uses it.
+    /// The target has the pixels, and nobody else uses it.
     #[inline(always)]
     unsafe fn run<S: Lanes<T>>(self, simd: S) {
         let pass = &self.band.pass;

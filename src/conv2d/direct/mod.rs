@@ -48,7 +48,7 @@ pub(super) fn gathers(shape: &ConvShape, outputs: usize) -> bool {
 /// Outputs from which on channels fill the lanes well enough, and products of one output from which
 /// on its tile is worth its transposition.
 const MANY_OUTPUTS: usize = 16;
-const MANY_PRODUCTS: usize = 96;
+const MANY_PRODUCTS: usize = 24;
 
 /// Whether a gathering pass with `outputs` and `terms` per group has channels in the lanes: windows
 /// of more than a pixel, which a matrix product would have to store.
