@@ -75,11 +75,12 @@ impl<'a, T: Element> Plan<'a, T> {
         let parts = parts_of_batch(shape.batch, bytes);
         let images_of_part = shape.batch.div_ceil(parts);
         let parts = shape.batch.div_ceil(images_of_part);
-        // The same sums in either way: the one that wastes fewer lanes and rows.
+        // The same sums in either way: the one that wastes fewer lanes and rows, or else the one
+        // whose sums lie as most filters do.
         let cost = |rows: usize, columns: usize| {
             rows.next_multiple_of(tile.rows) * columns.next_multiple_of(tile.lanes)
         };
-        let cells_in_lanes = cost(shape.group_out, cells) <= cost(cells, shape.group_out);
+        let cells_in_lanes = cost(shape.group_out, cells) / 17 <= cost(cells, shape.group_out) / 16;
         let granules = match cells_in_lanes {
             true => [tile.rows, tile.columns],
             false => [tile.columns, tile.rows],
@@ -386,6 +387,24 @@ fn pack_patches<T: Element>(
         patches.source = unsafe { patches.source.add(offset) };
         let fill = Block { pixel: block.pixel, pixels: block.pixels, cell, cells };
         match plan.shape.layout {
+            // A matrix in memory already.
+            Layout::Nchw if patches.are_pixels() => pack_in_blocks(
+                level,
+                PackMatrix {
+                    // SAFETY: the first channel's pixels.
+                    source: unsafe { patches.source.add(cell * patches.strides[0]) },
+                    relu_output: std::ptr::null(),
+                    line_stride: patches.strides[0],
+                    depth: Depth::every(1),
+                    lines: cells,
+                    start: block.pixel,
+                    count: block.pixels,
+                    panels: plan.cell_panels,
+                    target,
+                    panel_stride,
+                },
+                image * block.pixels,
+            ),
             Layout::Nchw => {
                 let stride = block.pixels.next_multiple_of(plan.tile.lanes);
                 let lines = PanelShape { width: stride, granule: stride };
