@@ -169,62 +169,78 @@ impl<T: Element> GatherBands<T> {
             false => unsafe { *pass.bias.add(place.group) },
         };
         let width = pass.grid_width;
+        let offset = place.image * of_image + place.group * of_channel + place.row * of_row;
+        // Vectors that are summed together: their chains of additions overlap.
+        let nothing = Pixels { copy: self.copies.cast_const(), target: pass.target, count: 0 };
+        let mut vectors = [nothing; VECTORS];
+        let mut waiting = 0;
         for row in 0..place.rows {
-            let offset = place.image * of_image + place.group * of_channel;
-            let offset = offset + (place.row + row) * of_row;
-            let mut column = 0;
             // SAFETY: the copy has what whole vectors of outputs read, the caller answers for the
             // target's row.
             unsafe {
                 let copy = self.copies.add(row * pass.rows.step * self.band.row_len());
-                let target = pass.target.add(offset);
-                while column + VECTORS * S::LANES <= width {
-                    let sums = self.sums_of_row::<S, K, VECTORS>(simd, &weights, copy.add(column));
-                    for (v, sum) in sums.into_iter().enumerate() {
-                        let target = target.add(column + v * S::LANES);
-                        self.finish_row(simd, sum, bias, S::LANES, target);
-                    }
-                    column += VECTORS * S::LANES;
-                }
+                let target = pass.target.add(offset + row * of_row);
+                let mut column = 0;
                 while column < width {
                     // The last vector may overlap the one before, unless it adds to the target.
                     if pass.beta == T::default() && width >= S::LANES {
                         column = column.min(width - S::LANES);
                     }
-                    let [sum] = self.sums_of_row::<S, K, 1>(simd, &weights, copy.add(column));
-                    let count = S::LANES.min(width - column);
-                    self.finish_row(simd, sum, bias, count, target.add(column));
+                    vectors[waiting] = Pixels {
+                        copy: copy.add(column),
+                        target: target.add(column),
+                        count: S::LANES.min(width - column),
+                    };
+                    waiting += 1;
                     column += S::LANES;
-                }
-            }
-        }
-    }
-
-    /// The sums of `V` vectors of pixels, the first at `copy` for the first tap of all.
-    ///
-    /// # Safety
-    /// The copy has what the taps read.
-    #[inline(always)]
-    unsafe fn sums_of_row<S: Lanes<T>, const K: usize, const V: usize>(
-        &self,
-        simd: S,
-        weights: &[[T; K]; K],
-        copy: *const T,
-    ) -> [S::Vector; V] {
-        let mut sums = [simd.splat(T::default()); V];
-        for (row_tap, weights) in weights.iter().enumerate() {
-            for (column_tap, &weight) in weights.iter().enumerate() {
-                // SAFETY: the caller answers for the copy.
-                unsafe {
-                    let copy = copy.add(self.band.start(row_tap, column_tap));
-                    for (v, sum) in sums.iter_mut().enumerate() {
-                        let pixels = simd.load(copy.add(v * S::LANES));
-                        *sum = simd.mul_add(pixels, simd.splat(weight), *sum);
+                    if waiting == VECTORS {
+                        self.sum::<S, K, VECTORS>(simd, &weights, bias, &vectors);
+                        waiting = 0;
                     }
                 }
             }
         }
-        sums
+        for &vector in &vectors[..waiting] {
+            // SAFETY: as above.
+            unsafe { self.sum::<S, K, 1>(simd, &weights, bias, &[vector]) };
+        }
+    }
+
+    /// Sums `V` vectors of pixels and writes them.
+    ///
+    /// # Safety
+    /// The copy has what the taps read, the target the pixels.
+    #[inline(always)]
+    unsafe fn sum<S: Lanes<T>, const K: usize, const V: usize>(
+        &self,
+        simd: S,
+        weights: &[[T; K]; K],
+        bias: T,
+        vectors: &[Pixels<T>; V],
+    ) {
+        let mut sums = [simd.splat(T::default()); V];
+        let mut copies = [vectors[0].copy; V];
+        for (copy, vector) in copies.iter_mut().zip(vectors) {
+            *copy = vector.copy;
+        }
+        for (row_tap, weights) in weights.iter().enumerate() {
+            for (column_tap, &weight) in weights.iter().enumerate() {
+                let start = self.band.start(row_tap, column_tap);
+                let weight = simd.splat(weight);
+                let mut pixels = [weight; V];
+                for (pixels, copy) in pixels.iter_mut().zip(copies) {
+                    // SAFETY: the caller answers for the copy.
+                    *pixels = unsafe { simd.load(copy.add(start)) };
+                }
+                for (sum, pixels) in sums.iter_mut().zip(pixels) {
+                    *sum = simd.mul_add(pixels, weight, *sum);
+                }
+            }
+        }
+        for (sum, vector) in sums.into_iter().zip(vectors) {
+            // SAFETY: the caller answers for the target.
+            unsafe { self.finish_row(simd, sum, bias, vector.count, vector.target) };
+        }
     }
 
     /// Writes the sums of `count` pixels of a row.
@@ -406,6 +422,15 @@ impl<T: Element> GatherBands<T> {
             }
         }
     }
+}
+
+/// Some neighbouring pixels, at most a vector: where the copy has them for the first tap of all, and
+/// where they go.
+#[derive(Clone, Copy)]
+struct Pixels<T> {
+    copy: *const T,
+    target: *mut T,
+    count: usize,
 }
 
 /// A vector of a band: its number, and where its pixels are in the grid.
