@@ -242,3 +242,32 @@ impl<T: Element> FillByPixel<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Taps;
+    use crate::testing::Random;
+
+    #[test]
+    fn taps_inside_are_those_that_are_not_outside() {
+        let mut random = Random(11);
+        for _ in 0..3000 {
+            let offset_step = random.within(1..=3) as isize;
+            let taps = Taps {
+                count: random.within(0..=5),
+                step: random.within(1..=3),
+                first_offset: random.within(0..=20) as isize - 10,
+                offset_step: if random.chance(50) { offset_step } else { -offset_step },
+                first_kernel: 0,
+                kernel_step: 1,
+                extent: random.within(1..=9),
+            };
+            for position in 0..8 {
+                let inside = |&tap: &usize| !taps.outside(taps.source(position, tap));
+                let found: Vec<usize> = (0..taps.count).filter(inside).collect();
+                let (first, end) = taps.inside(position);
+                assert_eq!((first..end).collect::<Vec<_>>(), found, "{taps:?} at {position}");
+            }
+        }
+    }
+}

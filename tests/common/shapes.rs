@@ -97,23 +97,37 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         all.push(pad([1, 1, 1, 1], new(1, 3, 4, 5, edge, 3, 3)));
         all.push(stride(2, 2, new(2, edge, 5, 7, edge, 1, 1)));
     }
-    // lengths of sums around blocks of 256: of the forward pass,
-    for channels in [255, 256, 257, 511, 512, 513] {
+    // lengths of sums around blocks of 384: of the forward pass,
+    for channels in [255, 383, 384, 385, 767, 768, 769] {
         all.push(new(1, channels, 2, 3, 3, 1, 1));
     }
     all.push(pad([1, 1, 1, 1], new(1, 28, 3, 4, 7, 3, 3)));
     all.push(pad([1, 1, 1, 1], new(1, 57, 3, 4, 7, 3, 3)));
     // of dx,
-    for channels in [255, 256, 257, 511, 513] {
+    for channels in [383, 384, 385, 767, 769] {
         all.push(new(1, 3, 2, 3, channels, 1, 1));
     }
     all.push(pad([1, 1, 1, 1], new(1, 5, 3, 4, 57, 3, 3)));
     // and of dw
-    for columns in [255, 256, 257, 511, 513] {
+    for columns in [383, 384, 385, 767, 769] {
         all.push(new(1, 3, 1, columns, 4, 1, 1));
     }
     all.push(pad([1, 1, 1, 1], new(3, 2, 16, 16, 3, 3, 3)));
     all.push(pad([1, 1, 1, 1], new(5, 3, 9, 19, 2, 3, 3)));
+    // channels in the lanes: several blocks of terms in either pass, rows longer than what is
+    // summed before it is written, and images of more than one band
+    all.push(pad([1, 1, 1, 1], new(1, 42, 4, 14, 17, 3, 3)));
+    all.push(pad([1, 1, 1, 1], new(2, 43, 5, 7, 86, 3, 3)));
+    all.push(stride(2, 2, pad([0, 1, 0, 1], new(1, 86, 7, 8, 33, 3, 3))));
+    all.push(stride(2, 2, new(1, 400, 4, 9, 16, 1, 1)));
+    all.push(pad([1, 1, 1, 1], new(1, 3, 2, 141, 18, 3, 3)));
+    all.push(pad([1, 1, 1, 1], new(1, 40, 21, 70, 16, 3, 3)));
+    all.push(groups(2, pad([2, 2, 2, 2], new(1, 34, 6, 13, 36, 5, 5))));
+    // depthwise kernels that know their taps, with rows of some vectors and of less than one
+    for columns in [3, 21, 70] {
+        all.push(groups(4, pad([1, 1, 1, 1], new(2, 4, 9, columns, 4, 3, 3))));
+        all.push(groups(3, stride(2, 2, pad([2, 2, 2, 2], new(2, 3, 9, columns, 3, 5, 5)))));
+    }
     all
 }
 
@@ -327,7 +341,7 @@ pub fn gemm_edges() -> Vec<[usize; 3]> {
     for edge in EDGES {
         all.extend([[edge, 5, 3], [5, edge, 3], [7, 17, edge], [edge, edge, 9]]);
     }
-    for k in [255, 256, 257, 511, 512, 513] {
+    for k in [255, 383, 384, 385, 767, 768, 769] {
         all.extend([[1, 1, k], [7, 17, k], [15, 33, k]]);
     }
     // several blocks of rows and of columns, and of both with several of the sums
