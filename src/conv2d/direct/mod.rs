@@ -107,7 +107,7 @@ impl<T: Element> Gather<T> {
     /// The kernel for few outputs or for depthwise convolutions.
     fn run(&self, context: &Context, layout: Layout) -> Result<()> {
         match layout {
-            Layout::Nchw => nchw::gather(context, self),
+            Layout::Nchw => nchw::gather(context, std::slice::from_ref(self)),
             Layout::Nhwc => nhwc::gather(context, self),
         }
     }
@@ -185,6 +185,53 @@ pub(super) fn forward_channels<T: Element>(
     channels::gather(context, &forward_gather(shape, x, w, bias, activation, y), padded)
 }
 
+/// The backward pass to the elements of dx at (`row`, `column`) plus multiples of the strides.
+fn phase<T: Element>(
+    shape: &ConvShape,
+    pass: &BackwardData<'_, T>,
+    dx: *mut T,
+    [row, column]: [usize; 2],
+) -> Gather<T> {
+    let (height, width) = (&shape.height, &shape.width);
+    let [w_out, w_in, w_row, w_column] = shape.filter_strides();
+    let [dx_image, dx_channel, dx_row, dx_column] = input_strides(shape);
+    let rows = Taps::backward(height, row);
+    let columns = Taps::backward(width, column);
+    let first_tap = rows.first_kernel * w_row + columns.first_kernel * w_column;
+    Gather {
+        batch: shape.batch,
+        groups: shape.groups,
+        outputs: shape.group_in,
+        terms: shape.group_out,
+        source: pass.dy.as_ptr(),
+        relu_output: pass.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr),
+        source_strides: output_strides(shape),
+        rows,
+        columns,
+        grid_height: (height.input - row).div_ceil(height.stride),
+        grid_width: (width.input - column).div_ceil(width.stride),
+        // SAFETY: the first tap of each axis lies within w.
+        filters: unsafe { pass.w.as_ptr().add(first_tap) },
+        filter_strides: FilterStrides {
+            group: shape.group_out * w_out,
+            output: w_in,
+            term: w_out,
+            row_tap: rows.kernel_step * w_row,
+            column_tap: columns.kernel_step * w_column,
+        },
+        // SAFETY: the phase's first element lies within dx.
+        target: unsafe { dx.add(row * dx_row + column * dx_column) },
+        target_strides: [dx_image, dx_channel, height.stride * dx_row, width.stride * dx_column],
+        alpha: pass.alpha,
+        beta: pass.beta,
+        bias: std::ptr::null(),
+        relu: false,
+    }
+}
+
+/// Phases that write the same rows of dx, and are run together.
+const PHASES: usize = 4;
+
 pub(super) fn backward_data<T: Element>(
     context: &Context,
     shape: &ConvShape,
@@ -192,52 +239,26 @@ pub(super) fn backward_data<T: Element>(
     dx: &mut [T],
     channels_in_lanes: bool,
 ) -> Result<()> {
-    let (height, width) = (&shape.height, &shape.width);
-    let [w_out, w_in, w_row, w_column] = shape.filter_strides();
-    let [dx_image, dx_channel, dx_row, dx_column] = input_strides(shape);
-    for row in 0..height.stride.min(height.input) {
-        for column in 0..width.stride.min(width.input) {
-            let rows = Taps::backward(height, row);
-            let columns = Taps::backward(width, column);
-            let first_tap = rows.first_kernel * w_row + columns.first_kernel * w_column;
-            let gather = Gather {
-                batch: shape.batch,
-                groups: shape.groups,
-                outputs: shape.group_in,
-                terms: shape.group_out,
-                source: pass.dy.as_ptr(),
-                relu_output: pass.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr),
-                source_strides: output_strides(shape),
-                rows,
-                columns,
-                grid_height: (height.input - row).div_ceil(height.stride),
-                grid_width: (width.input - column).div_ceil(width.stride),
-                // SAFETY: the first tap of each axis lies within w.
-                filters: unsafe { pass.w.as_ptr().add(first_tap) },
-                filter_strides: FilterStrides {
-                    group: shape.group_out * w_out,
-                    output: w_in,
-                    term: w_out,
-                    row_tap: rows.kernel_step * w_row,
-                    column_tap: columns.kernel_step * w_column,
-                },
-                // SAFETY: the phase's first element lies within dx.
-                target: unsafe { dx.as_mut_ptr().add(row * dx_row + column * dx_column) },
-                target_strides: [
-                    dx_image,
-                    dx_channel,
-                    height.stride * dx_row,
-                    width.stride * dx_column,
-                ],
-                alpha: pass.alpha,
-                beta: pass.beta,
-                bias: std::ptr::null(),
-                relu: false,
-            };
-            if channels_in_lanes {
-                channels::gather(context, &gather, false)?;
-            } else {
-                gather.run(context, shape.layout)?;
+    let columns = shape.width.stride.min(shape.width.input);
+    for row in 0..shape.height.stride.min(shape.height.input) {
+        for column in (0..columns).step_by(PHASES) {
+            let dx = dx.as_mut_ptr();
+            let mut phases = [phase(shape, pass, dx, [row, column]); PHASES];
+            let count = PHASES.min(columns - column);
+            for (number, gather) in phases.iter_mut().enumerate().take(count) {
+                *gather = phase(shape, pass, dx, [row, column + number]);
+            }
+            let phases = &phases[..count];
+            match (channels_in_lanes, shape.layout) {
+                (false, Layout::Nchw) => nchw::gather(context, phases)?,
+                (false, Layout::Nhwc) => {
+                    phases.iter().try_for_each(|phase| nhwc::gather(context, phase))?;
+                }
+                (true, _) => {
+                    for phase in phases {
+                        channels::gather(context, phase, false)?;
+                    }
+                }
             }
         }
     }

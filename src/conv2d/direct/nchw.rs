@@ -13,31 +13,44 @@ const TERMS: usize = 4;
 const OUTPUTS: usize = 3;
 const VECTORS: usize = 4;
 
-/// Runs a gathering pass.
-pub(super) fn gather<T: Element>(context: &Context, pass: &Gather<T>) -> Result<()> {
-    let band = Band::new(pass.rows, pass.columns, pass.grid_height, pass.grid_width);
-    let sums_len = match pass.terms <= TERMS {
+/// Runs gathering passes that write to different places of the same rows: a band is written by all of
+/// them in turn, while it is in the cache.
+pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Result<()> {
+    let pass = &passes[0];
+    let band =
+        |pass: &Gather<T>| Band::new(pass.rows, pass.columns, pass.grid_height, pass.grid_width);
+    let grid_rows = passes.iter().map(|pass| band(pass).grid_rows).min().unwrap_or(1);
+    let band = |pass: &Gather<T>| Band { grid_rows, ..band(pass) };
+    let sums_len = |pass: &Gather<T>| match pass.terms <= TERMS {
         true => 0,
-        false => pass.outputs * band.grid_rows * pass.grid_width.next_multiple_of(TILE_LANES),
+        false => pass.outputs * grid_rows * pass.grid_width.next_multiple_of(TILE_LANES),
     };
-    let copies_len = TERMS.min(pass.terms) * band.len();
+    let sums_len = passes.iter().map(sums_len).max().unwrap_or(0);
+    let copies_len =
+        TERMS.min(pass.terms) * passes.iter().map(|pass| band(pass).len()).max().unwrap_or(0);
     let scratch = context.scratch::<T>(0, copies_len + sums_len)?;
-    let bands = pass.grid_height.div_ceil(band.grid_rows);
-    let per_task = (TASK_WORK / (pass.row_work() * band.grid_rows)).max(1);
+    let bands = pass.grid_height.div_ceil(grid_rows);
+    let per_task = (TASK_WORK / (pass.row_work() * grid_rows)).max(1);
     let count = pass.batch * pass.groups * bands;
     context.run(count.div_ceil(per_task), &|slot, index| {
         let copies = scratch.slot(slot);
-        let kernel = GatherBands {
-            pass: *pass,
-            band,
-            bands,
-            first: index * per_task,
-            end: count.min((index + 1) * per_task),
-            copies,
-            // SAFETY: behind the copies, within the slot.
-            sums: unsafe { copies.add(copies_len) },
-        };
-        T::dispatch(context.level(), kernel);
+        let (first, end) = (index * per_task, count.min((index + 1) * per_task));
+        let at_once = if passes.len() == 1 { per_task } else { 1 };
+        for first in (first..end).step_by(at_once) {
+            for pass in passes {
+                let kernel = GatherBands {
+                    pass: *pass,
+                    band: band(pass),
+                    bands,
+                    first,
+                    end: end.min(first + at_once),
+                    copies,
+                    // SAFETY: behind the copies, within the slot.
+                    sums: unsafe { copies.add(copies_len) },
+                };
+                T::dispatch(context.level(), kernel);
+            }
+        }
     });
     Ok(())
 }
@@ -73,10 +86,11 @@ impl<T: Element> Kernel<T> for GatherBands<T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let pass = &self.pass;
-        for index in self.first..self.end {
-            let (rest, row) = (index / self.bands, index % self.bands * self.band.grid_rows);
-            let rows = self.band.grid_rows.min(pass.grid_height - row);
+        for number in self.first..self.end {
+            let (rest, band) = (number / self.bands, number % self.bands);
             let (image, group) = (rest / pass.groups, rest % pass.groups);
+            let row = band * self.band.grid_rows;
+            let rows = self.band.grid_rows.min(pass.grid_height - row);
             for term in (0..pass.terms).step_by(TERMS) {
                 let terms = TERMS.min(pass.terms - term);
                 let place = Place { image, group, row, rows, term, terms };
@@ -409,7 +423,14 @@ impl<T: Element> GatherBands<T> {
             if pass.relu {
                 value = simd.relu(value);
             }
-            if stride > 1 {
+            if stride == 2 && vector.column + S::LANES < pass.grid_width {
+                // What lies between belongs to this task too, and to another phase: it is kept.
+                let old = [simd.load(target), simd.load(target.add(S::LANES))];
+                let [_, between] = simd.deinterleave(old[0], old[1]);
+                let [low, high] = simd.interleave(value, between);
+                simd.store(target, low);
+                simd.store(target.add(S::LANES), high);
+            } else if stride > 1 {
                 let mut lanes = [T::default(); TILE_LANES];
                 simd.store(lanes.as_mut_ptr(), value);
                 for (lane, &value) in lanes.iter().enumerate().take(count) {
