@@ -456,12 +456,12 @@ fn pack_patches<T: Element>(
 }
 
 /// Adds each line's sum over the depth of packed panels to `sums`.
-struct SumPanels<T> {
-    panels: *const T,
-    shape: PanelShape,
-    lines: usize,
-    depth: usize,
-    sums: *mut T,
+pub(super) struct SumPanels<T> {
+    pub panels: *const T,
+    pub shape: PanelShape,
+    pub lines: usize,
+    pub depth: usize,
+    pub sums: *mut T,
 }
 
 impl<T: Element> Kernel<T> for SumPanels<T> {

@@ -216,9 +216,12 @@ pub(crate) fn run_backward<T: Element>(
             db_beta: T::from_f64(options.db_beta),
         };
         let (dw, db) = (gradients.dw, gradients.db);
-        match choose(&shape, Pass::BackwardWeights)? {
-            Choice::Direct => direct::backward_weights(context, &shape, &pass, dw, db)?,
-            _ => pass.run(context, &shape, dw, db)?,
+        match (choose(&shape, Pass::BackwardWeights)?, inputs.x, dw) {
+            (Choice::Channels, Some(x), Some(dw)) => {
+                direct::filters::run(context, &shape, &pass, x, dw, db)?;
+            }
+            (Choice::Direct, _, dw) => direct::backward_weights(context, &shape, &pass, dw, db)?,
+            (_, _, dw) => pass.run(context, &shape, dw, db)?,
         }
     }
     Ok(())
@@ -253,7 +256,7 @@ fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
     let channels = match pass {
         Pass::Forward => direct::has_channel_lanes(shape, shape.group_out, shape.group_in),
         Pass::BackwardData => direct::has_channel_lanes(shape, shape.group_in, shape.group_out),
-        Pass::BackwardWeights => false,
+        Pass::BackwardWeights => direct::filters::fits(shape) && !direct,
     };
     match shape.algorithm {
         Algorithm::Auto | Algorithm::Gemm if channels => Ok(Choice::Channels),

@@ -89,6 +89,17 @@ impl Taps {
         (first, taps_in(behind).max(first))
     }
 
+    /// The positions, of `count`, whose patches have `tap` inside the source: the first, and the
+    /// one behind the last. Offsets that rise with the positions.
+    #[inline(always)]
+    pub fn positions(&self, tap: usize, count: usize) -> (usize, usize) {
+        let first = self.source(0, tap);
+        let positions_in =
+            |distance: isize| (distance.max(0) as usize).div_ceil(self.step).min(count);
+        let start = positions_in(-first);
+        (start, positions_in(self.extent as isize - first).max(start))
+    }
+
     /// Whether `source` is in the padding.
     #[inline(always)]
     pub fn outside(&self, source: isize) -> bool {

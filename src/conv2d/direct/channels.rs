@@ -368,7 +368,7 @@ struct Tile<'a, T> {
 }
 
 /// At least the columns of any register tile.
-const MOST_COLUMNS: usize = 32;
+pub(super) const MOST_COLUMNS: usize = 32;
 /// Pixels that are summed before they are written, so that NCHW gets whole cache lines.
 const MOST_PIXELS: usize = 64;
 

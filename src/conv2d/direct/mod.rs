@@ -7,6 +7,7 @@
 
 mod band;
 mod channels;
+pub(super) mod filters;
 mod nchw;
 mod nhwc;
 mod panels;

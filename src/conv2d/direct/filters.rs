@@ -1,0 +1,555 @@
+//! dw and db with output channels in the lanes: dy is packed, x is broadcast from where it lies.
+//!
+//! The register tile is that of the channel kernel, with other roles: some input channels at one tap
+//! (or, where those are few, some column taps of one channel) times a panel of output channels,
+//! summed over pixels. What x has no pixel for is skipped. The batch is cut into parts by the shape
+//! alone; each part sums its images in order, a block of rows at a time, and the parts are added up
+//! in their order.
+
+use super::channels::MOST_COLUMNS;
+use super::{input_strides, output_strides};
+use crate::context::Context;
+use crate::conv2d::backward_weights::{BackwardWeights, SumPanels, parts_of_batch, updated};
+use crate::conv2d::patches::Taps;
+use crate::error::Result;
+use crate::gemm::blocking::DEPTH_BLOCK;
+use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
+use crate::shape::ConvShape;
+use crate::simd::{Element, Kernel, Lanes, TILE_LANES, TileKernel};
+
+/// Output and input channels of a task: its rows of x and dy stay in the second-level cache.
+const TASK_OUTPUTS: usize = 64;
+const TASK_INPUTS: usize = 64;
+/// Fewer multiply-adds than this are not worth a task.
+const TASK_WORK: usize = 1 << 18;
+/// Enough tasks to keep several threads busy to the end.
+const TASKS: usize = 16;
+
+/// How the pass is cut. By the shape alone, but for the panels' width.
+#[derive(Clone, Copy)]
+struct Plan {
+    panels: PanelShape,
+    parts: usize,
+    images_of_part: usize,
+    /// Rows of y that are packed at a time.
+    block_rows: usize,
+    /// Of a task, but for the last.
+    outputs: usize,
+    inputs: usize,
+    /// Elements of a part's sums: those of dw, `[groups, panels, inputs, taps, outputs of a panel]`,
+    /// and those of db behind them.
+    dw_len: usize,
+    part_len: usize,
+    /// Elements of a group's dw.
+    group_len: usize,
+    taps: usize,
+}
+
+impl Plan {
+    fn new<T: Element>(shape: &ConvShape, tile: TileShape) -> Self {
+        let taps = shape.height.kernel * shape.width.kernel;
+        let panels = PanelShape::columns(tile);
+        let group_len = shape.group_out.next_multiple_of(panels.width) * shape.group_in * taps;
+        // Of the sums that every instruction set has, so that the parts are the same.
+        let sums = shape.out_channels * shape.group_in * taps;
+        let parts = parts_of_batch(shape.batch, sums * size_of::<T>());
+        let images_of_part = shape.batch.div_ceil(parts);
+        let parts = shape.batch.div_ceil(images_of_part);
+        let blocks = shape.out_height.div_ceil((DEPTH_BLOCK / shape.out_width).max(1));
+
+        let pixels = shape.batch * shape.out_height * shape.out_width;
+        let work = pixels.saturating_mul(sums);
+        let wanted = (work / TASK_WORK).clamp(1, TASKS).div_ceil(parts * shape.groups);
+        let mut outputs = TASK_OUTPUTS.min(shape.group_out.next_multiple_of(panels.width));
+        let mut inputs = TASK_INPUTS.min(shape.group_in);
+        let tasks = |outputs: usize, inputs: usize| {
+            shape.group_out.div_ceil(outputs) * shape.group_in.div_ceil(inputs)
+        };
+        while tasks(outputs, inputs) < wanted && outputs > panels.width {
+            outputs = (outputs / 2).next_multiple_of(panels.width);
+        }
+        while tasks(outputs, inputs) < wanted && inputs > tile.rows {
+            inputs = (inputs / 2).next_multiple_of(tile.rows);
+        }
+        let dw_len = shape.groups * group_len;
+        Plan {
+            panels,
+            parts,
+            images_of_part,
+            block_rows: shape.out_height.div_ceil(blocks),
+            outputs,
+            inputs,
+            dw_len,
+            part_len: dw_len + shape.out_channels,
+            group_len,
+            taps,
+        }
+    }
+
+    /// Output channels of a panel, rounded up to whole vectors.
+    #[inline(always)]
+    fn lanes(&self, shape: &ConvShape, panel: usize) -> usize {
+        self.panels.lines_of(panel, shape.group_out)
+    }
+}
+
+/// The sums of all parts.
+struct Sums<T>(*mut T);
+
+// SAFETY: tasks write disjoint sums, and end before the reading ones begin.
+unsafe impl<T: Element> Sync for Sums<T> {}
+
+impl<T> Sums<T> {
+    fn part(&self, offset: usize) -> *mut T {
+        self.0.wrapping_add(offset)
+    }
+}
+
+/// Whether the pass has output channels in the lanes.
+pub(in crate::conv2d) fn fits(shape: &ConvShape) -> bool {
+    /// From which on the lanes are filled well enough.
+    const MANY_OUTPUTS: usize = 8;
+    shape.group_out >= MANY_OUTPUTS
+}
+
+pub(in crate::conv2d) fn run<T: Element>(
+    context: &Context,
+    shape: &ConvShape,
+    pass: &BackwardWeights<'_, T>,
+    x: &[T],
+    dw: &mut [T],
+    db: Option<&mut [T]>,
+) -> Result<()> {
+    let level = context.level();
+    let plan = Plan::new::<T>(shape, TileShape::of::<T>(level));
+    let gradient_len = plan.outputs * plan.block_rows * shape.out_width;
+    let scratch = context.scratch::<T>(plan.parts * plan.part_len, gradient_len)?;
+    let sums = Sums(scratch.shared());
+    let output_chunks = shape.group_out.div_ceil(plan.outputs);
+    let input_chunks = shape.group_in.div_ceil(plan.inputs);
+    context.run(plan.parts * shape.groups * output_chunks * input_chunks, &|slot, index| {
+        let (rest, chunk) = (index / input_chunks, index % input_chunks);
+        let input = chunk * plan.inputs;
+        let (rest, chunk) = (rest / output_chunks, rest % output_chunks);
+        let output = chunk * plan.outputs;
+        let (part, group) = (rest / shape.groups, rest % shape.groups);
+        let first_image = part * plan.images_of_part;
+        let kernel = SumPart {
+            shape,
+            pass,
+            x: x.as_ptr(),
+            plan,
+            group,
+            images: (first_image, shape.batch.min(first_image + plan.images_of_part)),
+            outputs: (output, shape.group_out.min(output + plan.outputs)),
+            inputs: (input, shape.group_in.min(input + plan.inputs)),
+            sums: sums.part(part * plan.part_len),
+            gradient: scratch.slot(slot),
+        };
+        T::dispatch(level, kernel);
+    });
+
+    let panels = shape.group_out.div_ceil(plan.panels.width);
+    let alpha_beta = (pass.dw_alpha, pass.dw_beta);
+    let dw = Sums(dw.as_mut_ptr());
+    context.run(shape.groups * panels, &|_, index| {
+        let (group, panel) = (index / panels, index % panels);
+        let add =
+            AddUp { shape, plan, group, panel, sums: sums.part(0), alpha_beta, dw: dw.part(0) };
+        T::dispatch(level, add);
+    });
+    if let Some(db) = db {
+        for (output, db) in db.iter_mut().enumerate() {
+            let mut sum = T::default();
+            for part in 0..plan.parts {
+                // SAFETY: the sums of db, behind those of dw, which the tasks wrote.
+                sum = sum + unsafe { *sums.part(part * plan.part_len + plan.dw_len + output) };
+            }
+            *db = updated(pass.db_alpha, sum, pass.db_beta, *db);
+        }
+    }
+    Ok(())
+}
+
+/// One part's sums of some output and input channels of a group.
+struct SumPart<'a, T> {
+    shape: &'a ConvShape,
+    pass: &'a BackwardWeights<'a, T>,
+    x: *const T,
+    plan: Plan,
+    group: usize,
+    /// First and end.
+    images: (usize, usize),
+    outputs: (usize, usize),
+    inputs: (usize, usize),
+    /// The part's.
+    sums: *mut T,
+    /// Room for a block's panels of dy.
+    gradient: *mut T,
+}
+
+/// Rows of y, and the columns of each of them.
+#[derive(Clone, Copy)]
+struct Pixels {
+    rows: (usize, usize),
+    columns: (usize, usize),
+}
+
+impl<T: Element> Kernel<T> for SumPart<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let (shape, plan) = (self.shape, self.plan);
+        let with_db = self.inputs.0 == 0;
+        let first_panel = self.outputs.0 / plan.panels.width;
+        let end_panel = self.outputs.1.div_ceil(plan.panels.width);
+        // SAFETY: this task's sums, in the part's.
+        unsafe {
+            for panel in first_panel..end_panel {
+                let len = (self.inputs.1 - self.inputs.0) * plan.taps * plan.lanes(shape, panel);
+                self.sum(panel, self.inputs.0).write_bytes(0, len);
+            }
+            if with_db {
+                self.bias_sum().write_bytes(0, self.outputs.1 - self.outputs.0);
+            }
+        }
+        for image in self.images.0..self.images.1 {
+            for row in (0..shape.out_height).step_by(plan.block_rows) {
+                let rows = (row, shape.out_height.min(row + plan.block_rows));
+                let pixels = (rows.1 - rows.0) * shape.out_width;
+                self.pack(simd, image, rows.0 * shape.out_width, pixels);
+                if with_db {
+                    let sum = SumPanels {
+                        panels: self.gradient,
+                        shape: plan.panels,
+                        lines: self.outputs.1 - self.outputs.0,
+                        depth: pixels,
+                        sums: self.bias_sum(),
+                    };
+                    sum.run(simd);
+                }
+                for panel in first_panel..end_panel {
+                    self.block(simd, image, rows, panel, panel - first_panel);
+                }
+            }
+        }
+    }
+}
+
+impl<T: Element> SumPart<'_, T> {
+    /// The sums of a panel, from an input channel on.
+    #[inline(always)]
+    fn sum(&self, panel: usize, input: usize) -> *mut T {
+        let plan = &self.plan;
+        let inputs = self.shape.group_in * plan.taps;
+        let panel_start = self.group * plan.group_len + panel * plan.panels.width * inputs;
+        let place = input * plan.taps * plan.lanes(self.shape, panel);
+        self.sums.wrapping_add(panel_start + place)
+    }
+
+    /// The sums of this task's db.
+    #[inline(always)]
+    fn bias_sum(&self) -> *mut T {
+        let output = self.group * self.shape.group_out + self.outputs.0;
+        self.sums.wrapping_add(self.plan.dw_len + output)
+    }
+
+    /// Packs dy, masked, for some pixels of an image.
+    #[inline(always)]
+    fn pack<S: Lanes<T>>(&self, simd: S, image: usize, start: usize, count: usize) {
+        let [of_image, of_channel, _, of_pixel] = output_strides(self.shape);
+        let channel = self.group * self.shape.group_out + self.outputs.0;
+        let offset = image * of_image + channel * of_channel;
+        let pack = PackMatrix {
+            source: self.pass.dy.as_ptr().wrapping_add(offset),
+            relu_output: self
+                .pass
+                .relu_output
+                .map_or(std::ptr::null(), |output| output.as_ptr().wrapping_add(offset)),
+            line_stride: of_channel,
+            depth: Depth::every(of_pixel),
+            lines: self.outputs.1 - self.outputs.0,
+            start,
+            count,
+            panels: self.plan.panels,
+            target: self.gradient,
+            panel_stride: self.plan.panels.width * count,
+        };
+        pack.run(simd);
+    }
+
+    /// Adds some rows of an image to the sums of a panel, packed as number `packed`.
+    #[inline(always)]
+    fn block<S: Lanes<T>>(
+        &self,
+        simd: S,
+        image: usize,
+        rows: (usize, usize),
+        panel: usize,
+        packed: usize,
+    ) {
+        let shape = self.shape;
+        let (row_taps, column_taps) = (Taps::forward(&shape.height), Taps::forward(&shape.width));
+        let [of_image, of_channel, _, of_column] = input_strides(shape);
+        let depth = (rows.1 - rows.0) * shape.out_width;
+        let gradient = self.gradient.wrapping_add(packed * self.plan.panels.width * depth);
+        let channel = self.group * shape.group_in;
+        let tile = Tile {
+            task: self,
+            source: self.x.wrapping_add(image * of_image + channel * of_channel),
+            gradient,
+            first_row: rows.0,
+            width: self.plan.lanes(shape, panel),
+            panel,
+            rows: row_taps,
+            columns: column_taps,
+            item_stride: 0,
+            sum_stride: 0,
+        };
+        let width = shape.out_width;
+        let taps = shape.width.kernel;
+        for row_tap in 0..shape.height.kernel {
+            let valid = row_taps.positions(row_tap, shape.out_height);
+            let rows = (rows.0.max(valid.0), rows.1.min(valid.1));
+            if rows.0 >= rows.1 {
+                continue;
+            }
+            if shape.group_in >= taps {
+                // Neighbouring input channels at one tap.
+                let tile = Tile { item_stride: of_channel, sum_stride: self.plan.taps, ..tile };
+                for column_tap in 0..taps {
+                    let columns = column_taps.positions(column_tap, width);
+                    if columns.0 >= columns.1 {
+                        continue;
+                    }
+                    let inputs = self.inputs.1 - self.inputs.0;
+                    let tiles = inputs.div_ceil(S::TILE_ROWS);
+                    let mut first = self.inputs.0;
+                    for number in 0..tiles {
+                        let count = inputs / tiles + usize::from(number < inputs % tiles);
+                        let pixels = Pixels { rows, columns };
+                        tile.run_at(simd, pixels, [first, row_tap, column_tap], count);
+                        first += count;
+                    }
+                }
+                continue;
+            }
+            // Neighbouring column taps of one channel: the columns that all of them read, and the
+            // others one by one.
+            let step = shape.width.dilation * of_column;
+            let tile = Tile { item_stride: step, sum_stride: 1, ..tile };
+            let last = column_taps.positions(taps - 1, width);
+            let all = (column_taps.positions(0, width).0, last.1);
+            let all = if all.0 < all.1 { all } else { (0, 0) };
+            for input in self.inputs.0..self.inputs.1 {
+                let mut column = 0;
+                while column < width {
+                    let columns =
+                        if column == all.0 && all.1 > 0 { all } else { (column, column + 1) };
+                    column = columns.1;
+                    let (mut first, end) = column_taps.inside(columns.0);
+                    let tiles = (end - first).div_ceil(S::TILE_ROWS);
+                    let (count, longer) = match tiles {
+                        0 => continue,
+                        _ => ((end - first) / tiles, (end - first) % tiles),
+                    };
+                    for number in 0..tiles {
+                        let count = count + usize::from(number < longer);
+                        let pixels = Pixels { rows, columns };
+                        tile.run_at(simd, pixels, [input, row_tap, first], count);
+                        first += count;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The sums of some neighbouring items, input channels or column taps, and a panel of outputs.
+#[derive(Clone, Copy)]
+struct Tile<'a, T> {
+    task: &'a SumPart<'a, T>,
+    /// The image's first channel of the group.
+    source: *const T,
+    /// The panel of dy, from row `first_row` of y on.
+    gradient: *const T,
+    first_row: usize,
+    /// Lanes of the panel.
+    width: usize,
+    panel: usize,
+    rows: Taps,
+    columns: Taps,
+    /// From item to item, in x and among the sums.
+    item_stride: usize,
+    sum_stride: usize,
+}
+
+impl<T: Element> Tile<'_, T> {
+    /// Adds the products of some pixels to the sums of `count` items from the one of input channel,
+    /// row tap and column tap on.
+    #[inline(always)]
+    fn run_at<S: Lanes<T>>(
+        &self,
+        simd: S,
+        pixels: Pixels,
+        [input, row_tap, column_tap]: [usize; 3],
+        count: usize,
+    ) {
+        let shape = self.task.shape;
+        let [_, of_channel, of_row, of_column] = input_strides(shape);
+        let row = self.rows.source(pixels.rows.0, row_tap) as usize;
+        let column = self.columns.source(pixels.columns.0, column_tap) as usize;
+        let offset = input * of_channel + row * of_row + column * of_column;
+        let pixel = (pixels.rows.0 - self.first_row) * shape.out_width + pixels.columns.0;
+        let tap = row_tap * shape.width.kernel + column_tap;
+        let sums = self.task.sum(self.panel, input).wrapping_add(tap * self.width);
+        let source_steps = [self.rows.step * of_row, self.columns.step * of_column];
+        let mut counts = [pixels.rows.1 - pixels.rows.0, pixels.columns.1 - pixels.columns.0];
+        if counts[1] == shape.out_width && source_steps[0] == counts[1] * source_steps[1] {
+            // Rows that follow on from one another are one.
+            counts = [1, counts[0] * counts[1]];
+        }
+        let products = Products {
+            source: self.source.wrapping_add(offset),
+            item_stride: self.item_stride,
+            source_steps,
+            gradient: self.gradient.wrapping_add(pixel * self.width),
+            gradient_row: shape.out_width * self.width,
+            counts,
+            sums,
+            sum_stride: self.sum_stride * self.width,
+        };
+        simd.tile(count, self.width / S::LANES, products);
+    }
+}
+
+/// The register tile: items times a panel, over rows and columns of pixels.
+struct Products<T> {
+    source: *const T,
+    item_stride: usize,
+    /// From row to row, and from column to column.
+    source_steps: [usize; 2],
+    gradient: *const T,
+    gradient_row: usize,
+    /// Rows and columns.
+    counts: [usize; 2],
+    sums: *mut T,
+    sum_stride: usize,
+}
+
+impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Products<T> {
+    #[inline(always)]
+    fn run<const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+        let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
+        let [row_step, column_step] = self.source_steps;
+        let item_stride = self.item_stride;
+        // SAFETY: x has the pixels that the items read, dy's panel and the sums have theirs.
+        unsafe {
+            for row in 0..self.counts[0] {
+                let mut source = self.source.add(row * row_step);
+                let mut gradient = self.gradient.add(row * self.gradient_row);
+                for _ in 0..self.counts[1] {
+                    let mut lanes = [simd.splat(T::default()); VECTORS];
+                    for (v, lane) in lanes.iter_mut().enumerate() {
+                        *lane = simd.load(gradient.add(v * S::LANES));
+                    }
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let item = simd.splat(*source.add(r * item_stride));
+                        for (sum, &lane) in sums.iter_mut().zip(&lanes) {
+                            *sum = simd.mul_add(item, lane, *sum);
+                        }
+                    }
+                    source = source.wrapping_add(column_step);
+                    gradient = gradient.add(VECTORS * S::LANES);
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (v, &sum) in sums.iter().enumerate() {
+                    let total = self.sums.add(r * self.sum_stride + v * S::LANES);
+                    simd.store(total, simd.add(simd.load(total), sum));
+                }
+            }
+        }
+    }
+}
+
+/// Adds up the parts of a panel of dw.
+struct AddUp<'a, T> {
+    shape: &'a ConvShape,
+    plan: Plan,
+    group: usize,
+    panel: usize,
+    sums: *const T,
+    alpha_beta: (T, T),
+    dw: *mut T,
+}
+
+impl<T: Element> Kernel<T> for AddUp<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let (shape, plan) = (self.shape, self.plan);
+        let (alpha, beta) = self.alpha_beta;
+        let width = plan.lanes(shape, self.panel);
+        let first = self.panel * plan.panels.width;
+        let outputs = width.min(shape.group_out - first);
+        let [w_out, w_in, w_row, w_column] = shape.filter_strides();
+        let weights = shape.group_in * plan.taps;
+        // Whether the filters have the order of the sums: OIHW.
+        let in_order = w_in == plan.taps && w_row == shape.width.kernel && w_column == 1;
+        // A few weights of all outputs at a time.
+        let mut values = [T::default(); TILE_LANES * MOST_COLUMNS];
+        for weight in (0..weights).step_by(S::LANES) {
+            let count = S::LANES.min(weights - weight);
+            // SAFETY: the parts have the panel's sums, dw the outputs' weights, which no other
+            // task writes.
+            unsafe {
+                let start = self.group * plan.group_len + first * weights + weight * width;
+                let sums = self.sums.add(start);
+                for number in 0..count {
+                    for lane in (0..width).step_by(S::LANES) {
+                        let mut sum = simd.splat(T::default());
+                        for part in 0..plan.parts {
+                            let place = part * plan.part_len + number * width + lane;
+                            sum = simd.add(sum, simd.load(sums.add(place)));
+                        }
+                        let value = values.as_mut_ptr().add(number * MOST_COLUMNS + lane);
+                        simd.store(value, simd.mul(simd.splat(alpha), sum));
+                    }
+                }
+                let output = self.group * shape.group_out + first;
+                let dw = self.dw.add(output * w_out);
+                if in_order && beta == T::default() && count == S::LANES {
+                    for lane in (0..outputs).step_by(S::LANES) {
+                        if lane + S::LANES <= outputs {
+                            let source = values.as_ptr().add(lane);
+                            let target = dw.add(lane * w_out + weight);
+                            simd.transpose(S::LANES, source, MOST_COLUMNS, target, w_out);
+                            continue;
+                        }
+                        for lane in lane..outputs {
+                            for number in 0..S::LANES {
+                                let value = values[number * MOST_COLUMNS + lane];
+                                *dw.add(lane * w_out + weight + number) = value;
+                            }
+                        }
+                    }
+                    continue;
+                }
+                for number in 0..count {
+                    let (input, tap) =
+                        ((weight + number) / plan.taps, (weight + number) % plan.taps);
+                    let (row, column) = (tap / shape.width.kernel, tap % shape.width.kernel);
+                    let dw = dw.add(input * w_in + row * w_row + column * w_column);
+                    for lane in 0..outputs {
+                        let value = values[number * MOST_COLUMNS + lane];
+                        let dw = dw.add(lane * w_out);
+                        *dw = if beta == T::default() { value } else { value + beta * *dw };
+                    }
+                }
+            }
+        }
+    }
+}
