@@ -1,8 +1,8 @@
 //! dw = alpha * (the gradient of the weights) + beta * dw, and db likewise.
 //!
-//! dw is a product of dy and the patches of x, whose depth is the pixels of all images. The batch is
-//! cut into parts by the shape alone; each part's sum goes to scratch memory of its own, and the
-//! parts are added up in their order. So the order of every sum is the shape's. The bias gradient
+//! For few outputs, and for db alone: `direct/filters.rs` has the others. dw is a product of dy and
+//! the patches of x, whose depth is the pixels of all images. The batch is cut into parts by the shape
+//! alone; each part's sum goes to scratch memory of its own, and the parts are added up in their order. So the order of every sum is the shape's. The bias gradient
 //! is summed from the same panels of dy, masked as they were packed.
 
 use super::add_parts::PartSums;

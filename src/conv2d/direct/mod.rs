@@ -3,7 +3,7 @@
 //! Where there are enough channels they are the lanes, on both layouts. With few outputs, or one input
 //! channel per group (depthwise), NCHW has pixels in the lanes, and NHWC the channels of both
 //! tensors. Forward and backward data are one pass each of these: both gather, over taps, from x and
-//! from a phase of dy.
+//! from a phase of dy. dw has output channels in the lanes too.
 
 mod band;
 mod channels;
