@@ -215,13 +215,16 @@ pub(crate) fn run_backward<T: Element>(
             db_alpha: T::from_f64(options.db_alpha),
             db_beta: T::from_f64(options.db_beta),
         };
-        let (dw, db) = (gradients.dw, gradients.db);
-        match (choose(&shape, Pass::BackwardWeights)?, inputs.x, dw) {
-            (Choice::Channels, Some(x), Some(dw)) => {
-                direct::filters::run(context, &shape, &pass, x, dw, db)?;
+        let (mut dw, mut db) = (gradients.dw, gradients.db);
+        let choice = choose(&shape, Pass::BackwardWeights)?;
+        if let (Choice::Channels, Some(x), Some(dw)) = (choice, inputs.x, dw.as_deref_mut()) {
+            if direct::filters::run(context, &shape, &pass, x, dw, db.as_deref_mut())? {
+                return Ok(());
             }
-            (Choice::Direct, _, dw) => direct::backward_weights(context, &shape, &pass, dw, db)?,
-            (_, _, dw) => pass.run(context, &shape, dw, db)?,
+        }
+        match choice {
+            Choice::Direct => direct::backward_weights(context, &shape, &pass, dw, db)?,
+            _ => pass.run(context, &shape, dw, db)?,
         }
     }
     Ok(())

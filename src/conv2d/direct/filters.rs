@@ -112,6 +112,8 @@ pub(in crate::conv2d) fn fits(shape: &ConvShape) -> bool {
     shape.group_out >= MANY_OUTPUTS
 }
 
+/// Runs the pass. False, and nothing written, when some dy may not be finite and there is padding:
+/// it counts as zeros, which would make NaN of it, but is skipped here.
 pub(in crate::conv2d) fn run<T: Element>(
     context: &Context,
     shape: &ConvShape,
@@ -119,7 +121,7 @@ pub(in crate::conv2d) fn run<T: Element>(
     x: &[T],
     dw: &mut [T],
     db: Option<&mut [T]>,
-) -> Result<()> {
+) -> Result<bool> {
     let level = context.level();
     let plan = Plan::new::<T>(shape, TileShape::of::<T>(level));
     let gradient_len = plan.outputs * plan.block_rows * shape.out_width;
@@ -149,6 +151,21 @@ pub(in crate::conv2d) fn run<T: Element>(
         T::dispatch(level, kernel);
     });
 
+    if [&shape.height, &shape.width].iter().any(|axis| axis.padded() > axis.input) {
+        let finite = |part: usize| {
+            // SAFETY: the sums of db, behind those of dw, which the tasks wrote.
+            let sums = unsafe {
+                let start = sums.part(part * plan.part_len + plan.dw_len);
+                std::slice::from_raw_parts(start, shape.out_channels)
+            };
+            // A sum with an infinity or a NaN is one of them, and so is its product with 0.
+            sums.iter().all(|&sum| sum * T::default() == T::default())
+        };
+        if !(0..plan.parts).all(finite) {
+            return Ok(false);
+        }
+    }
+
     let panels = shape.group_out.div_ceil(plan.panels.width);
     let alpha_beta = (pass.dw_alpha, pass.dw_beta);
     let dw = Sums(dw.as_mut_ptr());
@@ -168,7 +185,7 @@ pub(in crate::conv2d) fn run<T: Element>(
             *db = updated(pass.db_alpha, sum, pass.db_beta, *db);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// One part's sums of some output and input channels of a group.
