@@ -325,7 +325,7 @@ fn pack_patches<T: Element>(
 ) {
     match patches.layout {
         // A matrix in memory already: lines of pixels, contiguous at each channel.
-        Layout::Nchw if patches.are_pixels() => {
+        Layout::Nchw if patches.is_matrix(block) => {
             let pack = PackMatrix {
                 // SAFETY: the block's first pixel lies within the image.
                 source: unsafe { patches.source.add(block.pixel) },

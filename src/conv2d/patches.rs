@@ -134,12 +134,19 @@ pub(crate) struct Patches<T> {
 unsafe impl<T: Sync> Sync for Patches<T> {}
 
 impl<T> Patches<T> {
-    /// Whether a patch is just its pixel, and the grid's rows the source's.
+    /// Whether a patch is just its pixel, and the grid's rows are as long as the source's.
     pub fn are_pixels(&self) -> bool {
         let just_the_pixel =
             |taps: Taps| taps.count == 1 && taps.step == 1 && taps.first_offset == 0;
         let whole_rows = self.grid_width == self.columns.extent;
         just_the_pixel(self.rows) && just_the_pixel(self.columns) && whole_rows
+    }
+
+    /// Whether a block's pixels are a matrix in memory: a patch is just its pixel, and all of them
+    /// lie in the source.
+    pub fn is_matrix(&self, block: Block) -> bool {
+        let extent = self.rows.extent * self.columns.extent;
+        self.are_pixels() && block.pixel + block.pixels <= extent
     }
 
     /// Takes the image as one long row where a patch is just its pixel: then no vector of pixels

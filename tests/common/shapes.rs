@@ -70,6 +70,9 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         pad([3, 2, 2, 3], new(2, 5, 4, 3, 7, 1, 1)),
         pad([0, 0, 0, 9], new(1, 2, 5, 3, 3, 2, 3)),
         pad([20, 0, 0, 0], new(1, 2, 2, 9, 3, 2, 3)),
+        // a pixel each, in an image that padding makes longer; phases of dx longer than dy
+        pad([0, 3, 0, 0], new(2, 3, 5, 6, 5, 1, 1)),
+        stride(3, 3, new(3, 17, 7, 15, 2, 2, 3)),
         // strides that leave rows and columns over, and that are wider than the kernel
         stride(2, 3, new(2, 3, 10, 12, 4, 3, 3)),
         stride(3, 2, pad([1, 1, 1, 1], new(2, 7, 11, 10, 8, 2, 1))),
