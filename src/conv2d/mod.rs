@@ -217,10 +217,10 @@ pub(crate) fn run_backward<T: Element>(
         };
         let (mut dw, mut db) = (gradients.dw, gradients.db);
         let choice = choose(&shape, Pass::BackwardWeights)?;
-        if let (Choice::Channels, Some(x), Some(dw)) = (choice, inputs.x, dw.as_deref_mut()) {
-            if direct::filters::run(context, &shape, &pass, x, dw, db.as_deref_mut())? {
-                return Ok(());
-            }
+        if let (Choice::Channels, Some(x), Some(dw)) = (choice, inputs.x, dw.as_deref_mut())
+            && direct::filters::run(context, &shape, &pass, x, dw, db.as_deref_mut())?
+        {
+            return Ok(());
         }
         match choice {
             Choice::Direct => direct::backward_weights(context, &shape, &pass, dw, db)?,
