@@ -314,6 +314,11 @@ impl ConvShape {
         self.out_channels * self.patch_len()
     }
 
+    /// Whether some windows reach into padding.
+    pub fn is_padded(&self) -> bool {
+        [&self.height, &self.width].iter().any(|axis| axis.padded() > axis.input)
+    }
+
     /// Products in one sum of the forward pass: (in_channels / groups) * kernel_height * kernel_width.
     pub fn patch_len(&self) -> usize {
         self.group_in * self.height.kernel * self.width.kernel

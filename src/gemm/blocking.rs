@@ -17,10 +17,10 @@ pub(crate) fn block_length(depth: usize) -> usize {
 }
 
 /// Fewer multiply-adds than this, some five microseconds of work, are not worth a task.
-const TASK_WORK: usize = 1 << 18;
+pub(crate) const TASK_WORK: usize = 1 << 18;
 
 /// Enough tasks to keep several threads busy to the end.
-const TASKS: usize = 16;
+pub(crate) const TASKS: usize = 16;
 
 /// A grid of tasks over the rows and columns of C.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

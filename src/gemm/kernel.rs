@@ -260,7 +260,7 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
 
 /// At least the rows and columns of any register tile.
 const MOST_ROWS: usize = 14;
-const MOST_COLUMNS: usize = 32;
+pub(crate) const MOST_COLUMNS: usize = 32;
 
 impl<T: Element> Tile<'_, T> {
     /// Updates a tile of whole vectors, straight from the registers.

@@ -15,15 +15,13 @@ use super::panels::{PackPanel, PanelPlan};
 use crate::context::Context;
 use crate::conv2d::patches::Taps;
 use crate::error::Result;
+use crate::gemm::blocking::{TASK_WORK, TASKS};
+use crate::gemm::kernel::MOST_COLUMNS;
 use crate::gemm::pack::TileShape;
 use crate::simd::{Element, Kernel, Lanes, TileKernel};
 
 /// What a band of the source may take, beside a panel of filters in the second-level cache.
 const BAND_BYTES: usize = 192 * 1024;
-/// Fewer multiply-adds than this are not worth a task.
-const TASK_WORK: usize = 1 << 18;
-/// Enough tasks to keep several threads busy to the end.
-const TASKS: usize = 16;
 
 /// How a pass is cut. By the shape alone.
 #[derive(Clone, Copy)]
@@ -367,8 +365,6 @@ struct Tile<'a, T> {
     sums: *mut T,
 }
 
-/// At least the columns of any register tile.
-pub(super) const MOST_COLUMNS: usize = 32;
 /// Pixels that are summed before they are written, so that NCHW gets whole cache lines.
 const MOST_PIXELS: usize = 64;
 

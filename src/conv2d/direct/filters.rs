@@ -6,13 +6,13 @@
 //! alone; each part sums its images in order, a block of rows at a time, and the parts are added up
 //! in their order.
 
-use super::channels::MOST_COLUMNS;
 use super::{input_strides, output_strides};
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, SumPanels, parts_of_batch, updated};
 use crate::conv2d::patches::Taps;
 use crate::error::Result;
-use crate::gemm::blocking::DEPTH_BLOCK;
+use crate::gemm::blocking::{DEPTH_BLOCK, TASK_WORK, TASKS};
+use crate::gemm::kernel::MOST_COLUMNS;
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use crate::shape::ConvShape;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES, TileKernel};
@@ -20,10 +20,6 @@ use crate::simd::{Element, Kernel, Lanes, TILE_LANES, TileKernel};
 /// Output and input channels of a task: its rows of x and dy stay in the second-level cache.
 const TASK_OUTPUTS: usize = 64;
 const TASK_INPUTS: usize = 64;
-/// Fewer multiply-adds than this are not worth a task.
-const TASK_WORK: usize = 1 << 18;
-/// Enough tasks to keep several threads busy to the end.
-const TASKS: usize = 16;
 
 /// How the pass is cut. By the shape alone, but for the panels' width.
 #[derive(Clone, Copy)]
@@ -151,7 +147,7 @@ pub(in crate::conv2d) fn run<T: Element>(
         T::dispatch(level, kernel);
     });
 
-    if [&shape.height, &shape.width].iter().any(|axis| axis.padded() > axis.input) {
+    if shape.is_padded() {
         let finite = |part: usize| {
             // SAFETY: the sums of db, behind those of dw, which the tasks wrote.
             let sums = unsafe {

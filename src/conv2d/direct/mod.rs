@@ -105,18 +105,19 @@ pub(super) struct FilterStrides {
 unsafe impl<T: Sync> Sync for Gather<T> {}
 
 impl<T: Element> Gather<T> {
-    /// The kernel for few outputs or for depthwise convolutions.
-    fn run(&self, context: &Context, layout: Layout) -> Result<()> {
-        match layout {
-            Layout::Nchw => nchw::gather(context, std::slice::from_ref(self)),
-            Layout::Nhwc => nhwc::gather(context, self),
-        }
-    }
-
     /// Multiply-adds of one row of one group.
     fn row_work(&self) -> usize {
         let products = self.outputs * self.terms * self.rows.count * self.columns.count;
         (self.grid_width * products).max(1)
+    }
+}
+
+/// Runs passes that write to different places of the same rows, with the kernels for few outputs or
+/// for depthwise convolutions.
+fn gather<T: Element>(context: &Context, layout: Layout, passes: &[Gather<T>]) -> Result<()> {
+    match layout {
+        Layout::Nchw => nchw::gather(context, passes),
+        Layout::Nhwc => passes.iter().try_for_each(|pass| nhwc::gather(context, pass)),
     }
 }
 
@@ -168,7 +169,7 @@ pub(super) fn forward<T: Element>(
     activation: Activation,
     y: &mut [T],
 ) -> Result<()> {
-    forward_gather(shape, x, w, bias, activation, y).run(context, shape.layout)
+    gather(context, shape.layout, &[forward_gather(shape, x, w, bias, activation, y)])
 }
 
 /// The forward pass with channels in the lanes. False, and nothing written, when a weight is not
@@ -182,8 +183,8 @@ pub(super) fn forward_channels<T: Element>(
     activation: Activation,
     y: &mut [T],
 ) -> Result<bool> {
-    let padded = [&shape.height, &shape.width].iter().any(|axis| axis.padded() > axis.input);
-    channels::gather(context, &forward_gather(shape, x, w, bias, activation, y), padded)
+    let pass = forward_gather(shape, x, w, bias, activation, y);
+    channels::gather(context, &pass, shape.is_padded())
 }
 
 /// The backward pass to the elements of dx at (`row`, `column`) plus multiples of the strides.
@@ -250,16 +251,12 @@ pub(super) fn backward_data<T: Element>(
                 *gather = phase(shape, pass, dx, [row, column + number]);
             }
             let phases = &phases[..count];
-            match (channels_in_lanes, shape.layout) {
-                (false, Layout::Nchw) => nchw::gather(context, phases)?,
-                (false, Layout::Nhwc) => {
-                    phases.iter().try_for_each(|phase| nhwc::gather(context, phase))?;
+            if channels_in_lanes {
+                for phase in phases {
+                    channels::gather(context, phase, false)?;
                 }
-                (true, _) => {
-                    for phase in phases {
-                        channels::gather(context, phase, false)?;
-                    }
-                }
+            } else {
+                gather(context, shape.layout, phases)?;
             }
         }
     }

@@ -125,7 +125,7 @@ impl<T: Element> Kernel<T> for PackPanel<'_, T> {
                     let mut place = Place { term: 0, row: 0, column: 0 };
                     let mut done = 0;
                     let mut lanes = [T::default(); TILE_LANES * TILE_LANES];
-                    for number in 0..terms * plan.taps() {
+                    for _ in 0..terms * plan.taps() {
                         let source = place.term * strides.term
                             + place.row * strides.row_tap
                             + place.column * strides.column_tap;
@@ -147,7 +147,6 @@ impl<T: Element> Kernel<T> for PackPanel<'_, T> {
                         let to = plan.number(terms, place) * width + lane;
                         simd.store(target.add(to), value);
                         done = if done + 1 == run { 0 } else { done + 1 };
-                        debug_assert!(number < terms * plan.taps());
                         place.advance(&plan, terms, along_terms);
                     }
                 }
