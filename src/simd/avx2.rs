@@ -36,6 +36,26 @@ where
     unsafe { inner(simd, kernel) }
 }
 
+/// Runs one size of a tile, compiled for AVX2 and FMA.
+#[inline(always)]
+fn run_tile<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: Avx2, kernel: K)
+where
+    Avx2: Lanes<T>,
+    K: TileKernel<T, Avx2>,
+{
+    #[target_feature(enable = "avx2,fma")]
+    #[inline(never)]
+    fn inner<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: Avx2, kernel: K)
+    where
+        Avx2: Lanes<T>,
+        K: TileKernel<T, Avx2>,
+    {
+        kernel.run::<ROWS, VECTORS>(simd);
+    }
+    // SAFETY: `simd` proves that the processor has the features.
+    unsafe { inner::<T, K, ROWS, VECTORS>(simd, kernel) }
+}
+
 impl Lanes<f32> for Avx2 {
     type Vector = __m256;
     type Mask = __m256;
@@ -45,7 +65,7 @@ impl Lanes<f32> for Avx2 {
 
     #[inline(always)]
     fn tile<K: TileKernel<f32, Self>>(self, rows: usize, vectors: usize, kernel: K) {
-        select_tile!(self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
+        select_tile!(run_tile, self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
     }
 
     intrinsics! {
@@ -208,7 +228,7 @@ impl Lanes<f64> for Avx2 {
 
     #[inline(always)]
     fn tile<K: TileKernel<f64, Self>>(self, rows: usize, vectors: usize, kernel: K) {
-        select_tile!(self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
+        select_tile!(run_tile, self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
     }
 
     intrinsics! {

@@ -42,6 +42,26 @@ where
     unsafe { inner(simd, kernel) }
 }
 
+/// Runs one size of a tile, compiled for AVX-512.
+#[inline(always)]
+fn run_tile<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: Avx512, kernel: K)
+where
+    Avx512: Lanes<T>,
+    K: TileKernel<T, Avx512>,
+{
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    #[inline(never)]
+    fn inner<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: Avx512, kernel: K)
+    where
+        Avx512: Lanes<T>,
+        K: TileKernel<T, Avx512>,
+    {
+        kernel.run::<ROWS, VECTORS>(simd);
+    }
+    // SAFETY: `simd` proves that the processor has the features.
+    unsafe { inner::<T, K, ROWS, VECTORS>(simd, kernel) }
+}
+
 impl Lanes<f32> for Avx512 {
     type Vector = __m512;
     type Mask = __mmask16;
@@ -52,7 +72,7 @@ impl Lanes<f32> for Avx512 {
     #[inline(always)]
     fn tile<K: TileKernel<f32, Self>>(self, rows: usize, vectors: usize, kernel: K) {
         select_tile!(
-            self, kernel, rows, vectors, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], [1 2]
+            run_tile, self, kernel, rows, vectors, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], [1 2]
         );
     }
 
@@ -203,7 +223,7 @@ impl Lanes<f64> for Avx512 {
     #[inline(always)]
     fn tile<K: TileKernel<f64, Self>>(self, rows: usize, vectors: usize, kernel: K) {
         select_tile!(
-            self, kernel, rows, vectors, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], [1 2]
+            run_tile, self, kernel, rows, vectors, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], [1 2]
         );
     }
 

@@ -187,17 +187,18 @@ pub trait Lanes<T: Element>: Copy {
     fn interleave(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
 }
 
-/// Calls `$kernel.run::<rows, vectors>($simd)` for run-time `rows` and `vectors` in the lists given.
+/// Calls `$run::<_, _, rows, vectors>($simd, $kernel)` for run-time `rows` and `vectors` in the lists
+/// given. `$run` is not inlined: a function with all of the tiles in it takes minutes to compile.
 macro_rules! select_tile {
-    ($simd:ident, $kernel:ident, $rows:ident, $vectors:ident, [$($r:literal)*], $v:tt) => {
+    ($run:ident, $simd:ident, $kernel:ident, $rows:ident, $vectors:ident, [$($r:literal)*], $v:tt) => {
         match $rows {
-            $($r => select_tile!(@vectors $simd, $kernel, $vectors, $r, $v),)*
+            $($r => select_tile!(@vectors $run, $simd, $kernel, $vectors, $r, $v),)*
             _ => unreachable!("a tile of {} rows", $rows),
         }
     };
-    (@vectors $simd:ident, $kernel:ident, $vectors:ident, $r:literal, [$($v:literal)*]) => {
+    (@vectors $run:ident, $simd:ident, $kernel:ident, $vectors:ident, $r:literal, [$($v:literal)*]) => {
         match $vectors {
-            $($v => $kernel.run::<$r, $v>($simd),)*
+            $($v => $run::<_, _, $r, $v>($simd, $kernel),)*
             _ => unreachable!("a tile of {} vectors", $vectors),
         }
     };
