@@ -61,6 +61,8 @@ mod tasks;
 mod testing;
 mod window;
 
+// Not in the unit tests' build: it would compile every kernel again.
+#[cfg(not(test))]
 pub mod ffi;
 
 pub use context::{Context, ContextOptions};

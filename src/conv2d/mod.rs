@@ -252,8 +252,8 @@ enum Choice {
 /// By the shape alone.
 fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
     let direct = match pass {
-        Pass::Forward => direct::gathers(shape, shape.group_out),
-        Pass::BackwardData => direct::gathers(shape, shape.group_in),
+        Pass::Forward => direct::gathers(shape, shape.group_out, shape.group_in),
+        Pass::BackwardData => direct::gathers(shape, shape.group_in, shape.group_out),
         Pass::BackwardWeights => direct::is_depthwise(shape),
     };
     let channels = match pass {

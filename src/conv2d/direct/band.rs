@@ -1,45 +1,61 @@
-//! A band of rows of one NCHW channel, copied with its padding and parted by column remainders, so
+//! A band of rows of some NCHW channels, copied with its padding and parted by column remainders, so
 //! that every tap reads contiguous pixels.
 
 use crate::conv2d::patches::Taps;
+use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::shape::{Axis, ConvShape};
 use crate::simd::{Element, Lanes, TILE_LANES};
 
-/// What a band's copy may take, in elements: some of them should stay in the first-level cache.
+/// What a channel's copy may take, in elements, so that a few of them stay in the first-level cache,
+/// and what all channels' may take, in the second-level one.
 const BAND: usize = 2048;
+const BAND_BYTES: usize = 384 * 1024;
 /// Beyond this, for windows with very large extents, the copy does not pay.
-const BAND_LIMIT: usize = 1 << 17;
+const BAND_LIMIT: usize = 1 << 18;
 
 /// One axis of the copy of a source: positions are counted from the least that a tap reads.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CopiedAxis {
-    pub taps: Taps,
+    /// From output to output.
+    pub step: usize,
+    /// Of the source.
+    extent: usize,
     /// The least offset of a tap.
-    pub least: isize,
+    least: isize,
     /// From the least offset to the largest.
     pub reach: usize,
 }
 
 impl CopiedAxis {
-    pub fn new(taps: Taps) -> Self {
-        let last = taps.first_offset + taps.count.saturating_sub(1) as isize * taps.offset_step;
-        let least = taps.first_offset.min(last);
-        CopiedAxis { taps, least, reach: (taps.first_offset.max(last) - least) as usize }
+    /// What the taps of some passes read, which have the same step and the same source.
+    fn new(passes: impl Iterator<Item = Taps>) -> Self {
+        let (mut step, mut extent) = (1, 0);
+        let mut ends: Option<(isize, isize)> = None;
+        for taps in passes {
+            (step, extent) = (taps.step, taps.extent);
+            for tap in [0, taps.count.wrapping_sub(1)].into_iter().filter(|&tap| tap < taps.count) {
+                let offset = taps.source(0, tap);
+                let (least, most) = ends.unwrap_or((offset, offset));
+                ends = Some((least.min(offset), most.max(offset)));
+            }
+        }
+        let (least, most) = ends.unwrap_or((0, 0));
+        CopiedAxis { step, extent, least, reach: (most - least) as usize }
     }
 
     /// Positions that `outputs` neighbouring outputs read.
     pub fn span(&self, outputs: usize) -> usize {
-        (outputs - 1) * self.taps.step + self.reach + 1
+        (outputs - 1) * self.step + self.reach + 1
     }
 
     /// The position of a tap's first output.
-    #[inline(always)]
-    pub fn position(&self, tap: usize) -> usize {
-        (self.taps.first_offset + tap as isize * self.taps.offset_step - self.least) as usize
+    fn position(&self, taps: &Taps, tap: usize) -> usize {
+        (taps.source(0, tap) - self.least) as usize
     }
 }
 
-/// How the copy of a band lies: rows of `step` runs, one per remainder of the column's position.
+/// How the copy of a channel's band lies: rows of `step` runs, one per remainder of the column's
+/// position.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Band {
     pub rows: CopiedAxis,
@@ -48,33 +64,31 @@ pub(super) struct Band {
     pub run: usize,
     /// Rows of the grid that a band covers.
     pub grid_rows: usize,
-    /// Where the first output's pixel lies in a row of the copy, for each column tap.
-    pub column_starts: [usize; COLUMN_TAPS],
 }
 
-/// The widest kernel that these kernels take.
-const COLUMN_TAPS: usize = 32;
-
 impl Band {
-    pub fn new(rows: Taps, columns: Taps, grid_height: usize, grid_width: usize) -> Self {
-        let rows = CopiedAxis::new(rows);
-        let columns = CopiedAxis::new(columns);
-        let step = columns.taps.step;
+    /// For passes with these taps over (rows, columns) and a grid of this height and width at the
+    /// most, which read `terms` channels of T at once.
+    pub fn new<T>(
+        passes: impl Iterator<Item = (Taps, Taps)> + Clone,
+        terms: usize,
+        [grid_height, grid_width]: [usize; 2],
+    ) -> Self {
+        let rows = CopiedAxis::new(passes.clone().map(|(rows, _)| rows));
+        let columns = CopiedAxis::new(passes.map(|(_, columns)| columns));
+        let step = columns.step;
         // What whole vectors of outputs read.
         let run = columns.span(grid_width.next_multiple_of(TILE_LANES)).div_ceil(step);
-        let mut column_starts = [0; COLUMN_TAPS];
-        for (tap, start) in column_starts.iter_mut().enumerate().take(columns.taps.count) {
-            let position = columns.position(tap);
-            *start = position % step * run + position / step;
-        }
-        let copied_rows = BAND / (run * step);
-        let grid_rows = copied_rows.saturating_sub(rows.reach) / rows.taps.step;
-        Band { rows, columns, run, grid_rows: grid_rows.clamp(1, grid_height), column_starts }
+        let copied_rows = BAND.min(BAND_BYTES / size_of::<T>() / terms) / (run * step);
+        let grid_rows = copied_rows.saturating_sub(rows.reach) / rows.step;
+        // As even as can be.
+        let bands = grid_height.div_ceil(grid_rows.clamp(1, grid_height));
+        Band { rows, columns, run, grid_rows: grid_height.div_ceil(bands) }
     }
 
     /// Elements of a row of the copy.
     pub fn row_len(&self) -> usize {
-        self.run * self.columns.taps.step
+        self.run * self.columns.step
     }
 
     /// Elements of the copy.
@@ -83,14 +97,14 @@ impl Band {
     }
 
     /// Where the pixels that a tap reads for the first row of the band begin in the copy.
-    #[inline(always)]
-    pub fn start(&self, row_tap: usize, column_tap: usize) -> usize {
-        self.row_start(row_tap) + self.column_starts[column_tap]
-    }
-
-    #[inline(always)]
-    pub fn row_start(&self, row_tap: usize) -> usize {
-        self.rows.position(row_tap) * self.row_len()
+    pub fn start(
+        &self,
+        (rows, row_tap): (&Taps, usize),
+        (columns, column_tap): (&Taps, usize),
+    ) -> usize {
+        let position = self.columns.position(columns, column_tap);
+        let column = position % self.columns.step * self.run + position / self.columns.step;
+        self.rows.position(rows, row_tap) * self.row_len() + column
     }
 
     /// Copies what `grid_rows` rows from `grid_row` on read of one channel.
@@ -107,10 +121,10 @@ impl Band {
         (grid_row, grid_rows): (usize, usize),
         copy: *mut T,
     ) {
-        let step = self.columns.taps.step;
-        let first_row = (grid_row * self.rows.taps.step) as isize + self.rows.least;
+        let step = self.columns.step;
+        let first_row = (grid_row * self.rows.step) as isize + self.rows.least;
         let rows = self.rows.span(grid_rows) as isize;
-        let inside = self.rows.taps.extent as isize - first_row;
+        let inside = self.rows.extent as isize - first_row;
         // Rows of the copy up to the first that the source has, and up to the last.
         let top = (-first_row).clamp(0, rows) as usize;
         let bottom = inside.clamp(top as isize, rows) as usize;
@@ -127,7 +141,7 @@ impl Band {
                 // Column of the run's element j: first + j * step.
                 let first = self.columns.least + remainder as isize;
                 let before = ((-first).max(0) as usize).div_ceil(step).min(self.run);
-                let inside = (self.columns.taps.extent as isize - first).max(0) as usize;
+                let inside = (self.columns.extent as isize - first).max(0) as usize;
                 let count = inside.div_ceil(step).clamp(before, self.run) - before;
                 // Whole vectors: the copied pixels overwrite what is too much.
                 let zeros_before = if before == 0 { 0 } else { before.max(S::LANES) };
@@ -187,33 +201,61 @@ unsafe fn copy_run<T: Element, S: Lanes<T>>(
 ) {
     // SAFETY: the caller answers for the elements.
     unsafe {
-        if step <= 2 && count > S::LANES {
-            let mut done = 0;
-            while done < count {
-                // The last vector may overlap the one before.
-                let at = done.min(count - S::LANES);
-                let mut value = load_apart(simd, source.add(at * step), step, at);
-                if !relu_output.is_null() {
-                    let output = load_apart(simd, relu_output.add(at * step), step, at);
-                    value = simd.relu_gradient(output, value);
+        // A loop for each case: were it decided inside, that would take longer than the copy.
+        match (step, relu_output.is_null()) {
+            (1, true) if count > S::LANES => {
+                copy_vectors::<T, S, 1, false>(simd, source, relu_output, count, target);
+            }
+            (1, false) if count > S::LANES => {
+                copy_vectors::<T, S, 1, true>(simd, source, relu_output, count, target);
+            }
+            (2, true) if count > S::LANES => {
+                copy_vectors::<T, S, 2, false>(simd, source, relu_output, count, target);
+            }
+            (2, false) if count > S::LANES => {
+                copy_vectors::<T, S, 2, true>(simd, source, relu_output, count, target);
+            }
+            (_, true) => {
+                for at in 0..count {
+                    *target.add(at) = *source.add(at * step);
                 }
-                simd.store(target.add(at), value);
-                done += S::LANES;
             }
-            return;
-        }
-        // Two loops: were the null checked in one, the compiler would make masked loads of it, which
-        // the processor takes hundreds of cycles to find out to be void.
-        if relu_output.is_null() {
-            for at in 0..count {
-                *target.add(at) = *source.add(at * step);
-            }
-        } else {
-            for at in 0..count {
-                let dead = *relu_output.add(at * step) <= T::default();
-                *target.add(at) = if dead { T::default() } else { *source.add(at * step) };
+            (_, false) => {
+                for at in 0..count {
+                    let dead = *relu_output.add(at * step) <= T::default();
+                    *target.add(at) = if dead { T::default() } else { *source.add(at * step) };
+                }
             }
         }
+    }
+}
+
+/// The same for more than a vector of elements that lie 1 or 2 apart.
+///
+/// # Safety
+/// The same.
+#[inline(always)]
+unsafe fn copy_vectors<T: Element, S: Lanes<T>, const STEP: usize, const MASKED: bool>(
+    simd: S,
+    source: *const T,
+    relu_output: *const T,
+    count: usize,
+    target: *mut T,
+) {
+    let mut done = 0;
+    while done < count {
+        // The last vector may overlap the one before.
+        let at = done.min(count - S::LANES);
+        // SAFETY: the caller answers for the elements.
+        unsafe {
+            let mut value = load_apart(simd, source.add(at * STEP), STEP, at);
+            if MASKED {
+                let output = load_apart(simd, relu_output.add(at * STEP), STEP, at);
+                value = simd.relu_gradient(output, value);
+            }
+            simd.store(target.add(at), value);
+        }
+        done += S::LANES;
     }
 }
 
@@ -244,10 +286,11 @@ unsafe fn load_apart<T: Element, S: Lanes<T>>(
     }
 }
 
-/// Whether a band of a pass over this convolution is small enough to be copied.
-pub(super) fn fits(shape: &ConvShape) -> bool {
+/// Whether a band of `terms` channels of a pass over this convolution is small enough to be copied.
+pub(super) fn fits(shape: &ConvShape, terms: usize) -> bool {
     let reach = |axis: &Axis| (axis.kernel - 1) * axis.dilation + axis.stride;
     let width = shape.width.input + shape.width.pad_before + shape.width.pad_after;
-    (width + TILE_LANES * shape.width.stride).saturating_mul(reach(&shape.height)) <= BAND_LIMIT
-        && shape.width.kernel <= COLUMN_TAPS
+    let width = width + TILE_LANES * shape.width.stride;
+    width.saturating_mul(reach(&shape.height)).saturating_mul(terms) <= BAND_LIMIT
+        && shape.height.kernel.saturating_mul(shape.width.kernel) <= DEPTH_BLOCK
 }

@@ -7,10 +7,12 @@
 
 mod band;
 mod channels;
+mod depthwise;
 pub(super) mod filters;
 mod nchw;
 mod nhwc;
 mod panels;
+mod pixels;
 mod weights;
 
 use super::backward_data::BackwardData;
@@ -34,15 +36,15 @@ const FEW_OUTPUTS: usize = 16;
 /// lanes are channels of both tensors.
 pub(super) fn is_depthwise(shape: &ConvShape) -> bool {
     let layout_fits = match shape.layout {
-        Layout::Nchw => band::fits(shape),
+        Layout::Nchw => band::fits(shape, shape.group_out),
         Layout::Nhwc => shape.group_out == 1,
     };
     shape.group_in == 1 && layout_fits
 }
 
-/// Whether a gathering pass with `outputs` per group is direct.
-pub(super) fn gathers(shape: &ConvShape, outputs: usize) -> bool {
-    let few = shape.layout == Layout::Nchw && outputs <= FEW_OUTPUTS && band::fits(shape);
+/// Whether a gathering pass with `outputs` and `terms` per group is direct.
+pub(super) fn gathers(shape: &ConvShape, outputs: usize, terms: usize) -> bool {
+    let few = shape.layout == Layout::Nchw && outputs <= FEW_OUTPUTS && band::fits(shape, terms);
     is_depthwise(shape) || few
 }
 
@@ -231,7 +233,7 @@ fn phase<T: Element>(
     }
 }
 
-/// Phases that write the same rows of dx, and are run together.
+/// Phases that are run together: both columns of some rows, where the stride is 2.
 const PHASES: usize = 4;
 
 pub(super) fn backward_data<T: Element>(
@@ -241,23 +243,23 @@ pub(super) fn backward_data<T: Element>(
     dx: &mut [T],
     channels_in_lanes: bool,
 ) -> Result<()> {
+    let rows = shape.height.stride.min(shape.height.input);
     let columns = shape.width.stride.min(shape.width.input);
-    for row in 0..shape.height.stride.min(shape.height.input) {
-        for column in (0..columns).step_by(PHASES) {
-            let dx = dx.as_mut_ptr();
-            let mut phases = [phase(shape, pass, dx, [row, column]); PHASES];
-            let count = PHASES.min(columns - column);
-            for (number, gather) in phases.iter_mut().enumerate().take(count) {
-                *gather = phase(shape, pass, dx, [row, column + number]);
+    let dx = dx.as_mut_ptr();
+    let phase = |number: usize| phase(shape, pass, dx, [number / columns, number % columns]);
+    for first in (0..rows * columns).step_by(PHASES) {
+        let mut phases = [phase(first); PHASES];
+        let count = PHASES.min(rows * columns - first);
+        for (number, gather) in phases.iter_mut().enumerate().take(count) {
+            *gather = phase(first + number);
+        }
+        let phases = &phases[..count];
+        if channels_in_lanes {
+            for phase in phases {
+                channels::gather(context, phase, false)?;
             }
-            let phases = &phases[..count];
-            if channels_in_lanes {
-                for phase in phases {
-                    channels::gather(context, phase, false)?;
-                }
-            } else {
-                gather(context, shape.layout, phases)?;
-            }
+        } else {
+            gather(context, shape.layout, phases)?;
         }
     }
     Ok(())

@@ -32,7 +32,8 @@ pub(in crate::conv2d) fn run<T: Element>(
     let parts = shape.batch.div_ceil(images);
     let rows = Taps::forward(&shape.height);
     let columns = Taps::forward(&shape.width);
-    let band = Band::new(rows, columns, shape.out_height, shape.out_width);
+    let grid = [shape.out_height, shape.out_width];
+    let band = Band::new::<T>(std::iter::once((rows, columns)), 1, grid);
     let copy_len = if shape.layout == Layout::Nchw { band.len() } else { 0 };
     let scratch = context.scratch::<T>(parts * sums_of_part, copy_len)?;
 
@@ -47,6 +48,8 @@ pub(in crate::conv2d) fn run<T: Element>(
             pass,
             with_dw: taps > 0,
             band,
+            rows,
+            columns,
             images: (part * images, shape.batch.min((part + 1) * images)),
             channels: (channel, shape.out_channels.min(channel + channels)),
             // SAFETY: the part's sums.
@@ -88,6 +91,8 @@ struct SumPart<'a, T> {
     pass: &'a BackwardWeights<'a, T>,
     with_dw: bool,
     band: Band,
+    rows: Taps,
+    columns: Taps,
     /// First and end.
     images: (usize, usize),
     /// First and end.
@@ -221,12 +226,14 @@ impl<T: Element> SumPart<'_, T> {
         let mut copies = [self.copy.cast_const(); SHARED_TAPS];
         for (n, copy) in copies.iter_mut().enumerate().take(N) {
             // SAFETY: within the copy.
-            *copy = unsafe { copy.add(self.band.start(row_tap, column_tap + n)) };
+            *copy = unsafe {
+                copy.add(self.band.start((&self.rows, row_tap), (&self.columns, column_tap + n)))
+            };
         }
         let width = self.shape.out_width;
         for row in 0..rows {
             let dy = dy + row * width;
-            let offset = row * self.band.rows.taps.step * self.band.row_len();
+            let offset = row * self.band.rows.step * self.band.row_len();
             for column in (0..width).step_by(TILE_LANES) {
                 #[allow(
                     clippy::needless_range_loop,
@@ -363,9 +370,9 @@ impl<T: Element> SumPart<'_, T> {
         let [dy_image, _, dy_row, dy_column] = output_strides(shape);
         let zero = simd.splat(T::default());
         let mut sums = [zero; SHARED_TAPS];
-        let y = self.band.rows.taps.source(row, row_tap);
-        let columns = self.band.columns.taps;
-        let row_outside = self.band.rows.taps.outside(y);
+        let y = self.rows.source(row, row_tap);
+        let columns = self.columns;
+        let row_outside = self.rows.outside(y);
         for column in 0..shape.out_width {
             // SAFETY: the caller answers for dy; taps in the padding are not read.
             unsafe {
