@@ -126,6 +126,13 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     all.push(pad([1, 1, 1, 1], new(1, 3, 2, 141, 18, 3, 3)));
     all.push(pad([1, 1, 1, 1], new(1, 40, 21, 70, 16, 3, 3)));
     all.push(groups(2, pad([2, 2, 2, 2], new(1, 34, 6, 13, 36, 5, 5))));
+    // depthwise kernels that read in place: around the edges of vectors, pairs of them and blocks of
+    // rows, and with taps that reach beyond the image on both sides at once
+    for columns in EDGES {
+        all.push(groups(3, pad([1, 1, 1, 1], new(2, 3, 17, columns, 3, 3, 3))));
+        all.push(groups(2, pad([3, 1, 1, 4], new(3, 2, columns, 18, 2, 5, 5))));
+    }
+    all.push(groups(2, pad([0, 2, 5, 0], new(2, 2, 3, 1, 2, 3, 3))));
     // depthwise kernels that know their taps, with rows of some vectors and of less than one
     for columns in [3, 21, 70] {
         all.push(groups(4, pad([1, 1, 1, 1], new(2, 4, 9, columns, 4, 3, 3))));

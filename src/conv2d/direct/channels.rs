@@ -1,8 +1,9 @@
-//! Target channels in the lanes, pixels broadcast from where they lie: the kernel for convolutions
-//! with enough channels, on either layout.
+//! Target channels in the lanes, pixels broadcast one by one: the kernel for convolutions with enough
+//! channels, on either layout.
 //!
 //! The register tile is the matrix product's, some pixels of the grid times the vectors of a panel
-//! of channels, but only the filters are packed. Taps that lie in the padding are skipped: the grid
+//! of channels, but no patches are packed: pixels are read from where they lie, or for NCHW from a
+//! copy of some rows. Taps that lie in the padding are skipped: the grid
 //! is cut into regions whose pixels have the same taps. (Zhang, Franchetti and Low, "High Performance
 //! Zero-Memory Overhead Direct Convolutions", 2018, and Georganas et al., "Anatomy of
 //! High-Performance Deep Learning Convolutions on SIMD Architectures", 2018, on plain tensors.)
@@ -19,6 +20,9 @@ use crate::gemm::blocking::{TASK_WORK, TASKS};
 use crate::gemm::kernel::MOST_COLUMNS;
 use crate::gemm::pack::TileShape;
 use crate::simd::{Element, Kernel, Lanes, TileKernel};
+
+/// In bytes.
+const CACHE_LINE: usize = 64;
 
 /// What a band of the source may take, beside a panel of filters in the second-level cache.
 const BAND_BYTES: usize = 192 * 1024;
@@ -49,19 +53,35 @@ impl Plan {
         let band_rows = height.div_ceil(bands);
         let bands = height.div_ceil(band_rows);
         let part_panels = panels.count.div_ceil(wanted.div_ceil(bands)).max(1);
-        let copy_len = match pass.relu_output.is_null() {
-            true => 0,
-            false => {
+        let copy_len = match copies_source(pass) {
+            false => 0,
+            true => {
                 let rows = (0..bands).map(|band| {
                     let first = band * band_rows;
                     source_rows(&pass.rows, first..height.min(first + band_rows)).len()
                 });
-                rows.max().unwrap_or(0) * pass.columns.extent * pass.terms
+                let pixels = rows.max().unwrap_or(0) * pass.columns.extent;
+                copied_stride::<T>(pass, pixels) * pass.terms
             }
         };
         let parts = panels.count.div_ceil(part_panels);
         Plan { panels, band_rows, bands, part_panels, parts, copy_len }
     }
+}
+
+/// Whether a band of the source is copied: where it is masked, and where the planes of its channels
+/// lie apart, so that their lines compete for the same few sets of the first-level cache.
+fn copies_source<T>(pass: &Gather<T>) -> bool {
+    !pass.relu_output.is_null() || pass.source_strides[3] == 1
+}
+
+/// From term to term of a copy of NCHW planes: an odd number of cache lines.
+fn copied_stride<T>(pass: &Gather<T>, pixels: usize) -> usize {
+    if pass.source_strides[3] > 1 {
+        return pixels;
+    }
+    let line = CACHE_LINE / size_of::<T>();
+    (pixels.div_ceil(line) | 1) * line
 }
 
 /// The rows of the source that some rows of the grid read.
@@ -215,25 +235,33 @@ impl<T: Element> Band<T> {
         let pass = &self.pass;
         let [of_image, of_channel, of_row, of_column] = pass.source_strides;
         let offset = self.image * of_image + self.group * pass.terms * of_channel;
-        if pass.relu_output.is_null() {
+        if !copies_source(pass) {
             let start = pass.source.wrapping_add(offset);
             return Source { start, strides: [of_channel, of_row, of_column] };
         }
         let rows = source_rows(&pass.rows, self.rows.0..self.rows.1);
         let (height, width) = (rows.len(), pass.columns.extent);
         // The copy is laid out as the source, but for what it leaves out.
-        let (runs, run, of_run, strides) = if of_column == 1 {
-            (pass.terms, height * width, of_channel, [height * width, width, 1])
+        let (runs, run, of_run, of_copied_run, strides) = if of_column == 1 {
+            let of_term = copied_stride(pass, height * width);
+            (pass.terms, height * width, of_channel, of_term, [of_term, width, 1])
         } else {
-            (height * width, pass.terms, of_column, [1, width * pass.terms, pass.terms])
+            let terms = pass.terms;
+            (height * width, terms, of_column, terms, [1, width * terms, terms])
         };
         // SAFETY: the runs are the source's rows, whose elements follow on from one another.
         unsafe {
             let first = offset + rows.start * of_row;
             for number in 0..runs {
                 let from = first + number * of_run;
-                let to = self.copy.add(number * run);
-                copy_masked(simd, pass.source.add(from), pass.relu_output.add(from), run, to);
+                let to = self.copy.add(number * of_copied_run);
+                match pass.relu_output.is_null() {
+                    true => copy(simd, pass.source.add(from), run, to),
+                    false => {
+                        let relu_output = pass.relu_output.add(from);
+                        copy_masked(simd, pass.source.add(from), relu_output, run, to);
+                    }
+                }
             }
         }
         let start = self.copy.cast_const().wrapping_sub(rows.start * strides[1]);
@@ -317,6 +345,25 @@ impl<T: Element> Band<T> {
         self.pass.target.wrapping_add(
             self.image * of_image + channel * of_channel + row * of_row + column * of_column,
         )
+    }
+}
+
+/// Copies `count` elements.
+///
+/// # Safety
+/// The pointers have them.
+#[inline(always)]
+unsafe fn copy<T: Element, S: Lanes<T>>(simd: S, source: *const T, count: usize, target: *mut T) {
+    let whole = count - count % S::LANES;
+    // SAFETY: the caller answers for `count` elements.
+    unsafe {
+        for done in (0..whole).step_by(S::LANES) {
+            simd.store(target.add(done), simd.load(source.add(done)));
+        }
+        if whole < count {
+            let rest = simd.load_first(count - whole, source.add(whole));
+            simd.store_first(count - whole, target.add(whole), rest);
+        }
     }
 }
 

@@ -1,149 +1,221 @@
-//! Depthwise, NCHW: one channel to one channel, with kernels of the usual sizes unrolled.
+//! Depthwise, NCHW: one channel to one channel at stride 1, with kernels of the usual sizes unrolled
+//! and pixels read in place. Only the vectors at the edges of a row are masked.
 
 use super::Gather;
-use super::band::Band;
 use super::nchw::Place;
-use super::pixels::Products;
+use crate::conv2d::patches::Taps;
 use crate::simd::{Element, Lanes};
-
-/// Vectors of pixels that share a weight.
-const VECTORS: usize = 4;
 
 /// Whether a pass is one of these.
 pub(super) fn fits<T>(pass: &Gather<T>) -> bool {
+    let steps = |taps: &Taps| taps.step == 1 && taps.offset_step.abs() == 1;
     let kernel = (pass.rows.count, pass.columns.count);
     let one_to_one = pass.outputs == 1 && pass.terms == 1 && pass.target_strides[3] == 1;
-    one_to_one && (kernel == (3, 3) || kernel == (5, 5))
+    let in_place = pass.relu_output.is_null() && steps(&pass.rows) && steps(&pass.columns);
+    one_to_one && in_place && (kernel == (3, 3) || kernel == (5, 5))
 }
 
-/// Computes a band of a pass.
+/// Computes some rows of a pass.
 ///
 /// # Safety
-/// The pass fits. The target has the place, and nobody else uses it; the band is copied.
+/// The pass fits. The tensors have the place, and nobody else uses it in the target.
 #[inline(always)]
-pub(super) unsafe fn gather<T: Element, S: Lanes<T>>(
-    simd: S,
-    pass: Gather<T>,
-    band: &Band,
-    products: &Products,
-    place: Place,
-    copy: *const T,
-) {
-    let channel = Channel { pass, band, products, place, copy };
+pub(super) unsafe fn gather<T: Element, S: Lanes<T>>(simd: S, pass: Gather<T>, place: Place) {
     // SAFETY: the caller answers for the place.
     unsafe {
         match pass.rows.count {
-            3 => channel.run::<S, 3>(simd),
-            _ => channel.run::<S, 5>(simd),
+            3 => Channel::<T, 3>::new(pass, place).run(simd),
+            _ => Channel::<T, 5>::new(pass, place).run(simd),
         }
     }
 }
 
-/// A band of one channel.
-struct Channel<'a, T> {
+/// Some rows of one channel, with `K` x `K` taps in the order of the source's pixels.
+struct Channel<T, const K: usize> {
     pass: Gather<T>,
-    band: &'a Band,
-    products: &'a Products,
     place: Place,
-    copy: *const T,
+    weights: [[T; K]; K],
+    bias: T,
+    source: *const T,
+    target: *mut T,
+    /// The first tap's row and column for the first output.
+    first_row: isize,
+    first_column: isize,
 }
 
-impl<T: Element> Channel<'_, T> {
-    /// `K` x `K` taps, a row at a time.
-    ///
-    /// # Safety
-    /// The target has the place, and nobody else uses it.
+/// A vector of outputs in a row: which pixels of each column tap the source has.
+#[derive(Clone, Copy)]
+pub(super) struct Strip<M, const K: usize> {
+    pub column: usize,
+    pub count: usize,
+    /// Whether a mask leaves pixels out.
+    pub partial: [bool; K],
+    pub masks: [M; K],
+}
+
+impl<M: Copy, const K: usize> Strip<M, K> {
+    /// The vector from `column` on, of `width`; the first tap of output 0 is at `first_column` of the
+    /// source, which has `extent`.
     #[inline(always)]
-    unsafe fn run<S: Lanes<T>, const K: usize>(&self, simd: S) {
-        let (pass, place) = (&self.pass, self.place);
-        let [of_image, of_channel, of_row, _] = pass.target_strides;
+    pub fn new<T: Element, S: Lanes<T, Mask = M>>(
+        simd: S,
+        column: usize,
+        width: usize,
+        first_column: isize,
+        extent: usize,
+    ) -> Self {
+        let count = S::LANES.min(width - column);
+        let mut partial = [false; K];
+        let mut masks = [simd.mask_between(0, count); K];
+        let first = column as isize + first_column;
+        let extent = extent as isize;
+        if first < 0 || first + (K + S::LANES - 1) as isize > extent || count < S::LANES {
+            for (c, (partial, mask)) in partial.iter_mut().zip(&mut masks).enumerate() {
+                let first = first + c as isize;
+                let begin = (-first).clamp(0, count as isize);
+                let end = (extent - first).clamp(begin, count as isize);
+                *partial = begin > 0 || end < S::LANES as isize;
+                *mask = simd.mask_between(begin as usize, end as usize);
+            }
+        }
+        Strip { column, count, partial, masks }
+    }
+
+    /// Whether all pixels of all taps are there.
+    #[inline(always)]
+    pub fn is_whole(&self) -> bool {
+        self.partial == [false; K]
+    }
+}
+
+impl<T: Element, const K: usize> Channel<T, K> {
+    /// # Safety
+    /// The tensors have the place.
+    #[inline(always)]
+    unsafe fn new(pass: Gather<T>, place: Place) -> Self {
+        let Gather { rows, columns, filter_strides: strides, .. } = &pass;
+        let ascending =
+            |taps: &Taps, tap: usize| if taps.offset_step == 1 { tap } else { K - 1 - tap };
+        let least = |taps: &Taps| taps.source(0, ascending(taps, 0));
         let mut weights = [[T::default(); K]; K];
         for (r, weights) in weights.iter_mut().enumerate() {
             for (c, weight) in weights.iter_mut().enumerate() {
-                let strides = pass.filter_strides;
-                let offset =
-                    place.group * strides.group + r * strides.row_tap + c * strides.column_tap;
+                let offset = place.group * strides.group
+                    + ascending(rows, r) * strides.row_tap
+                    + ascending(columns, c) * strides.column_tap;
                 // SAFETY: the filters have the group's taps.
                 *weight = unsafe { *pass.filters.add(offset) };
             }
         }
-        let bias = match pass.bias.is_null() {
-            true => T::default(),
-            // SAFETY: the biases have the group's channel.
-            false => unsafe { *pass.bias.add(place.group) },
+        let offset = |[of_image, of_channel, ..]: [usize; 4]| {
+            place.image * of_image + place.group * of_channel
         };
-        let width = pass.grid_width;
-        let offset = place.image * of_image + place.group * of_channel + place.row * of_row;
-        // Vectors that are summed together: their chains of additions overlap.
-        let nothing = Pixels { copy: self.copy, target: pass.target, count: 0 };
-        let mut vectors = [nothing; VECTORS];
-        let mut waiting = 0;
-        for row in 0..place.rows {
-            // SAFETY: the copy has what whole vectors of outputs read, the caller answers for the
-            // target's row.
-            unsafe {
-                let copy = self.copy.add(row * pass.rows.step * self.band.row_len());
-                let target = pass.target.add(offset + row * of_row);
-                let mut column = 0;
-                while column < width {
-                    // The last vector may overlap the one before, unless it adds to the target.
-                    if pass.beta == T::default() && width >= S::LANES {
-                        column = column.min(width - S::LANES);
-                    }
-                    vectors[waiting] = Pixels {
-                        copy: copy.add(column),
-                        target: target.add(column),
-                        count: S::LANES.min(width - column),
-                    };
-                    waiting += 1;
-                    column += S::LANES;
-                    if waiting == VECTORS {
-                        self.sum::<S, K, VECTORS>(simd, &weights, bias, &vectors);
-                        waiting = 0;
-                    }
-                }
-            }
-        }
-        for &vector in &vectors[..waiting] {
+        Channel {
+            weights,
+            bias: match pass.bias.is_null() {
+                true => T::default(),
+                // SAFETY: the biases have the group's channel.
+                false => unsafe { *pass.bias.add(place.group) },
+            },
+            // SAFETY: the source and the target have the channel.
+            source: unsafe { pass.source.add(offset(pass.source_strides)) },
             // SAFETY: as above.
-            unsafe { self.sum::<S, K, 1>(simd, &weights, bias, &[vector]) };
+            target: unsafe { pass.target.add(offset(pass.target_strides)) },
+            first_row: least(rows),
+            first_column: least(columns),
+            pass,
+            place,
         }
     }
 
-    /// Sums `V` vectors of pixels and writes them.
-    ///
     /// # Safety
-    /// The copy has what the taps read, the target the pixels.
+    /// The tensors have the place, and nobody else uses it in the target.
     #[inline(always)]
-    unsafe fn sum<S: Lanes<T>, const K: usize, const V: usize>(
-        &self,
-        simd: S,
-        weights: &[[T; K]; K],
-        bias: T,
-        vectors: &[Pixels<T>; V],
-    ) {
-        let mut sums = [simd.splat(T::default()); V];
-        let mut copies = [vectors[0].copy; V];
-        for (copy, vector) in copies.iter_mut().zip(vectors) {
-            *copy = vector.copy;
-        }
-        for (row_tap, weights) in weights.iter().enumerate() {
-            for (column_tap, &weight) in weights.iter().enumerate() {
-                let start = self.products.starts[row_tap * K + column_tap] as usize;
-                let weight = simd.splat(weight);
-                let mut pixels = [weight; V];
-                for (pixels, copy) in pixels.iter_mut().zip(copies) {
-                    // SAFETY: the caller answers for the copy.
-                    *pixels = unsafe { simd.load(copy.add(start)) };
+    unsafe fn run<S: Lanes<T>>(&self, simd: S) {
+        let width = self.pass.grid_width;
+        // Where nothing is added to the target, the last vector may overlap the one before.
+        let last = match self.pass.beta == T::default() {
+            true => width.saturating_sub(S::LANES),
+            false => width,
+        };
+        let strip = |column: usize| {
+            let extent = self.pass.columns.extent;
+            Strip::new(simd, column.min(last), width, self.first_column, extent)
+        };
+        let mut column = 0;
+        // SAFETY: the caller answers for the place; the strips lie within it.
+        unsafe {
+            while column + S::LANES < width {
+                let strips = [strip(column), strip(column + S::LANES)];
+                match strips.iter().all(Strip::is_whole) {
+                    true => self.sum::<S, 2, false>(simd, &strips),
+                    false => self.sum::<S, 2, true>(simd, &strips),
                 }
-                for (sum, pixels) in sums.iter_mut().zip(pixels) {
-                    *sum = simd.mul_add(pixels, weight, *sum);
-                }
+                column += 2 * S::LANES;
+            }
+            if column < width {
+                self.sum::<S, 1, true>(simd, &[strip(column)]);
             }
         }
-        for (sum, vector) in sums.into_iter().zip(vectors) {
-            // SAFETY: the caller answers for the target.
-            unsafe { self.finish_row(simd, sum, bias, vector.count, vector.target) };
+    }
+
+    /// Sums and writes all rows of some vectors; `EDGE` where some of their pixels lie in the padding.
+    /// Padding counts as zeros.
+    ///
+    /// # Safety
+    /// The tensors have the rows.
+    #[inline(always)]
+    unsafe fn sum<S: Lanes<T>, const V: usize, const EDGE: bool>(
+        &self,
+        simd: S,
+        strips: &[Strip<S::Mask, K>; V],
+    ) {
+        let zero = simd.splat(T::default());
+        let mut weights = [[zero; K]; K];
+        for (weights, row) in weights.iter_mut().zip(&self.weights) {
+            for (weight, &value) in weights.iter_mut().zip(row) {
+                *weight = simd.splat(value);
+            }
+        }
+        // Of the rows that the source's row has a part in: the first one is the nearest to its end.
+        let mut sums = [[zero; V]; K];
+        for number in 0..self.place.rows + K - 1 {
+            let y = (self.place.row + number) as isize + self.first_row;
+            let outside = self.pass.rows.outside(y);
+            let row = self.source.wrapping_offset(y * self.pass.source_strides[2] as isize);
+            for (v, strip) in strips.iter().enumerate() {
+                for (c, &partial) in strip.partial.iter().enumerate() {
+                    let column = strip.column as isize + self.first_column + c as isize;
+                    let source = row.wrapping_offset(column);
+                    // SAFETY: the caller answers for the rows; what lies outside is not read.
+                    let pixels = unsafe {
+                        if outside {
+                            zero
+                        } else if EDGE && partial {
+                            simd.load_where(strip.masks[c], source)
+                        } else {
+                            simd.load(source)
+                        }
+                    };
+                    for (age, sums) in sums.iter_mut().enumerate() {
+                        sums[v] = simd.mul_add(pixels, weights[K - 1 - age][c], sums[v]);
+                    }
+                }
+            }
+            if number + 1 >= K {
+                let row = self.place.row + number + 1 - K;
+                for (sum, strip) in sums[0].into_iter().zip(strips) {
+                    // SAFETY: the caller answers for the target.
+                    unsafe {
+                        let target = self.target.add(row * self.pass.target_strides[2]);
+                        self.finish(simd, sum, strip.count, target.add(strip.column));
+                    }
+                }
+            }
+            for age in 1..K {
+                sums[age - 1] = sums[age];
+            }
+            sums[K - 1] = [zero; V];
         }
     }
 
@@ -152,14 +224,7 @@ impl<T: Element> Channel<'_, T> {
     /// # Safety
     /// The target has them, and nobody else uses them.
     #[inline(always)]
-    unsafe fn finish_row<S: Lanes<T>>(
-        &self,
-        simd: S,
-        sum: S::Vector,
-        bias: T,
-        count: usize,
-        target: *mut T,
-    ) {
+    unsafe fn finish<S: Lanes<T>>(&self, simd: S, sum: S::Vector, count: usize, target: *mut T) {
         let pass = &self.pass;
         let mut value = simd.mul(simd.splat(pass.alpha), sum);
         // SAFETY: the caller answers for the target.
@@ -169,7 +234,7 @@ impl<T: Element> Channel<'_, T> {
                 value = simd.mul_add(simd.splat(pass.beta), old, value);
             }
             if !pass.bias.is_null() {
-                value = simd.add(value, simd.splat(bias));
+                value = simd.add(value, simd.splat(self.bias));
             }
             if pass.relu {
                 value = simd.relu(value);
@@ -180,13 +245,4 @@ impl<T: Element> Channel<'_, T> {
             }
         }
     }
-}
-
-/// Some neighbouring pixels, at most a vector: where the copy has them for the first tap of all, and
-/// where they go.
-#[derive(Clone, Copy)]
-struct Pixels<T> {
-    copy: *const T,
-    target: *mut T,
-    count: usize,
 }

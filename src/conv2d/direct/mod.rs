@@ -1,13 +1,14 @@
 //! Direct convolution: no patch is ever stored.
 //!
-//! Where there are enough channels they are the lanes, on both layouts. With few outputs, or one input
-//! channel per group (depthwise), NCHW has pixels in the lanes, and NHWC the channels of both
-//! tensors. Forward and backward data are one pass each of these: both gather, over taps, from x and
-//! from a phase of dy. dw has output channels in the lanes too.
+//! Where there are enough channels they are the lanes, on both layouts. With few outputs or few terms
+//! NCHW has pixels in the lanes. So has depthwise, one input channel per group; NHWC there has the
+//! channels of both tensors. Forward and backward data are one pass each of these: both gather, over
+//! taps, from x and from a phase of dy. dw has output channels in the lanes too.
 
 mod band;
 mod channels;
 mod depthwise;
+mod depthwise_weights;
 pub(super) mod filters;
 mod nchw;
 mod nhwc;
@@ -31,6 +32,9 @@ const TASK_WORK: usize = 1 << 17;
 /// A pass with at most this many outputs per group is direct: a matrix product's tile would have
 /// few rows, and packing its patches would take longer than multiplying them.
 const FEW_OUTPUTS: usize = 16;
+/// With at most this many terms, as in first layers, NCHW has pixels in the lanes whatever the number
+/// of outputs: transposing sums of few products would take longer than the products.
+const FEW_TERMS: usize = 4;
 
 /// Whether depthwise kernels take all three passes: NHWC only with one output per group, since its
 /// lanes are channels of both tensors.
@@ -44,8 +48,8 @@ pub(super) fn is_depthwise(shape: &ConvShape) -> bool {
 
 /// Whether a gathering pass with `outputs` and `terms` per group is direct.
 pub(super) fn gathers(shape: &ConvShape, outputs: usize, terms: usize) -> bool {
-    let few = shape.layout == Layout::Nchw && outputs <= FEW_OUTPUTS && band::fits(shape, terms);
-    is_depthwise(shape) || few
+    let few = outputs <= FEW_OUTPUTS || terms <= FEW_TERMS;
+    is_depthwise(shape) || (few && shape.layout == Layout::Nchw && band::fits(shape, terms))
 }
 
 /// Outputs from which on channels fill the lanes well enough, and products of one output from which
@@ -58,7 +62,11 @@ const MANY_PRODUCTS: usize = 24;
 pub(super) fn has_channel_lanes(shape: &ConvShape, outputs: usize, terms: usize) -> bool {
     let window = shape.height.kernel * shape.width.kernel;
     let in_place = window == 1 && shape.height.stride == 1 && shape.width.stride == 1;
-    outputs >= MANY_OUTPUTS && !in_place && terms.saturating_mul(window) >= MANY_PRODUCTS
+    let few_terms = shape.layout == Layout::Nchw && terms <= FEW_TERMS;
+    outputs >= MANY_OUTPUTS
+        && !in_place
+        && !few_terms
+        && terms.saturating_mul(window) >= MANY_PRODUCTS
 }
 
 /// What a gathering pass computes: target = activation(alpha * sum + beta * target + bias), where

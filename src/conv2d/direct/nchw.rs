@@ -107,13 +107,15 @@ impl<T: Element> Kernel<T> for GatherBands<'_, T> {
             let row = part * band.grid_rows;
             // SAFETY: the tensors have the image, the group and the rows; the filters are packed.
             unsafe {
-                self.copy(simd, Place { image, group, row, rows: band.grid_rows });
+                if !self.passes.iter().all(depthwise::fits) {
+                    self.copy(simd, Place { image, group, row, rows: band.grid_rows });
+                }
                 for (number, (pass, products)) in self.passes.iter().zip(self.products).enumerate()
                 {
                     let rows = band.grid_rows.min(pass.grid_height.saturating_sub(row));
                     let place = Place { image, group, row, rows };
                     if depthwise::fits(pass) {
-                        depthwise::gather(simd, *pass, &band, products, place, self.copies);
+                        depthwise::gather(simd, *pass, place);
                     } else {
                         let filters = self.filters.add(number * filters_len);
                         pixels::gather(simd, *pass, &band, products, place, filters, self.copies);

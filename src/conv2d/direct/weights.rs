@@ -2,12 +2,14 @@
 //! sums are added up in their order.
 
 use super::band::Band;
+use super::depthwise_weights::{self, Plane};
 use super::nhwc::load;
 use super::{TASK_WORK, input_strides, output_strides};
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, parts_of_batch, updated};
 use crate::conv2d::patches::Taps;
 use crate::error::Result;
+use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
 use crate::shape::{ConvShape, Layout};
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
@@ -27,7 +29,9 @@ pub(in crate::conv2d) fn run<T: Element>(
 ) -> Result<()> {
     let taps = if dw.is_some() { shape.height.kernel * shape.width.kernel } else { 0 };
     let sums_of_part = (taps + 1) * shape.out_channels;
+    // Where there are many channels, they are tasks enough.
     let parts = parts_of_batch(shape.batch, sums_of_part * size_of::<T>());
+    let parts = parts.min(TASKS.div_ceil(shape.out_channels.div_ceil(CHANNELS)));
     let images = shape.batch.div_ceil(parts);
     let parts = shape.batch.div_ceil(images);
     let rows = Taps::forward(&shape.height);
@@ -60,25 +64,27 @@ pub(in crate::conv2d) fn run<T: Element>(
     });
 
     // SAFETY: the sums of all parts, written by the tasks.
-    let sums = unsafe { std::slice::from_raw_parts(scratch.shared(), parts * sums_of_part) };
-    let sum_of = |place: usize| {
-        let parts = sums.iter().skip(place).step_by(sums_of_part);
-        parts.fold(T::default(), |sum, &part| sum + part)
-    };
+    let sums = unsafe { std::slice::from_raw_parts_mut(scratch.shared(), parts * sums_of_part) };
+    let (sums, others) = sums.split_at_mut(sums_of_part);
+    for part in others.chunks_exact(sums_of_part) {
+        for (sum, &part) in sums.iter_mut().zip(part) {
+            *sum = *sum + part;
+        }
+    }
     if let Some(dw) = dw {
         let [w_out, _, w_row, w_column] = shape.filter_strides();
         for tap in 0..taps {
             let (row, column) = (tap / shape.width.kernel, tap % shape.width.kernel);
             for channel in 0..shape.out_channels {
                 let dw = &mut dw[channel * w_out + row * w_row + column * w_column];
-                let sum = sum_of(tap * shape.out_channels + channel);
+                let sum = sums[tap * shape.out_channels + channel];
                 *dw = updated(pass.dw_alpha, sum, pass.dw_beta, *dw);
             }
         }
     }
     if let Some(db) = db {
         for (channel, db) in db.iter_mut().enumerate() {
-            let sum = sum_of(taps * shape.out_channels + channel);
+            let sum = sums[taps * shape.out_channels + channel];
             *db = updated(pass.db_alpha, sum, pass.db_beta, *db);
         }
     }
@@ -111,19 +117,27 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
             // SAFETY: this task's channels of the part's sums.
             unsafe { self.sum(tap, first).write_bytes(0, end - first) };
         }
-        for image in self.images.0..self.images.1 {
-            // SAFETY: the tensors have the image and the channels.
-            unsafe {
-                match self.shape.layout {
-                    Layout::Nchw => {
-                        for channel in first..end {
-                            self.plane(simd, image, channel);
-                        }
+        match self.shape.layout {
+            Layout::Nchw => {
+                let mut totals = [T::default(); (DEPTH_BLOCK + 1) * TILE_LANES];
+                let totals = &mut totals[..(self.taps() + 1) * TILE_LANES];
+                for channel in first..end {
+                    totals.fill(T::default());
+                    for image in self.images.0..self.images.1 {
+                        // SAFETY: the tensors have the image and the channel.
+                        unsafe { self.plane(simd, image, channel, totals) };
                     }
-                    Layout::Nhwc => {
-                        for row in 0..self.shape.out_height {
-                            self.row(simd, image, row);
-                        }
+                    for (tap, lanes) in totals.chunks_exact_mut(TILE_LANES).enumerate() {
+                        // SAFETY: this task's sum.
+                        unsafe { *self.sum(tap, channel) = sum_of_lanes(lanes) };
+                    }
+                }
+            }
+            Layout::Nhwc => {
+                for image in self.images.0..self.images.1 {
+                    for row in 0..self.shape.out_height {
+                        // SAFETY: the tensors have the image and the channels.
+                        unsafe { self.row(simd, image, row) };
                     }
                 }
             }
@@ -168,27 +182,52 @@ impl<T: Element> SumPart<'_, T> {
         }
     }
 
-    /// Adds one image's sums of one channel, NCHW: a band at a time, across lanes at its end.
+    /// Adds one image's sums of one channel to the lanes of each tap's total, NCHW.
     ///
     /// # Safety
     /// The tensors have the image and the channel.
     #[inline(always)]
-    unsafe fn plane<S: Lanes<T>>(&self, simd: S, image: usize, channel: usize) {
+    unsafe fn plane<S: Lanes<T>>(&self, simd: S, image: usize, channel: usize, totals: &mut [T]) {
         let shape = self.shape;
         let [x_image, x_channel, x_row, _] = input_strides(shape);
         let [dy_image, dy_channel, dy_row, _] = output_strides(shape);
         let dy = image * dy_image + channel * dy_channel;
+        let x = self.pass.x.filter(|_| self.with_dw).map(|x| {
+            let offset = image * x_image + channel / shape.group_out * x_channel;
+            x.as_ptr().wrapping_add(offset)
+        });
+        if let Some(x) = x.filter(|_| depthwise_weights::fits(shape)) {
+            let gradient = self.pass.dy.as_ptr().wrapping_add(dy);
+            let last = image + 1 == self.images.1;
+            let relu_output = self.pass.relu_output;
+            let plane = Plane {
+                x,
+                dy: gradient,
+                relu_output: relu_output
+                    .map_or(std::ptr::null(), |output| output.as_ptr().wrapping_add(dy)),
+                next: match last {
+                    true => [x, gradient],
+                    false => [x.wrapping_add(x_image), gradient.wrapping_add(dy_image)],
+                },
+                rows: self.rows,
+                columns: self.columns,
+                height: shape.out_height,
+                width: shape.out_width,
+            };
+            // SAFETY: the tensors have the plane.
+            unsafe { plane.add(simd, totals) };
+            return;
+        }
+        let (products, total_of_dy) = totals.split_at_mut(self.taps() * TILE_LANES);
         for row in (0..shape.out_height).step_by(self.band.grid_rows) {
             let rows = self.band.grid_rows.min(shape.out_height - row);
             let dy = dy + row * dy_row;
             // SAFETY: the caller answers for the image and channel; the band lies within them.
             unsafe {
                 let total = self.lanes_of::<S, 0>(simd, dy, rows, 0, 0);
-                self.add(simd, self.taps(), channel, total[0]);
-                let Some(x) = self.pass.x.filter(|_| self.with_dw) else { continue };
-                let offset = image * x_image + channel / shape.group_out * x_channel;
-                let source = x.as_ptr().add(offset);
-                self.band.fill(simd, source, std::ptr::null(), x_row, (row, rows), self.copy);
+                add(simd, total_of_dy, total[0]);
+                let Some(x) = x else { continue };
+                self.band.fill(simd, x, std::ptr::null(), x_row, (row, rows), self.copy);
                 for row_tap in 0..shape.height.kernel {
                     for column_tap in (0..shape.width.kernel).step_by(SHARED_TAPS) {
                         let sums = match shape.width.kernel - column_tap {
@@ -199,7 +238,8 @@ impl<T: Element> SumPart<'_, T> {
                         let taps = SHARED_TAPS.min(shape.width.kernel - column_tap);
                         for (n, &lanes) in sums.iter().enumerate().take(taps) {
                             let tap = row_tap * shape.width.kernel + column_tap + n;
-                            self.add(simd, tap, channel, lanes);
+                            let total = &mut products[tap * TILE_LANES..][..TILE_LANES];
+                            add(simd, total, lanes);
                         }
                     }
                 }
@@ -268,31 +308,6 @@ impl<T: Element> SumPart<'_, T> {
             }
         }
         sums
-    }
-
-    /// Adds a sum in lanes to a tap's, in the same order whatever the vectors' width.
-    #[inline(always)]
-    fn add<S: Lanes<T>>(
-        &self,
-        simd: S,
-        tap: usize,
-        channel: usize,
-        sum: [S::Vector; MOST_VECTORS],
-    ) {
-        let mut lanes = [T::default(); TILE_LANES];
-        for (v, &vector) in sum.iter().enumerate().take(TILE_LANES / S::LANES) {
-            // SAFETY: the vectors fill the lanes.
-            unsafe { simd.store(lanes.as_mut_ptr().add(v * S::LANES), vector) };
-        }
-        let mut half = TILE_LANES / 2;
-        while half > 0 {
-            for lane in 0..half {
-                lanes[lane] = lanes[lane] + lanes[lane + half];
-            }
-            half /= 2;
-        }
-        // SAFETY: this task's sum.
-        unsafe { *self.sum(tap, channel) = *self.sum(tap, channel) + lanes[0] };
     }
 
     /// Adds one row of one image to the sums of the channels, NHWC.
@@ -410,4 +425,27 @@ impl<T: Element> SumPart<'_, T> {
             }
         }
     }
+}
+
+/// Adds a sum in lanes to a total in lanes.
+#[inline(always)]
+fn add<T: Element, S: Lanes<T>>(simd: S, total: &mut [T], sum: [S::Vector; MOST_VECTORS]) {
+    for (lanes, &sum) in total.chunks_exact_mut(S::LANES).zip(&sum) {
+        let lanes = lanes.as_mut_ptr();
+        // SAFETY: a vector of the total.
+        unsafe { simd.store(lanes, simd.add(simd.load(lanes), sum)) };
+    }
+}
+
+/// In the same order whatever the vectors' width.
+#[inline(always)]
+fn sum_of_lanes<T: Element>(lanes: &mut [T]) -> T {
+    let mut half = lanes.len() / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] = lanes[lane] + lanes[lane + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
