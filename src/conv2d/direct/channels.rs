@@ -72,7 +72,8 @@ impl Plan {
 /// Whether a band of the source is copied: where it is masked, and where the planes of its channels
 /// lie apart, so that their lines compete for the same few sets of the first-level cache.
 fn copies_source<T>(pass: &Gather<T>) -> bool {
-    !pass.relu_output.is_null() || pass.source_strides[3] == 1
+    let taps = pass.rows.count * pass.columns.count;
+    taps > 0 && (!pass.relu_output.is_null() || pass.source_strides[3] == 1)
 }
 
 /// From term to term of a copy of NCHW planes: an odd number of cache lines.
