@@ -6,10 +6,10 @@ use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::simd::Element;
+use crate::simd::{CACHE_LINE, Element};
 
 /// Every part begins on a cache line.
-const ALIGNMENT: usize = 64;
+const ALIGNMENT: usize = CACHE_LINE;
 
 /// A context's scratch memory: as many buffers as calls have run at once.
 #[derive(Default)]

@@ -2,8 +2,9 @@
 //!
 //! For few outputs, and for db alone: `direct/filters.rs` has the others. dw is a product of dy and
 //! the patches of x, whose depth is the pixels of all images. The batch is cut into parts by the shape
-//! alone; each part's sum goes to scratch memory of its own, and the parts are added up in their order. So the order of every sum is the shape's. The bias gradient
-//! is summed from the same panels of dy, masked as they were packed.
+//! alone; each part's sum goes to scratch memory of its own, and the parts are added up in their
+//! order. So the order of every sum is the shape's. The bias gradient is summed from the same panels
+//! of dy, masked as they were packed.
 
 use super::add_parts::PartSums;
 use super::fill_by_cell::FillByCell;
@@ -179,14 +180,13 @@ impl<T: Element> BackwardWeights<'_, T> {
         let plan = Plan::new(level, shape, self, dw.is_some());
         let slot_len = plan.slot_lens().iter().sum();
         let scratch = context.scratch::<T>(plan.shared_len(), slot_len)?;
-        let sums = Sums { start: scratch.shared() };
         context.run(plan.parts * shape.groups * plan.grid.len(), &|slot, index| {
-            task(level, &plan, sums.pointer(), scratch.slot(slot), index);
+            task(level, &plan, scratch.shared(), scratch.slot(slot), index);
         });
         if let Some(dw) = dw {
             let parts = PartSums {
                 shape,
-                sums: sums.pointer(),
+                sums: scratch.shared(),
                 parts: plan.parts,
                 part_len: plan.part_len(),
                 cells_in_lanes: plan.cells_in_lanes,
@@ -199,7 +199,7 @@ impl<T: Element> BackwardWeights<'_, T> {
         if let Some(db) = db {
             // SAFETY: the sums of db lie behind those of dw, written by the tasks above.
             let sums = unsafe {
-                let start = sums.pointer().add(plan.parts * plan.part_len());
+                let start = scratch.shared().add(plan.parts * plan.part_len());
                 std::slice::from_raw_parts(start, plan.parts * shape.out_channels)
             };
             for (output, db) in db.iter_mut().enumerate() {
@@ -221,20 +221,6 @@ pub(super) fn updated<T: Element>(alpha: T, sum: T, beta: T, old: T) -> T {
 /// How many parts a batch is cut into whose sums take `bytes` each.
 pub(super) fn parts_of_batch(batch: usize, bytes: usize) -> usize {
     (PARTS_BYTES / bytes).clamp(1, PARTS).min(batch)
-}
-
-/// The sums of the parts, written by the tasks and then read.
-struct Sums<T> {
-    start: *mut T,
-}
-
-// SAFETY: tasks write disjoint sums, and end before the reading ones begin.
-unsafe impl<T: Element> Sync for Sums<T> {}
-
-impl<T> Sums<T> {
-    fn pointer(&self) -> *mut T {
-        self.start
-    }
 }
 
 /// One part's sums of some outputs and cells of one group.

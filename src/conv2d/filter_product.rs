@@ -160,13 +160,12 @@ impl<T: Element> FilterProduct<T> {
     pub fn run(&self, context: &Context, scratch: &Scratch<'_, T>) {
         let level = context.level();
         let plan = self.plan(level);
-        let packed = Packed { start: scratch.shared() };
-        self.pack_filters(context, &plan, &packed);
+        self.pack_filters(context, &plan, scratch);
         let tasks = self.batch * self.groups * plan.grid.len();
         context.run(tasks, &|slot, index| {
             // What this thread does next, if the others are as fast.
             let next = Some(index + context.num_threads()).filter(|&next| next < tasks);
-            self.task(level, &plan, packed.pointer(), scratch.slot(slot), index, next);
+            self.task(level, &plan, scratch.shared(), scratch.slot(slot), index, next);
         });
     }
 
@@ -185,7 +184,7 @@ impl<T: Element> FilterProduct<T> {
     }
 
     /// Packs the filters of every group, task part and depth block.
-    fn pack_filters(&self, context: &Context, plan: &Plan, packed: &Packed<T>) {
+    fn pack_filters(&self, context: &Context, plan: &Plan, scratch: &Scratch<'_, T>) {
         let part_outputs = self.task_outputs(&plan.grid);
         let parts = self.outputs.div_ceil(part_outputs);
         let blocks = depth_blocks(plan.depth).count();
@@ -209,7 +208,7 @@ impl<T: Element> FilterProduct<T> {
                 panels: plan.filters,
                 // SAFETY: within the packed filters.
                 target: unsafe {
-                    packed.pointer().add(self.packed_offset(plan, group, part, start))
+                    scratch.shared().add(self.packed_offset(plan, group, part, start))
                 },
                 panel_stride: plan.filters.width * count,
             };
@@ -375,19 +374,5 @@ fn pack_patches<T: Element>(
             };
             T::dispatch(level, pack);
         }
-    }
-}
-
-/// The packed filters, written by the packing tasks and then read by the others.
-struct Packed<T> {
-    start: *mut T,
-}
-
-// SAFETY: packing tasks write disjoint parts, and end before the reading ones begin.
-unsafe impl<T: Element> Sync for Packed<T> {}
-
-impl<T> Packed<T> {
-    fn pointer(&self) -> *mut T {
-        self.start
     }
 }

@@ -8,7 +8,7 @@
 //! Every element of C is one chain of multiply-adds in the order of the depth, whatever the tile's
 //! size. That is why AVX2 and AVX-512 give the same bits.
 
-use crate::simd::{Element, Kernel, Lanes, TILE_LANES, TileKernel};
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES, TileKernel};
 
 /// Where the rows or the columns of C lie: number i at `i / width * outer + i % width * inner`.
 #[derive(Debug, Clone, Copy)]
@@ -147,8 +147,6 @@ impl<T> BlockProduct<T> {
         }
     }
 }
-
-const CACHE_LINE: usize = 64;
 
 /// Row panels that are kept in the second-level cache while the column panels pass.
 const ROW_BLOCK_BYTES: usize = 128 * 1024;

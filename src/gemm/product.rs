@@ -47,9 +47,6 @@ struct Packed<T> {
     start: *mut T,
 }
 
-// SAFETY: tasks that pack write disjoint panels, and end before those that read begin.
-unsafe impl<T: Element> Sync for Packed<T> {}
-
 impl<T: Element> Product<'_, T> {
     pub fn run(&self, context: &Context) -> Result<()> {
         let GemmParams { m, n, k, .. } = self.params;
@@ -130,17 +127,16 @@ impl<T: Element> Product<'_, T> {
             let [_, (first, count)] = grid.task(task * row_tasks);
             (column + first, count)
         };
-        let shared = Packed { panels: PanelShape::columns(tile), start: scratch.shared() };
         for depth in depth_blocks(self.params.k) {
             // SAFETY: the panels of the tasks before lie in front, within the scratch memory.
             let row_panels = |task: usize| unsafe {
-                let start = shared.start().add(task * grid.task_rows * depth.1);
+                let start = scratch.shared().add(task * grid.task_rows * depth.1);
                 Packed { panels: PanelShape::rows(rows_of(task).1, tile), start }
             };
             // SAFETY: as above, behind the row panels.
             let column_panels = |task: usize| unsafe {
-                let start = shared.start().add(row_len + task * grid.task_columns * depth.1);
-                Packed { start, ..shared }
+                let start = scratch.shared().add(row_len + task * grid.task_columns * depth.1);
+                Packed { panels: PanelShape::columns(tile), start }
             };
             context.run(row_tasks + column_tasks, &|_, task| match task.checked_sub(row_tasks) {
                 None => self.pack_rows(level, matrix, rows_of(task), depth, row_panels(task)),
@@ -225,12 +221,6 @@ impl<T: Element> Product<'_, T> {
             ahead: Ahead::none(),
         };
         T::dispatch(level, product);
-    }
-}
-
-impl<T> Packed<T> {
-    fn start(&self) -> *mut T {
-        self.start
     }
 }
 

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes::{
-    Element, Kernel, Lanes, TileKernel, intrinsics, memory_intrinsics, select_tile,
+    Element, Kernel, Lanes, TileKernel, entries, intrinsics, memory_intrinsics, select_tile,
 };
 
 /// Proof that the processor has AVX2 and FMA.
@@ -20,41 +20,7 @@ impl Avx2 {
     }
 }
 
-/// Runs `kernel` compiled for AVX2 and FMA.
-pub(super) fn enter<T: Element, K: Kernel<T>>(simd: Avx2, kernel: K) -> K::Output
-where
-    Avx2: Lanes<T>,
-{
-    #[target_feature(enable = "avx2,fma")]
-    fn inner<T: Element, K: Kernel<T>>(simd: Avx2, kernel: K) -> K::Output
-    where
-        Avx2: Lanes<T>,
-    {
-        kernel.run(simd)
-    }
-    // SAFETY: `simd` proves that the processor has the features.
-    unsafe { inner(simd, kernel) }
-}
-
-/// Runs one size of a tile, compiled for AVX2 and FMA.
-#[inline(always)]
-fn run_tile<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: Avx2, kernel: K)
-where
-    Avx2: Lanes<T>,
-    K: TileKernel<T, Avx2>,
-{
-    #[target_feature(enable = "avx2,fma")]
-    #[inline(never)]
-    fn inner<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: Avx2, kernel: K)
-    where
-        Avx2: Lanes<T>,
-        K: TileKernel<T, Avx2>,
-    {
-        kernel.run::<ROWS, VECTORS>(simd);
-    }
-    // SAFETY: `simd` proves that the processor has the features.
-    unsafe { inner::<T, K, ROWS, VECTORS>(simd, kernel) }
-}
+entries!(Avx2, "avx2,fma");
 
 impl Lanes<f32> for Avx2 {
     type Vector = __m256;

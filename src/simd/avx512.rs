@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes::{
-    Element, Kernel, Lanes, TileKernel, intrinsics, memory_intrinsics, select_tile,
+    Element, Kernel, Lanes, TileKernel, entries, intrinsics, memory_intrinsics, select_tile,
 };
 
 /// Proof that the processor has AVX-512 F, BW, DQ and VL.
@@ -26,41 +26,7 @@ impl Avx512 {
     }
 }
 
-/// Runs `kernel` compiled for AVX-512.
-pub(super) fn enter<T: Element, K: Kernel<T>>(simd: Avx512, kernel: K) -> K::Output
-where
-    Avx512: Lanes<T>,
-{
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    fn inner<T: Element, K: Kernel<T>>(simd: Avx512, kernel: K) -> K::Output
-    where
-        Avx512: Lanes<T>,
-    {
-        kernel.run(simd)
-    }
-    // SAFETY: `simd` proves that the processor has the features.
-    unsafe { inner(simd, kernel) }
-}
-
-/// Runs one size of a tile, compiled for AVX-512.
-#[inline(always)]
-fn run_tile<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: Avx512, kernel: K)
-where
-    Avx512: Lanes<T>,
-    K: TileKernel<T, Avx512>,
-{
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    #[inline(never)]
-    fn inner<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: Avx512, kernel: K)
-    where
-        Avx512: Lanes<T>,
-        K: TileKernel<T, Avx512>,
-    {
-        kernel.run::<ROWS, VECTORS>(simd);
-    }
-    // SAFETY: `simd` proves that the processor has the features.
-    unsafe { inner::<T, K, ROWS, VECTORS>(simd, kernel) }
-}
+entries!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
 
 impl Lanes<f32> for Avx512 {
     type Vector = __m512;

@@ -64,6 +64,9 @@ pub trait TileKernel<T: Element, S: Lanes<T>> {
 /// vectors. So such a sum gets the same bits from each.
 pub const TILE_LANES: usize = 16;
 
+/// Bytes of a cache line.
+pub const CACHE_LINE: usize = 64;
+
 /// A vector of elements of one instruction set. `self` is the instruction set's token, whose
 /// existence proves that the processor has it, so what touches no memory is safe.
 ///
@@ -204,6 +207,50 @@ macro_rules! select_tile {
     };
 }
 pub(super) use select_tile;
+
+/// `enter` and `run_tile` of an instruction set: where code compiled with its features is called.
+macro_rules! entries {
+    ($token:ident, $features:literal) => {
+        /// Runs `kernel` compiled for the instruction set.
+        pub(super) fn enter<T: Element, K: Kernel<T>>(simd: $token, kernel: K) -> K::Output
+        where
+            $token: Lanes<T>,
+        {
+            #[target_feature(enable = $features)]
+            fn inner<T: Element, K: Kernel<T>>(simd: $token, kernel: K) -> K::Output
+            where
+                $token: Lanes<T>,
+            {
+                kernel.run(simd)
+            }
+            // SAFETY: `simd` proves that the processor has the features.
+            unsafe { inner(simd, kernel) }
+        }
+
+        /// Runs one size of a tile, compiled for the instruction set.
+        #[inline(always)]
+        fn run_tile<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: $token, kernel: K)
+        where
+            $token: Lanes<T>,
+            K: TileKernel<T, $token>,
+        {
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            fn inner<T: Element, K, const ROWS: usize, const VECTORS: usize>(
+                simd: $token,
+                kernel: K,
+            ) where
+                $token: Lanes<T>,
+                K: TileKernel<T, $token>,
+            {
+                kernel.run::<ROWS, VECTORS>(simd);
+            }
+            // SAFETY: `simd` proves that the processor has the features.
+            unsafe { inner::<T, K, ROWS, VECTORS>(simd, kernel) }
+        }
+    };
+}
+pub(super) use entries;
 
 /// Methods of [`Lanes`] that are one intrinsic each and touch no memory.
 macro_rules! intrinsics {

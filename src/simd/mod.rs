@@ -20,7 +20,7 @@ use std::fmt;
 use crate::error::{Error, Result};
 
 pub use lanes::Element;
-pub use lanes::{Kernel, Lanes, TILE_LANES, TileKernel};
+pub use lanes::{CACHE_LINE, Kernel, Lanes, TILE_LANES, TileKernel};
 
 /// An instruction set that kernels can run as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -30,16 +30,17 @@ impl CopiedAxis {
     /// What the taps of some passes read, which have the same step and the same source.
     fn new(passes: impl Iterator<Item = Taps>) -> Self {
         let (mut step, mut extent) = (1, 0);
-        let mut ends: Option<(isize, isize)> = None;
+        let (mut least, mut most) = (isize::MAX, isize::MIN);
         for taps in passes {
             (step, extent) = (taps.step, taps.extent);
-            for tap in [0, taps.count.wrapping_sub(1)].into_iter().filter(|&tap| tap < taps.count) {
-                let offset = taps.source(0, tap);
-                let (least, most) = ends.unwrap_or((offset, offset));
-                ends = Some((least.min(offset), most.max(offset)));
+            if taps.count > 0 {
+                let (first, last) = (taps.source(0, 0), taps.source(0, taps.count - 1));
+                least = least.min(first.min(last));
+                most = most.max(first.max(last));
             }
         }
-        let (least, most) = ends.unwrap_or((0, 0));
+        // Without any tap nothing is read.
+        let (least, most) = if least <= most { (least, most) } else { (0, 0) };
         CopiedAxis { step, extent, least, reach: (most - least) as usize }
     }
 
@@ -191,7 +192,7 @@ unsafe fn clear<T: Element, S: Lanes<T>>(simd: S, target: *mut T, count: usize) 
 /// # Safety
 /// `source`, `relu_output` and `target` have them.
 #[inline(always)]
-unsafe fn copy_run<T: Element, S: Lanes<T>>(
+pub(super) unsafe fn copy_run<T: Element, S: Lanes<T>>(
     simd: S,
     source: *const T,
     relu_output: *const T,

@@ -3,26 +3,24 @@
 //!
 //! The register tile is the matrix product's, some pixels of the grid times the vectors of a panel
 //! of channels, but no patches are packed: pixels are read from where they lie, or for NCHW from a
-//! copy of some rows. Taps that lie in the padding are skipped: the grid
-//! is cut into regions whose pixels have the same taps. (Zhang, Franchetti and Low, "High Performance
-//! Zero-Memory Overhead Direct Convolutions", 2018, and Georganas et al., "Anatomy of
-//! High-Performance Deep Learning Convolutions on SIMD Architectures", 2018, on plain tensors.)
+//! copy of some rows. Taps that lie in the padding are skipped: the grid is cut into regions whose
+//! pixels have the same taps. (Zhang, Franchetti and Low, "High Performance Zero-Memory Overhead
+//! Direct Convolutions", 2018, and Georganas et al., "Anatomy of High-Performance Deep Learning
+//! Convolutions on SIMD Architectures", 2018, on plain tensors.)
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Gather;
+use super::band::copy_run;
 use super::panels::{PackPanel, PanelPlan};
+use super::{Gather, even_parts};
 use crate::context::Context;
 use crate::conv2d::patches::Taps;
 use crate::error::Result;
 use crate::gemm::blocking::{TASK_WORK, TASKS};
 use crate::gemm::kernel::MOST_COLUMNS;
 use crate::gemm::pack::TileShape;
-use crate::simd::{Element, Kernel, Lanes, TileKernel};
-
-/// In bytes.
-const CACHE_LINE: usize = 64;
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TileKernel};
 
 /// What a band of the source may take, beside a panel of filters in the second-level cache.
 const BAND_BYTES: usize = 192 * 1024;
@@ -97,18 +95,6 @@ fn source_rows(taps: &Taps, rows: Range<usize>) -> Range<usize> {
     first..end.max(first)
 }
 
-/// The packed filters of all groups.
-struct Packed<T>(*mut T);
-
-// SAFETY: the tasks that pack write disjoint panels, and end before those that read begin.
-unsafe impl<T: Element> Sync for Packed<T> {}
-
-impl<T> Packed<T> {
-    fn panel(&self, offset: usize) -> *mut T {
-        self.0.wrapping_add(offset)
-    }
-}
-
 /// Runs a gathering pass. False, and nothing written, when `finite` filters are asked for but some
 /// weight is not: a tap that is skipped would have made a NaN of it.
 pub(super) fn gather<T: Element>(
@@ -120,11 +106,11 @@ pub(super) fn gather<T: Element>(
     let plan = Plan::new(pass, TileShape::of::<T>(level));
     let group_len = plan.panels.len();
     let scratch = context.scratch::<T>(pass.groups * group_len, plan.copy_len)?;
-    let packed = Packed(scratch.shared());
+    let packed_at = |offset: usize| scratch.shared().wrapping_add(offset);
     let all_finite = AtomicBool::new(true);
     context.run(pass.groups * plan.panels.count, &|_, index| {
         let (group, panel) = (index / plan.panels.count, index % plan.panels.count);
-        let target = packed.panel(group * group_len + plan.panels.offset(panel));
+        let target = packed_at(group * group_len + plan.panels.offset(panel));
         let pack = PackPanel { pass, plan: plan.panels, group, panel, target };
         if !T::dispatch(level, pack) {
             all_finite.store(false, Ordering::Relaxed);
@@ -146,7 +132,7 @@ pub(super) fn gather<T: Element>(
             group,
             rows: (row, pass.grid_height.min(row + plan.band_rows)),
             part: (panel, plan.panels.count.min(panel + plan.part_panels)),
-            packed: packed.panel(group * group_len),
+            packed: packed_at(group * group_len),
             copy: scratch.slot(slot),
         };
         T::dispatch(level, kernel);
@@ -256,13 +242,11 @@ impl<T: Element> Band<T> {
             for number in 0..runs {
                 let from = first + number * of_run;
                 let to = self.copy.add(number * of_copied_run);
-                match pass.relu_output.is_null() {
-                    true => copy(simd, pass.source.add(from), run, to),
-                    false => {
-                        let relu_output = pass.relu_output.add(from);
-                        copy_masked(simd, pass.source.add(from), relu_output, run, to);
-                    }
-                }
+                let relu_output = match pass.relu_output.is_null() {
+                    true => pass.relu_output,
+                    false => pass.relu_output.add(from),
+                };
+                copy_run(simd, pass.source.add(from), relu_output, 1, run, to);
             }
         }
         let start = self.copy.cast_const().wrapping_sub(rows.start * strides[1]);
@@ -288,9 +272,6 @@ impl<T: Element> Band<T> {
             true => (rows.len(), columns.len(), column_taps.step * of_column, target_column),
             false => (columns.len(), rows.len(), row_taps.step * of_row, target_row),
         };
-        // As even as can be: a tile of few pixels does not fill the processor.
-        let tiles = line.div_ceil(S::TILE_ROWS);
-        let (pixels, longer) = (line / tiles, line % tiles);
         let lanes = self.panels.lanes(panel);
         let mut sums = [T::default(); MOST_PIXELS * MOST_COLUMNS];
         for number in 0..lines {
@@ -300,9 +281,8 @@ impl<T: Element> Band<T> {
             };
             // The pixels from `first` on that are summed but not written yet.
             let (mut first, mut summed) = (0, 0);
-            for tile in 0..tiles {
-                let pixels = pixels + usize::from(tile < longer);
-                let (row, column) = place(first + summed);
+            for (pixel, pixels) in even_parts(line, S::TILE_ROWS) {
+                let (row, column) = place(pixel);
                 let source_row = row_taps.source(row, rows.first_tap);
                 let source_column = column_taps.source(column, columns.first_tap);
                 let offset = source_row * of_row as isize + source_column * of_column as isize;
@@ -319,7 +299,7 @@ impl<T: Element> Band<T> {
                 };
                 simd.tile(pixels, lanes / S::LANES, kernel);
                 summed += pixels;
-                if tile + 1 < tiles && summed + S::TILE_ROWS <= MOST_PIXELS {
+                if first + summed < line && summed + S::TILE_ROWS <= MOST_PIXELS {
                     continue;
                 }
                 let (row, column) = place(first);
@@ -346,54 +326,6 @@ impl<T: Element> Band<T> {
         self.pass.target.wrapping_add(
             self.image * of_image + channel * of_channel + row * of_row + column * of_column,
         )
-    }
-}
-
-/// Copies `count` elements.
-///
-/// # Safety
-/// The pointers have them.
-#[inline(always)]
-unsafe fn copy<T: Element, S: Lanes<T>>(simd: S, source: *const T, count: usize, target: *mut T) {
-    let whole = count - count % S::LANES;
-    // SAFETY: the caller answers for `count` elements.
-    unsafe {
-        for done in (0..whole).step_by(S::LANES) {
-            simd.store(target.add(done), simd.load(source.add(done)));
-        }
-        if whole < count {
-            let rest = simd.load_first(count - whole, source.add(whole));
-            simd.store_first(count - whole, target.add(whole), rest);
-        }
-    }
-}
-
-/// Copies `count` elements, masked.
-///
-/// # Safety
-/// The pointers have them.
-#[inline(always)]
-unsafe fn copy_masked<T: Element, S: Lanes<T>>(
-    simd: S,
-    source: *const T,
-    relu_output: *const T,
-    count: usize,
-    target: *mut T,
-) {
-    let mut done = 0;
-    // SAFETY: the caller answers for `count` elements.
-    unsafe {
-        while done + S::LANES <= count {
-            let (output, value) = (simd.load(relu_output.add(done)), simd.load(source.add(done)));
-            simd.store(target.add(done), simd.relu_gradient(output, value));
-            done += S::LANES;
-        }
-        let rest = count - done;
-        if rest > 0 {
-            let output = simd.load_first(rest, relu_output.add(done));
-            let value = simd.load_first(rest, source.add(done));
-            simd.store_first(rest, target.add(done), simd.relu_gradient(output, value));
-        }
     }
 }
 
@@ -525,18 +457,14 @@ impl<T: Element> Finish<'_, T> {
                 for pixel in 0..self.pixels {
                     let sum = sums.add(pixel * MOST_COLUMNS + channel);
                     let target = target.add(pixel * self.target_pixel);
-                    let mut value = simd.mul(simd.splat(pass.alpha), simd.load(sum));
-                    if pass.beta != T::default() {
-                        let mask = simd.mask_between(0, count);
-                        let old = simd.gather_where(mask, target, of_channel as isize);
-                        value = simd.mul_add(simd.splat(pass.beta), old, value);
-                    }
-                    if !pass.bias.is_null() {
-                        value = simd.add(value, bias);
-                    }
-                    if pass.relu {
-                        value = simd.relu(value);
-                    }
+                    let old = match pass.adds() {
+                        true => {
+                            let mask = simd.mask_between(0, count);
+                            simd.gather_where(mask, target, of_channel as isize)
+                        }
+                        false => bias,
+                    };
+                    let value = pass.result(simd, simd.load(sum), old, bias);
                     if of_channel > 1 {
                         simd.store(sum, value);
                     } else if count == S::LANES {

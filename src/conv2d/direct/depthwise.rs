@@ -134,9 +134,9 @@ impl<T: Element, const K: usize> Channel<T, K> {
     unsafe fn run<S: Lanes<T>>(&self, simd: S) {
         let width = self.pass.grid_width;
         // Where nothing is added to the target, the last vector may overlap the one before.
-        let last = match self.pass.beta == T::default() {
-            true => width.saturating_sub(S::LANES),
-            false => width,
+        let last = match self.pass.adds() {
+            true => width,
+            false => width.saturating_sub(S::LANES),
         };
         let strip = |column: usize| {
             let extent = self.pass.columns.extent;
@@ -226,19 +226,13 @@ impl<T: Element, const K: usize> Channel<T, K> {
     #[inline(always)]
     unsafe fn finish<S: Lanes<T>>(&self, simd: S, sum: S::Vector, count: usize, target: *mut T) {
         let pass = &self.pass;
-        let mut value = simd.mul(simd.splat(pass.alpha), sum);
         // SAFETY: the caller answers for the target.
         unsafe {
-            if pass.beta != T::default() {
-                let old = simd.load_first(count, target);
-                value = simd.mul_add(simd.splat(pass.beta), old, value);
-            }
-            if !pass.bias.is_null() {
-                value = simd.add(value, simd.splat(self.bias));
-            }
-            if pass.relu {
-                value = simd.relu(value);
-            }
+            let old = match pass.adds() {
+                true => simd.load_first(count, target),
+                false => sum,
+            };
+            let value = pass.result(simd, sum, old, simd.splat(self.bias));
             match count == S::LANES {
                 true => simd.store(target, value),
                 false => simd.store_first(count, target, value),

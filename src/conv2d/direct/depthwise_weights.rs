@@ -1,12 +1,10 @@
 //! dw of a depthwise convolution at stride 1, NCHW: x is read in place, a plane at a time.
 
 use super::depthwise::Strip;
+use super::weights::gradient;
 use crate::conv2d::patches::Taps;
 use crate::shape::{Axis, ConvShape};
-use crate::simd::{Element, Lanes, TILE_LANES};
-
-/// In bytes.
-const CACHE_LINE: usize = 64;
+use crate::simd::{CACHE_LINE, Element, Lanes, TILE_LANES};
 
 /// Rows of a block, whose products are summed in registers.
 const ROWS: usize = 16;
@@ -132,7 +130,20 @@ impl<T: Element> Plane<T> {
             if number < rows {
                 let place = (first + number) * self.width + strip.column;
                 // SAFETY: the caller answers for dy.
-                gradients[0] = unsafe { self.gradient(simd, place, strip.count) };
+                gradients[0] = unsafe {
+                    match strip.count == S::LANES {
+                        true => {
+                            gradient::<T, S, true>(simd, self.dy, self.relu_output, place, S::LANES)
+                        }
+                        false => gradient::<T, S, false>(
+                            simd,
+                            self.dy,
+                            self.relu_output,
+                            place,
+                            strip.count,
+                        ),
+                    }
+                };
                 sum_of_dy = simd.add(sum_of_dy, gradients[0]);
             }
             let y = self.rows.source(first + number, row_tap);
@@ -167,31 +178,4 @@ impl<T: Element> Plane<T> {
         }
         (sums, sum_of_dy)
     }
-
-    /// `count` lanes of dy, masked by the ReLU's output.
-    ///
-    /// # Safety
-    /// They may be read.
-    #[inline(always)]
-    unsafe fn gradient<S: Lanes<T>>(&self, simd: S, place: usize, count: usize) -> S::Vector {
-        // SAFETY: the caller answers for dy, and the ReLU's output is shaped as it.
-        unsafe {
-            let dy = load_some(simd, count, self.dy.add(place));
-            if self.relu_output.is_null() {
-                return dy;
-            }
-            let output = load_some(simd, count, self.relu_output.add(place));
-            simd.relu_gradient(output, dy)
-        }
-    }
-}
-
-/// A vector, or its first `count` lanes only.
-///
-/// # Safety
-/// They may be read.
-#[inline(always)]
-unsafe fn load_some<T: Element, S: Lanes<T>>(simd: S, count: usize, source: *const T) -> S::Vector {
-    // SAFETY: the caller answers for the lanes.
-    unsafe { if count < S::LANES { simd.load_first(count, source) } else { simd.load(source) } }
 }

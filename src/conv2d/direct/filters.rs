@@ -6,7 +6,7 @@
 //! alone; each part sums its images in order, a block of rows at a time, and the parts are added up
 //! in their order.
 
-use super::{input_strides, output_strides};
+use super::{even_parts, input_strides, output_strides};
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, SumPanels, parts_of_batch, updated};
 use crate::conv2d::patches::Taps;
@@ -15,6 +15,7 @@ use crate::gemm::blocking::{DEPTH_BLOCK, TASK_WORK, TASKS};
 use crate::gemm::kernel::MOST_COLUMNS;
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use crate::shape::ConvShape;
+use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES, TileKernel};
 
 /// Output and input channels of a task: its rows of x and dy stay in the second-level cache.
@@ -89,18 +90,6 @@ impl Plan {
     }
 }
 
-/// The sums of all parts.
-struct Sums<T>(*mut T);
-
-// SAFETY: tasks write disjoint sums, and end before the reading ones begin.
-unsafe impl<T: Element> Sync for Sums<T> {}
-
-impl<T> Sums<T> {
-    fn part(&self, offset: usize) -> *mut T {
-        self.0.wrapping_add(offset)
-    }
-}
-
 /// Whether the pass has output channels in the lanes.
 pub(in crate::conv2d) fn fits(shape: &ConvShape) -> bool {
     /// From which on the lanes are filled well enough.
@@ -122,7 +111,7 @@ pub(in crate::conv2d) fn run<T: Element>(
     let plan = Plan::new::<T>(shape, TileShape::of::<T>(level));
     let gradient_len = plan.outputs * plan.block_rows * shape.out_width;
     let scratch = context.scratch::<T>(plan.parts * plan.part_len, gradient_len)?;
-    let sums = Sums(scratch.shared());
+    let sums_at = |offset: usize| scratch.shared().wrapping_add(offset);
     let output_chunks = shape.group_out.div_ceil(plan.outputs);
     let input_chunks = shape.group_in.div_ceil(plan.inputs);
     context.run(plan.parts * shape.groups * output_chunks * input_chunks, &|slot, index| {
@@ -141,7 +130,7 @@ pub(in crate::conv2d) fn run<T: Element>(
             images: (first_image, shape.batch.min(first_image + plan.images_of_part)),
             outputs: (output, shape.group_out.min(output + plan.outputs)),
             inputs: (input, shape.group_in.min(input + plan.inputs)),
-            sums: sums.part(part * plan.part_len),
+            sums: sums_at(part * plan.part_len),
             gradient: scratch.slot(slot),
         };
         T::dispatch(level, kernel);
@@ -151,7 +140,7 @@ pub(in crate::conv2d) fn run<T: Element>(
         let finite = |part: usize| {
             // SAFETY: the sums of db, behind those of dw, which the tasks wrote.
             let sums = unsafe {
-                let start = sums.part(part * plan.part_len + plan.dw_len);
+                let start = sums_at(part * plan.part_len + plan.dw_len);
                 std::slice::from_raw_parts(start, shape.out_channels)
             };
             // A sum with an infinity or a NaN is one of them, and so is its product with 0.
@@ -164,11 +153,10 @@ pub(in crate::conv2d) fn run<T: Element>(
 
     let panels = shape.group_out.div_ceil(plan.panels.width);
     let alpha_beta = (pass.dw_alpha, pass.dw_beta);
-    let dw = Sums(dw.as_mut_ptr());
+    let dw = SharedMut::new(dw);
     context.run(shape.groups * panels, &|_, index| {
         let (group, panel) = (index / panels, index % panels);
-        let add =
-            AddUp { shape, plan, group, panel, sums: sums.part(0), alpha_beta, dw: dw.part(0) };
+        let add = AddUp { shape, plan, group, panel, sums: sums_at(0), alpha_beta, dw: dw.at(0) };
         T::dispatch(level, add);
     });
     if let Some(db) = db {
@@ -176,7 +164,7 @@ pub(in crate::conv2d) fn run<T: Element>(
             let mut sum = T::default();
             for part in 0..plan.parts {
                 // SAFETY: the sums of db, behind those of dw, which the tasks wrote.
-                sum = sum + unsafe { *sums.part(part * plan.part_len + plan.dw_len + output) };
+                sum = sum + unsafe { *sums_at(part * plan.part_len + plan.dw_len + output) };
             }
             *db = updated(pass.db_alpha, sum, pass.db_beta, *db);
         }
@@ -336,14 +324,10 @@ impl<T: Element> SumPart<'_, T> {
                     if columns.0 >= columns.1 {
                         continue;
                     }
-                    let inputs = self.inputs.1 - self.inputs.0;
-                    let tiles = inputs.div_ceil(S::TILE_ROWS);
-                    let mut first = self.inputs.0;
-                    for number in 0..tiles {
-                        let count = inputs / tiles + usize::from(number < inputs % tiles);
+                    let (input, end) = self.inputs;
+                    for (first, count) in even_parts(end - input, S::TILE_ROWS) {
                         let pixels = Pixels { rows, columns };
-                        tile.run_at(simd, pixels, [first, row_tap, column_tap], count);
-                        first += count;
+                        tile.run_at(simd, pixels, [input + first, row_tap, column_tap], count);
                     }
                 }
                 continue;
@@ -361,17 +345,10 @@ impl<T: Element> SumPart<'_, T> {
                     let columns =
                         if column == all.0 && all.1 > 0 { all } else { (column, column + 1) };
                     column = columns.1;
-                    let (mut first, end) = column_taps.inside(columns.0);
-                    let tiles = (end - first).div_ceil(S::TILE_ROWS);
-                    let (count, longer) = match tiles {
-                        0 => continue,
-                        _ => ((end - first) / tiles, (end - first) % tiles),
-                    };
-                    for number in 0..tiles {
-                        let count = count + usize::from(number < longer);
+                    let (tap, end) = column_taps.inside(columns.0);
+                    for (first, count) in even_parts(end - tap, S::TILE_ROWS) {
                         let pixels = Pixels { rows, columns };
-                        tile.run_at(simd, pixels, [input, row_tap, first], count);
-                        first += count;
+                        tile.run_at(simd, pixels, [input, row_tap, tap + first], count);
                     }
                 }
             }

@@ -22,7 +22,7 @@ use super::patches::Taps;
 use crate::context::Context;
 use crate::error::Result;
 use crate::shape::{Activation, ConvShape, Layout};
-use crate::simd::Element;
+use crate::simd::{Element, Lanes};
 
 pub(super) use weights::run as backward_weights;
 
@@ -120,6 +120,42 @@ impl<T: Element> Gather<T> {
         let products = self.outputs * self.terms * self.rows.count * self.columns.count;
         (self.grid_width * products).max(1)
     }
+
+    /// What becomes of a sum, given the target's value before (read where beta is not 0) and the bias
+    /// (where there is one).
+    #[inline(always)]
+    fn result<S: Lanes<T>>(
+        &self,
+        simd: S,
+        sum: S::Vector,
+        old: S::Vector,
+        bias: S::Vector,
+    ) -> S::Vector {
+        let mut value = simd.mul(simd.splat(self.alpha), sum);
+        if self.adds() {
+            value = simd.mul_add(simd.splat(self.beta), old, value);
+        }
+        if !self.bias.is_null() {
+            value = simd.add(value, bias);
+        }
+        if self.relu { simd.relu(value) } else { value }
+    }
+
+    /// Whether the target's value before counts.
+    #[inline(always)]
+    fn adds(&self) -> bool {
+        self.beta != T::default()
+    }
+}
+
+/// Cuts `total` into as few parts of at most `most` as can be, and as even as they can be: a tile with
+/// little to do does not fill the processor. Yields (first, count).
+#[inline(always)]
+fn even_parts(total: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let parts = total.div_ceil(most);
+    let (count, longer) = (total / parts.max(1), total % parts.max(1));
+    (0..parts)
+        .map(move |part| (part * count + part.min(longer), count + usize::from(part < longer)))
 }
 
 /// Runs passes that write to different places of the same rows, with the kernels for few outputs or

@@ -46,14 +46,12 @@ pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Res
         context.scratch::<T>(passes.len() * plan.filters_len, pass.terms * plan.band.len())?;
     let mut products = [pixels::Products::none(); PHASES];
     for (number, (pass, products)) in passes.iter().zip(&mut products).enumerate() {
-        // SAFETY: the scratch memory has the filters of every pass.
-        unsafe {
-            let filters = scratch.shared().add(number * plan.filters_len);
-            *products = pixels::Products::new(pass, &plan.band);
-            if !depthwise::fits(pass) {
-                pixels::pack(pass, filters);
-            }
+        if depthwise::fits(pass) {
+            continue;
         }
+        *products = pixels::Products::new(pass, &plan.band);
+        // SAFETY: the scratch memory has the filters of every pass.
+        unsafe { pixels::pack(pass, scratch.shared().add(number * plan.filters_len)) };
     }
     let count = pass.batch * pass.groups * plan.bands;
     context.run(count.div_ceil(plan.per_task), &|slot, index| {

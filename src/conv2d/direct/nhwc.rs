@@ -161,18 +161,15 @@ impl<T: Element> GatherRows<'_, T> {
                     + (column + n) * target_column
                     + channel;
                 let target = pass.target.add(offset);
-                let mut value = simd.mul(simd.splat(pass.alpha), sum);
-                if pass.beta != T::default() {
-                    let old = load::<T, S, WHOLE>(simd, count, target);
-                    value = simd.mul_add(simd.splat(pass.beta), old, value);
-                }
-                if !pass.bias.is_null() {
-                    let bias = load::<T, S, WHOLE>(simd, count, pass.bias.add(channel));
-                    value = simd.add(value, bias);
-                }
-                if pass.relu {
-                    value = simd.relu(value);
-                }
+                let old = match pass.adds() {
+                    true => load::<T, S, WHOLE>(simd, count, target),
+                    false => sum,
+                };
+                let bias = match pass.bias.is_null() {
+                    true => zero,
+                    false => load::<T, S, WHOLE>(simd, count, pass.bias.add(channel)),
+                };
+                let value = pass.result(simd, sum, old, bias);
                 if WHOLE {
                     simd.store(target, value);
                 } else {

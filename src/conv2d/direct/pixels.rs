@@ -1,9 +1,9 @@
 //! The register tile with pixels in the lanes: some outputs times vectors of pixels, over all terms
 //! and taps of a band.
 
-use super::Gather;
 use super::band::Band;
 use super::nchw::Place;
+use super::{Gather, even_parts};
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::simd::{Element, Lanes, TILE_LANES};
 
@@ -45,14 +45,6 @@ impl Products {
     }
 }
 
-/// The outputs of a group, as tiles of about the same size: yields (first, count).
-fn tiles(outputs: usize) -> impl Iterator<Item = (usize, usize)> {
-    let tiles = outputs.div_ceil(OUTPUTS);
-    let (count, longer) = (outputs / tiles, outputs % tiles);
-    (0..tiles)
-        .map(move |tile| (tile * count + tile.min(longer), count + usize::from(tile < longer)))
-}
-
 /// Elements of one group's packed filters.
 pub(super) fn filters_len<T>(pass: &Gather<T>) -> usize {
     pass.outputs * pass.terms * pass.rows.count * pass.columns.count
@@ -67,7 +59,7 @@ pub(super) unsafe fn pack<T: Element>(pass: &Gather<T>, target: *mut T) {
     let strides = pass.filter_strides;
     let mut target = target;
     for group in 0..pass.groups {
-        for (first, count) in tiles(pass.outputs) {
+        for (first, count) in even_parts(pass.outputs, OUTPUTS) {
             for term in 0..pass.terms {
                 for row_tap in 0..pass.rows.count {
                     for column_tap in 0..pass.columns.count {
@@ -104,7 +96,7 @@ pub(super) unsafe fn gather<T: Element, S: Lanes<T>>(
     copies: *const T,
 ) {
     let depth = pass.terms * products.taps;
-    for (output, count) in tiles(pass.outputs) {
+    for (output, count) in even_parts(pass.outputs, OUTPUTS) {
         // SAFETY: the packed filters have the group's outputs.
         let filters = unsafe { filters.add((place.group * pass.outputs + output) * depth) };
         let outputs = Outputs { pass, band, products, place, output, filters, copies };
@@ -255,18 +247,12 @@ impl<T: Element> Outputs<'_, T> {
                     + (place.row + vector.row) * of_row
                     + vector.column * stride,
             );
-            let mut value = simd.mul(simd.splat(pass.alpha), sum);
-            if pass.beta != T::default() {
-                let mask = simd.mask_between(0, count);
-                let old = simd.gather_where(mask, target, stride as isize);
-                value = simd.mul_add(simd.splat(pass.beta), old, value);
-            }
-            if !pass.bias.is_null() {
-                value = simd.add(value, simd.splat(*pass.bias.add(channel)));
-            }
-            if pass.relu {
-                value = simd.relu(value);
-            }
+            let old = match pass.adds() {
+                true => simd.gather_where(simd.mask_between(0, count), target, stride as isize),
+                false => sum,
+            };
+            let bias = if pass.bias.is_null() { T::default() } else { *pass.bias.add(channel) };
+            let value = pass.result(simd, sum, old, simd.splat(bias));
             if stride == 2 && vector.column + S::LANES < pass.grid_width {
                 // What lies between belongs to this task too, and to another phase: it is kept.
                 let old = [simd.load(target), simd.load(target.add(S::LANES))];

@@ -113,10 +113,6 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let (first, end) = self.channels;
-        for tap in 0..self.taps() + 1 {
-            // SAFETY: this task's channels of the part's sums.
-            unsafe { self.sum(tap, first).write_bytes(0, end - first) };
-        }
         match self.shape.layout {
             Layout::Nchw => {
                 let mut totals = [T::default(); (DEPTH_BLOCK + 1) * TILE_LANES];
@@ -134,6 +130,10 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
                 }
             }
             Layout::Nhwc => {
+                for tap in 0..self.taps() + 1 {
+                    // SAFETY: this task's channels of the part's sums.
+                    unsafe { self.sum(tap, first).write_bytes(0, end - first) };
+                }
                 for image in self.images.0..self.images.1 {
                     for row in 0..self.shape.out_height {
                         // SAFETY: the tensors have the image and the channels.
@@ -169,17 +169,9 @@ impl<T: Element> SumPart<'_, T> {
         offset: usize,
         count: usize,
     ) -> S::Vector {
-        // SAFETY: the caller answers for the lanes; the ReLU's output is shaped as dy.
-        unsafe {
-            let dy = load::<T, S, WHOLE>(simd, count, self.pass.dy.as_ptr().add(offset));
-            match self.pass.relu_output {
-                None => dy,
-                Some(output) => {
-                    let output = load::<T, S, WHOLE>(simd, count, output.as_ptr().add(offset));
-                    simd.relu_gradient(output, dy)
-                }
-            }
-        }
+        let relu_output = self.pass.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr);
+        // SAFETY: the caller answers for the lanes.
+        unsafe { gradient::<T, S, WHOLE>(simd, self.pass.dy.as_ptr(), relu_output, offset, count) }
     }
 
     /// Adds one image's sums of one channel to the lanes of each tap's total, NCHW.
@@ -424,6 +416,30 @@ impl<T: Element> SumPart<'_, T> {
                 }
             }
         }
+    }
+}
+
+/// dy at `offset`, masked by the ReLU's output if that is not null; `count` lanes, all of them where
+/// `WHOLE`.
+///
+/// # Safety
+/// Both have them.
+#[inline(always)]
+pub(super) unsafe fn gradient<T: Element, S: Lanes<T>, const WHOLE: bool>(
+    simd: S,
+    dy: *const T,
+    relu_output: *const T,
+    offset: usize,
+    count: usize,
+) -> S::Vector {
+    // SAFETY: the caller answers for the lanes.
+    unsafe {
+        let dy = load::<T, S, WHOLE>(simd, count, dy.add(offset));
+        if relu_output.is_null() {
+            return dy;
+        }
+        let output = load::<T, S, WHOLE>(simd, count, relu_output.add(offset));
+        simd.relu_gradient(output, dy)
     }
 }
 
