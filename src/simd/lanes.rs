@@ -227,15 +227,15 @@ macro_rules! entries {
             unsafe { inner(simd, kernel) }
         }
 
-        /// Runs one size of a tile, compiled for the instruction set.
-        #[inline(always)]
+        /// Runs one size of a tile, compiled for the instruction set. (`inline(never)` has no effect on
+        /// a function with features, but such a function is not inlined in one without.)
+        #[inline(never)]
         fn run_tile<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: $token, kernel: K)
         where
             $token: Lanes<T>,
             K: TileKernel<T, $token>,
         {
             #[target_feature(enable = $features)]
-            #[inline(never)]
             fn inner<T: Element, K, const ROWS: usize, const VECTORS: usize>(
                 simd: $token,
                 kernel: K,

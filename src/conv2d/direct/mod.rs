@@ -6,6 +6,7 @@
 //! taps, from x and from a phase of dy. dw has output channels in the lanes too.
 
 mod band;
+mod channel_panel;
 mod channels;
 mod depthwise;
 mod depthwise_weights;
@@ -230,7 +231,7 @@ pub(super) fn forward_channels<T: Element>(
     y: &mut [T],
 ) -> Result<bool> {
     let pass = forward_gather(shape, x, w, bias, activation, y);
-    channels::gather(context, &pass, shape.is_padded())
+    channels::gather(context, &[pass], shape.is_padded())
 }
 
 /// The backward pass to the elements of dx at (`row`, `column`) plus multiples of the strides.
@@ -299,9 +300,7 @@ pub(super) fn backward_data<T: Element>(
         }
         let phases = &phases[..count];
         if channels_in_lanes {
-            for phase in phases {
-                channels::gather(context, phase, false)?;
-            }
+            channels::gather(context, phases, false)?;
         } else {
             gather(context, shape.layout, phases)?;
         }

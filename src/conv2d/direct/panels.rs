@@ -55,10 +55,16 @@ impl PanelPlan {
         panel * self.width * self.taps() * self.terms
     }
 
-    /// Channels of a panel, rounded up to whole vectors.
+    /// Channels of a panel.
+    #[inline(always)]
+    pub fn channels(&self, panel: usize) -> usize {
+        (self.outputs - panel * self.width).min(self.width)
+    }
+
+    /// The same, rounded up to whole vectors.
     #[inline(always)]
     pub fn lanes(&self, panel: usize) -> usize {
-        (self.outputs - panel * self.width).next_multiple_of(self.lanes).min(self.width)
+        self.channels(panel).next_multiple_of(self.lanes)
     }
 
     /// The number of a weight's vectors in its block of `terms`.

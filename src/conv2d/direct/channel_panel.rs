@@ -1,0 +1,363 @@
+//! One panel of target channels for some rows of the grid: a register tile of some pixels times the
+//! panel's vectors at a time.
+//!
+//! Taps that lie in the padding are skipped: the grid is cut into regions whose pixels have the same
+//! taps. A block of filters passes over a strip of pixels, with a sum for each of them in memory,
+//! before the next one does, so that it stays in the first-level cache.
+
+use super::panels::PanelPlan;
+use super::{Gather, even_parts};
+use crate::conv2d::patches::Taps;
+use crate::gemm::pack::TileShape;
+use crate::runs::{self, for_each_vector};
+use crate::simd::{Element, Lanes, TileKernel};
+
+/// A panel of a group's channels of one image.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a, T> {
+    pub pass: &'a Gather<T>,
+    pub plan: PanelPlan,
+    /// Its number in the group.
+    pub panel: usize,
+    /// The group's packed filters.
+    pub packed: *const T,
+    pub source: Source<T>,
+    /// The panel's first channel at the first pixel of the grid.
+    pub target: *mut T,
+    /// Strides of the target along (channel, grid row, grid column).
+    pub target_strides: [usize; 3],
+    /// Of the panel's first channel; null for none.
+    pub bias: *const T,
+    /// Room for `sums_len` elements.
+    pub sums: *mut T,
+}
+
+/// Pixels of a strip at the most.
+const STRIP_PIXELS: usize = 256;
+
+/// Elements of the sums of a strip.
+pub(super) fn sums_len(tile: TileShape) -> usize {
+    STRIP_PIXELS * tile.columns
+}
+
+/// Where the first term of a source pixel lies, and the strides along (term, row, column).
+#[derive(Clone, Copy)]
+pub(super) struct Source<T> {
+    pub start: *const T,
+    pub strides: [usize; 3],
+}
+
+/// Positions of one axis of the grid: the first, and the one behind the last.
+type Range = (usize, usize);
+
+/// Positions of one axis of the grid that have the same taps.
+#[derive(Clone, Copy)]
+struct Segment {
+    first: usize,
+    end: usize,
+    first_tap: usize,
+    end_tap: usize,
+}
+
+impl Segment {
+    /// The segment that begins at `first`, up to `end` at most.
+    #[inline(always)]
+    fn new(taps: &Taps, first: usize, end: usize) -> Self {
+        let (first_tap, end_tap) = taps.inside(first);
+        let mut next = first + 1;
+        while next < end && taps.inside(next) == (first_tap, end_tap) {
+            next += 1;
+        }
+        Segment { first, end: next, first_tap, end_tap }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.end - self.first
+    }
+}
+
+/// A rectangle of the grid of at most `STRIP_PIXELS` pixels.
+#[derive(Clone, Copy)]
+struct Strip {
+    rows: Range,
+    columns: Range,
+}
+
+impl Strip {
+    #[inline(always)]
+    fn height(&self) -> usize {
+        self.rows.1 - self.rows.0
+    }
+
+    #[inline(always)]
+    fn width(&self) -> usize {
+        self.columns.1 - self.columns.0
+    }
+
+    /// The number of a pixel.
+    #[inline(always)]
+    fn number(&self, row: usize, column: usize) -> usize {
+        (row - self.rows.0) * self.width() + column - self.columns.0
+    }
+}
+
+impl<T: Element> Panel<'_, T> {
+    /// Computes some rows of the grid.
+    #[inline(always)]
+    pub fn run<S: Lanes<T>>(&self, simd: S, (first, end): Range) {
+        let taps = self.pass.rows.count * self.pass.columns.count;
+        if taps == 0 && self.target_strides[2] == 1 && !self.pass.adds() {
+            return self.write_empty_sums(simd, (first, end));
+        }
+        for (column, width) in even_parts(self.pass.grid_width, STRIP_PIXELS) {
+            for (row, height) in even_parts(end - first, STRIP_PIXELS / width) {
+                let row = first + row;
+                let strip = Strip { rows: (row, row + height), columns: (column, column + width) };
+                self.strip(simd, strip);
+            }
+        }
+    }
+
+    /// Writes rows that no tap reaches, as a stride larger than the kernel leaves them.
+    #[inline(always)]
+    fn write_empty_sums<S: Lanes<T>>(&self, simd: S, (first, end): Range) {
+        let [of_channel, of_row, _] = self.target_strides;
+        let sum = simd.mul(simd.splat(self.pass.alpha), simd.splat(T::default()));
+        for channel in 0..self.plan.channels(self.panel) {
+            for row in first..end {
+                let target = self.target.wrapping_add(channel * of_channel + row * of_row);
+                for_each_vector(
+                    simd,
+                    self.pass.grid_width,
+                    #[inline(always)]
+                    |column, count| {
+                        // SAFETY: within a row of the grid, of one of the panel's channels.
+                        unsafe { runs::store(simd, count, target.add(column), sum) }
+                    },
+                );
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn strip<S: Lanes<T>>(&self, simd: S, strip: Strip) {
+        let mut term = 0;
+        loop {
+            let terms = self.plan.block_terms.min(self.pass.terms - term);
+            let mut row = strip.rows.0;
+            while row < strip.rows.1 {
+                let rows = Segment::new(&self.pass.rows, row, strip.rows.1);
+                row = rows.end;
+                let mut column = strip.columns.0;
+                while column < strip.columns.1 {
+                    let columns = Segment::new(&self.pass.columns, column, strip.columns.1);
+                    column = columns.end;
+                    self.region(simd, &strip, [rows, columns], (term, terms));
+                }
+            }
+            term += terms;
+            if term >= self.pass.terms {
+                break;
+            }
+        }
+        let [_, of_row, of_column] = self.target_strides;
+        let target = |row: usize| {
+            self.target.wrapping_add((strip.rows.0 + row) * of_row + strip.columns.0 * of_column)
+        };
+        // SAFETY: the sums are there; the strip lies within this task's part of the target.
+        unsafe {
+            if of_row == strip.width() * of_column {
+                self.finish(simd, strip.height() * strip.width(), self.sums, target(0));
+                return;
+            }
+            for row in 0..strip.height() {
+                let sums = self.sums.add(row * strip.width() * S::LANES * S::TILE_VECTORS);
+                self.finish(simd, strip.width(), sums, target(row));
+            }
+        }
+    }
+
+    /// Sums a block of terms for the pixels of a strip that have the same taps.
+    #[inline(always)]
+    fn region<S: Lanes<T>>(
+        &self,
+        simd: S,
+        strip: &Strip,
+        [rows, columns]: [Segment; 2],
+        (term, terms): (usize, usize),
+    ) {
+        let (row_taps, column_taps) = (&self.pass.rows, &self.pass.columns);
+        let [of_term, of_row, of_column] = self.source.strides;
+        // Tiles along the longer side: fewer of them are narrow.
+        let across = columns.len() >= rows.len();
+        let (lines, line, pixel_stride, number_stride) = match across {
+            true => (rows.len(), columns.len(), column_taps.step * of_column, 1),
+            false => (columns.len(), rows.len(), row_taps.step * of_row, strip.width()),
+        };
+        let lanes = self.plan.lanes(self.panel);
+        let width = S::LANES * S::TILE_VECTORS;
+        for number in 0..lines {
+            for (pixel, pixels) in even_parts(line, S::TILE_ROWS) {
+                let (row, column) = match across {
+                    true => (rows.first + number, columns.first + pixel),
+                    false => (rows.first + pixel, columns.first + number),
+                };
+                let source_row = row_taps.source(row, rows.first_tap);
+                let source_column = column_taps.source(column, columns.first_tap);
+                let offset = source_row * of_row as isize
+                    + source_column * of_column as isize
+                    + (term * of_term) as isize;
+                let kernel = Tile {
+                    panel: self,
+                    taps: [(rows.first_tap, rows.end_tap), (columns.first_tap, columns.end_tap)],
+                    term,
+                    terms,
+                    // Of no meaning, and not read, where there are no taps.
+                    source: self.source.start.wrapping_offset(offset),
+                    pixel_stride,
+                    sums: self.sums.wrapping_add(strip.number(row, column) * width),
+                    sums_stride: number_stride * width,
+                };
+                simd.tile(pixels, lanes / S::LANES, kernel);
+            }
+        }
+    }
+
+    /// Writes the sums of pixels that follow on from one another, from `target` on.
+    ///
+    /// # Safety
+    /// The sums are there; nobody else uses the target's pixels.
+    #[inline(always)]
+    unsafe fn finish<S: Lanes<T>>(&self, simd: S, pixels: usize, sums: *mut T, target: *mut T) {
+        let Panel { pass, plan, panel, bias, .. } = *self;
+        let width = S::LANES * S::TILE_VECTORS;
+        let channels = plan.channels(panel);
+        let [of_channel, _, of_pixel] = self.target_strides;
+        for channel in (0..channels).step_by(S::LANES) {
+            let count = S::LANES.min(channels - channel);
+            // SAFETY: the biases have the group's channels, the sums the pixels, and the caller
+            // answers for the target.
+            unsafe {
+                let bias = match bias.is_null() {
+                    true => simd.splat(T::default()),
+                    false => simd.load_first(count, bias.add(channel)),
+                };
+                let target = target.add(channel * of_channel);
+                for pixel in 0..pixels {
+                    let sum = sums.add(pixel * width + channel);
+                    let target = target.wrapping_add(pixel * of_pixel);
+                    let old = match pass.adds() {
+                        true => {
+                            let mask = simd.mask_between(0, count);
+                            simd.gather_where(mask, target, of_channel as isize)
+                        }
+                        false => bias,
+                    };
+                    let value = pass.result(simd, simd.load(sum), old, bias);
+                    if of_channel > 1 {
+                        simd.store(sum, value);
+                    } else if count == S::LANES {
+                        simd.store(target, value);
+                    } else {
+                        simd.store_first(count, target, value);
+                    }
+                }
+                if of_channel == 1 {
+                    continue;
+                }
+                if of_pixel == 1 && count == S::LANES {
+                    for pixel in (0..pixels).step_by(S::LANES) {
+                        let source = sums.add(pixel * width + channel);
+                        let count = S::LANES.min(pixels - pixel);
+                        simd.transpose(count, source, width, target.add(pixel), of_channel);
+                    }
+                    continue;
+                }
+                for lane in 0..count {
+                    for pixel in 0..pixels {
+                        let value = *sums.add(pixel * width + channel + lane);
+                        *target.add(lane * of_channel + pixel * of_pixel) = value;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A block of terms of one register tile: pixels of one line of a region times a panel of channels.
+struct Tile<'a, T> {
+    panel: &'a Panel<'a, T>,
+    /// First row tap and the one behind the last, and the same of columns.
+    taps: [Range; 2],
+    /// First term.
+    term: usize,
+    terms: usize,
+    /// What the first pixel's first taps read of the first term.
+    source: *const T,
+    /// From pixel to pixel of the source.
+    pixel_stride: usize,
+    /// Of the first pixel, and from one to the next.
+    sums: *mut T,
+    sums_stride: usize,
+}
+
+impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
+    #[inline(always)]
+    fn run<const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+        let Panel { pass, plan, panel, packed, source: Source { strides, .. }, .. } = *self.panel;
+        let Tile { term, terms, pixel_stride, .. } = self;
+        let width = VECTORS * S::LANES;
+        let [of_term, of_row, of_column] = strides;
+        let row_step = pass.rows.offset_step * of_row as isize;
+        let column_step = pass.columns.offset_step * of_column as isize;
+        let [(first_row, end_row), (first_column, end_column)] = self.taps;
+        let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
+        // The two inner loops run over terms and column taps, the innermost over the more.
+        let (middle, inner, middle_step, inner_step, first, middle_width) = match plan.terms_inside
+        {
+            true => {
+                let taps = end_column - first_column;
+                (taps, terms, column_step, of_term as isize, first_column * terms, terms)
+            }
+            false => {
+                let taps = end_column - first_column;
+                (terms, taps, of_term as isize, column_step, first_column, plan.column_taps)
+            }
+        };
+        // SAFETY: the filters are packed for this panel, the taps lie within the source, and the
+        // sums have the tile's pixels.
+        unsafe {
+            let block = packed.add(plan.offset(panel) + term * plan.taps() * width);
+            for row_tap in first_row..end_row {
+                let source = self.source.offset((row_tap - first_row) as isize * row_step);
+                let weights = block.add((row_tap * terms * plan.column_taps + first) * width);
+                for number in 0..middle {
+                    let mut source = source.offset(number as isize * middle_step);
+                    let mut weights = weights.add(number * middle_width * width);
+                    for _ in 0..inner {
+                        let mut lanes = [simd.splat(T::default()); VECTORS];
+                        for (v, lane) in lanes.iter_mut().enumerate() {
+                            *lane = simd.load(weights.add(v * S::LANES));
+                        }
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            let pixel = simd.splat(*source.add(r * pixel_stride));
+                            for (sum, &lane) in sums.iter_mut().zip(&lanes) {
+                                *sum = simd.mul_add(pixel, lane, *sum);
+                            }
+                        }
+                        source = source.wrapping_offset(inner_step);
+                        weights = weights.add(width);
+                    }
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (v, &sum) in sums.iter().enumerate() {
+                    let total = self.sums.add(r * self.sums_stride + v * S::LANES);
+                    let sum = if term > 0 { simd.add(simd.load(total), sum) } else { sum };
+                    simd.store(total, sum);
+                }
+            }
+        }
+    }
+}
