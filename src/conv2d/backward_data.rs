@@ -126,7 +126,7 @@ impl<T: Element> BackwardData<'_, T> {
             grid_width,
         };
         let whole_rows = height.stride == 1 && width.stride == 1;
-        FilterProduct {
+        let product = FilterProduct {
             batch: shape.batch,
             groups: shape.groups,
             outputs: shape.group_in,
@@ -170,6 +170,7 @@ impl<T: Element> BackwardData<'_, T> {
             beta: self.beta,
             bias: std::ptr::null(),
             relu: false,
-        }
+        };
+        product.joined()
     }
 }

@@ -374,7 +374,7 @@ fn pack_patches<T: Element>(
         let fill = Block { pixel: block.pixel, pixels: block.pixels, cell, cells };
         match plan.shape.layout {
             // A matrix in memory already.
-            Layout::Nchw if patches.is_matrix(fill) => pack_in_blocks(
+            Layout::Nchw if patches.matrix(fill).is_some() => pack_in_blocks(
                 level,
                 PackMatrix {
                     // SAFETY: the first channel's pixels.

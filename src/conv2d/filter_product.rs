@@ -20,6 +20,10 @@ const TASK_PIXELS: usize = 256;
 /// The same for NHWC, whose patches are first filled and then transposed into panels.
 const TASK_PIXELS_NHWC: usize = 126;
 
+/// Images are joined where more than a pixel is missing from the panels for every so many that there
+/// are: vectors that straddle images take longer.
+const WORTH_JOINING: usize = 4;
+
 /// The filters as a matrix in memory, a line per output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Filters<T> {
@@ -88,7 +92,34 @@ impl Plan {
     }
 }
 
+/// Pixels of a panel, in the instruction sets with the widest ones.
+const PANEL_PIXELS: usize = 32;
+
 impl<T: Element> FilterProduct<T> {
+    /// Takes the images as the rows of one, where a patch is just its pixel and an image's pixels
+    /// would leave some of their last panel empty. What is summed for a pixel stays the same.
+    pub fn joined(self) -> Self {
+        let empty = self.pixels.next_multiple_of(PANEL_PIXELS) - self.pixels;
+        let one_row = self.patches.are_pixels() && self.patches.rows.extent == 1;
+        let side_by_side = self.results.pixels.width == usize::MAX;
+        let wasteful = empty * WORTH_JOINING > self.pixels;
+        let nchw = self.patches.layout == Layout::Nchw;
+        if !(nchw && one_row && side_by_side && wasteful && self.batch > 1) {
+            return self;
+        }
+        let mut joined = self;
+        joined.patches.rows.extent = self.batch;
+        joined.patches.strides[1] = self.image_stride;
+        joined.results.pixels = Places {
+            width: self.pixels,
+            outer: self.results.image_stride,
+            inner: self.results.pixels.inner,
+        };
+        joined.pixels = self.batch * self.pixels;
+        joined.batch = 1;
+        joined
+    }
+
     fn plan(&self, level: Level) -> Plan {
         let tile = TileShape::of::<T>(level);
         let depth = self.patches.len();
@@ -171,7 +202,8 @@ impl<T: Element> FilterProduct<T> {
 
     /// The pixels' elements of a depth block, where the patches are a matrix in memory.
     fn ahead(&self, plan: &Plan, index: usize, (start, count): (usize, usize)) -> Ahead<T> {
-        if self.patches.layout != Layout::Nchw || !self.patches.are_pixels() {
+        let one_row = self.patches.are_pixels() && self.patches.rows.extent == 1;
+        if self.patches.layout != Layout::Nchw || !one_row {
             return Ahead::none();
         }
         let [_, (pixel, pixels)] = plan.grid.task(index % plan.grid.len());
@@ -324,27 +356,27 @@ fn pack_patches<T: Element>(
 ) {
     match patches.layout {
         // A matrix in memory already: lines of pixels, contiguous at each channel.
-        Layout::Nchw if patches.is_matrix(block) => {
-            let pack = PackMatrix {
-                // SAFETY: the block's first pixel lies within the image.
-                source: unsafe { patches.source.add(block.pixel) },
-                relu_output: match patches.relu_output.is_null() {
-                    true => patches.relu_output,
-                    // SAFETY: as above.
-                    false => unsafe { patches.relu_output.add(block.pixel) },
-                },
-                line_stride: 1,
-                depth: Depth::every(patches.strides[0]),
-                lines: block.pixels,
-                start: block.cell,
-                count: block.cells,
-                panels: plan.patches,
-                target: slot,
-                panel_stride: plan.panel_stride(block.cells),
-            };
-            T::dispatch(level, pack);
-        }
         Layout::Nchw => {
+            if let Some(first) = patches.matrix(block) {
+                let pack = PackMatrix {
+                    // SAFETY: the block's first pixel lies within the image.
+                    source: unsafe { patches.source.add(first) },
+                    relu_output: match patches.relu_output.is_null() {
+                        true => patches.relu_output,
+                        // SAFETY: as above.
+                        false => unsafe { patches.relu_output.add(first) },
+                    },
+                    line_stride: 1,
+                    depth: Depth::every(patches.strides[0]),
+                    lines: block.pixels,
+                    start: block.cell,
+                    count: block.cells,
+                    panels: plan.patches,
+                    target: slot,
+                    panel_stride: plan.panel_stride(block.cells),
+                };
+                return T::dispatch(level, pack);
+            }
             let fill = FillByCell {
                 patches: *patches,
                 block,

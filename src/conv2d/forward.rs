@@ -76,6 +76,7 @@ pub(super) fn run<T: Element>(
         bias: bias.map_or(std::ptr::null(), <[T]>::as_ptr),
         relu: activation == Activation::Relu,
     };
+    let product = product.joined();
     let (shared, per_slot) = product.scratch_len(context.level());
     let scratch = context.scratch::<T>(shared, per_slot)?;
     product.run(context, &scratch);

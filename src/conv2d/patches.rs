@@ -142,11 +142,12 @@ impl<T> Patches<T> {
         just_the_pixel(self.rows) && just_the_pixel(self.columns) && whole_rows
     }
 
-    /// Whether a block's pixels are a matrix in memory: a patch is just its pixel, and all of them
-    /// lie in the source.
-    pub fn is_matrix(&self, block: Block) -> bool {
-        let extent = self.rows.extent * self.columns.extent;
-        self.are_pixels() && block.pixel + block.pixels <= extent
+    /// Where a block's pixels begin, if they are a matrix in memory: a patch is just its pixel, and
+    /// all of them lie in one row of the source.
+    pub fn matrix(&self, block: Block) -> Option<usize> {
+        let (row, column) = (block.pixel / self.grid_width, block.pixel % self.grid_width);
+        let inside = column + block.pixels <= self.grid_width && row < self.rows.extent;
+        (self.are_pixels() && inside).then(|| row * self.strides[1] + column)
     }
 
     /// Takes the image as one long row where a patch is just its pixel: then no vector of pixels

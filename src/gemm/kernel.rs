@@ -51,9 +51,11 @@ impl Places {
         places
     }
 
+    /// Whether `count` numbers from `first` on lie side by side.
     #[inline(always)]
-    fn contiguous(&self) -> bool {
-        self.width == usize::MAX && self.inner == 1
+    fn contiguous(&self, first: usize, count: usize) -> bool {
+        let together = self.width == usize::MAX || first % self.width + count <= self.width;
+        self.inner == 1 && together
     }
 }
 
@@ -209,8 +211,10 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
         let block = self.block;
         let row_panel = self.row / block.row_panels.width;
         let column_panel = self.column / block.column_panels.width;
-        if block.column_places.contiguous() && block.update.beta != T::default() {
-            let (row, column) = (block.first_row + self.row, block.first_column + self.column);
+        let first_column = block.first_column + self.column;
+        let contiguous = block.column_places.contiguous(first_column, self.columns);
+        if contiguous && block.update.beta != T::default() {
+            let (row, column) = (block.first_row + self.row, block.column_places.at(first_column));
             for r in 0..ROWS {
                 let place = block.row_places.at(row + r) + column;
                 simd.prefetch(block.target.wrapping_add(place));
@@ -240,7 +244,7 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
         }
         // SAFETY: C has the tile's elements, and nobody else uses them.
         unsafe {
-            if self.columns >= VECTORS * S::LANES && block.column_places.contiguous() {
+            if self.columns >= VECTORS * S::LANES && contiguous {
                 self.write_whole(simd, sums);
             } else {
                 let mut buffer = [T::default(); MOST_ROWS * MOST_COLUMNS];
@@ -276,7 +280,8 @@ impl<T: Element> Tile<'_, T> {
         let (row, column) = (block.first_row + self.row, block.first_column + self.column);
         // SAFETY: the caller answers for C; the bias has an element per row or column of C.
         unsafe {
-            let place = |r| block.target.add(block.row_places.at(row + r) + column);
+            let first = block.target.add(block.column_places.at(column));
+            let place = |r| first.add(block.row_places.at(row + r));
             // One loop a step, so that each is unrolled and the sums stay in registers.
             for sums in &mut sums {
                 for sum in sums {
