@@ -314,16 +314,13 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
         let [(first_row, end_row), (first_column, end_column)] = self.taps;
         let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
         // The two inner loops run over terms and column taps, the innermost over the more.
+        let taps = end_column - first_column;
+        let side_by_side = column_step == (terms * of_term) as isize;
         let (middle, inner, middle_step, inner_step, first, middle_width) = match plan.terms_inside
         {
-            true => {
-                let taps = end_column - first_column;
-                (taps, terms, column_step, of_term as isize, first_column * terms, terms)
-            }
-            false => {
-                let taps = end_column - first_column;
-                (terms, taps, of_term as isize, column_step, first_column, plan.column_taps)
-            }
+            true if side_by_side => (1, taps * terms, 0, of_term as isize, first_column * terms, 0),
+            true => (taps, terms, column_step, of_term as isize, first_column * terms, terms),
+            false => (terms, taps, of_term as isize, column_step, first_column, plan.column_taps),
         };
         // SAFETY: the filters are packed for this panel, the taps lie within the source, and the
         // sums have the tile's pixels.

@@ -164,7 +164,7 @@ fn even_parts(total: usize, most: usize) -> impl Iterator<Item = (usize, usize)>
 fn gather<T: Element>(context: &Context, layout: Layout, passes: &[Gather<T>]) -> Result<()> {
     match layout {
         Layout::Nchw => nchw::gather(context, passes),
-        Layout::Nhwc => passes.iter().try_for_each(|pass| nhwc::gather(context, pass)),
+        Layout::Nhwc => nhwc::gather(context, passes),
     }
 }
 

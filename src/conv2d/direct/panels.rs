@@ -16,7 +16,8 @@ pub(super) struct PanelPlan {
     pub block_terms: usize,
     pub row_taps: usize,
     pub column_taps: usize,
-    /// Whether the innermost order is that of the terms, not of the column taps.
+    /// Whether the innermost order is that of the terms, not of the column taps: where there are
+    /// more of them, or where NHWC may have the terms of all column taps side by side.
     pub terms_inside: bool,
     terms: usize,
     outputs: usize,
@@ -33,7 +34,7 @@ impl PanelPlan {
             block_terms: pass.terms.div_ceil(blocks),
             row_taps: pass.rows.count,
             column_taps: pass.columns.count,
-            terms_inside: pass.terms >= pass.columns.count,
+            terms_inside: pass.terms >= pass.columns.count || pass.source_strides[1] == 1,
             terms: pass.terms,
             outputs: pass.outputs,
             lanes: tile.lanes,
