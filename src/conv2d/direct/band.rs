@@ -19,16 +19,16 @@ pub(super) struct CopiedAxis {
     /// From output to output.
     pub step: usize,
     /// Of the source.
-    extent: usize,
+    pub extent: usize,
     /// The least offset of a tap.
-    least: isize,
+    pub least: isize,
     /// From the least offset to the largest.
     pub reach: usize,
 }
 
 impl CopiedAxis {
     /// What the taps of some passes read, which have the same step and the same source.
-    fn new(passes: impl Iterator<Item = Taps>) -> Self {
+    pub fn new(passes: impl Iterator<Item = Taps>) -> Self {
         let (mut step, mut extent) = (1, 0);
         let (mut least, mut most) = (isize::MAX, isize::MIN);
         for taps in passes {
@@ -50,7 +50,7 @@ impl CopiedAxis {
     }
 
     /// The position of a tap's first output.
-    fn position(&self, taps: &Taps, tap: usize) -> usize {
+    pub fn position(&self, taps: &Taps, tap: usize) -> usize {
         (taps.source(0, tap) - self.least) as usize
     }
 }

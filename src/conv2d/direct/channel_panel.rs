@@ -33,7 +33,7 @@ pub(super) struct Panel<'a, T> {
 }
 
 /// Pixels of a strip at the most.
-const STRIP_PIXELS: usize = 256;
+pub(super) const STRIP_PIXELS: usize = 256;
 
 /// Elements of the sums of a strip.
 pub(super) fn sums_len(tile: TileShape) -> usize {
@@ -65,6 +65,11 @@ impl Segment {
     fn new(taps: &Taps, first: usize, end: usize) -> Self {
         let (first_tap, end_tap) = taps.inside(first);
         let mut next = first + 1;
+        if taps.count > 0 && (first_tap, end_tap) == (0, taps.count) {
+            // As long as the tap that is ahead of the others is inside.
+            let ahead = taps.source(0, 0).max(taps.source(0, taps.count - 1));
+            next = ((taps.extent as isize - ahead) as usize).div_ceil(taps.step).min(end);
+        }
         while next < end && taps.inside(next) == (first_tap, end_tap) {
             next += 1;
         }
@@ -140,6 +145,19 @@ impl<T: Element> Panel<'_, T> {
         }
     }
 
+    /// Whether a pixel's channels lie side by side, so that tiles write them: NHWC.
+    #[inline(always)]
+    fn writes_vectors(&self) -> bool {
+        self.target_strides[0] == 1
+    }
+
+    /// The panel's first channel of a pixel of the target.
+    #[inline(always)]
+    fn pixel(&self, row: usize, column: usize) -> *mut T {
+        let [_, of_row, of_column] = self.target_strides;
+        self.target.wrapping_add(row * of_row + column * of_column)
+    }
+
     #[inline(always)]
     fn strip<S: Lanes<T>>(&self, simd: S, strip: Strip) {
         let mut term = 0;
@@ -161,10 +179,11 @@ impl<T: Element> Panel<'_, T> {
                 break;
             }
         }
+        if self.writes_vectors() {
+            return;
+        }
         let [_, of_row, of_column] = self.target_strides;
-        let target = |row: usize| {
-            self.target.wrapping_add((strip.rows.0 + row) * of_row + strip.columns.0 * of_column)
-        };
+        let target = |row: usize| self.pixel(strip.rows.0 + row, strip.columns.0);
         // SAFETY: the sums are there; the strip lies within this task's part of the target.
         unsafe {
             if of_row == strip.width() * of_column {
@@ -195,6 +214,8 @@ impl<T: Element> Panel<'_, T> {
             true => (rows.len(), columns.len(), column_taps.step * of_column, 1),
             false => (columns.len(), rows.len(), row_taps.step * of_row, strip.width()),
         };
+        let target_stride = self.target_strides[if across { 2 } else { 1 }];
+        let last = term + terms >= self.pass.terms;
         let lanes = self.plan.lanes(self.panel);
         let width = S::LANES * S::TILE_VECTORS;
         for number in 0..lines {
@@ -218,13 +239,19 @@ impl<T: Element> Panel<'_, T> {
                     pixel_stride,
                     sums: self.sums.wrapping_add(strip.number(row, column) * width),
                     sums_stride: number_stride * width,
+                    target: match last && self.writes_vectors() {
+                        true => self.pixel(row, column),
+                        false => std::ptr::null_mut(),
+                    },
+                    target_stride,
                 };
                 simd.tile(pixels, lanes / S::LANES, kernel);
             }
         }
     }
 
-    /// Writes the sums of pixels that follow on from one another, from `target` on.
+    /// Writes the sums of pixels that follow on from one another, from `target` on, where the channels
+    /// of one do not.
     ///
     /// # Safety
     /// The sums are there; nobody else uses the target's pixels.
@@ -254,17 +281,7 @@ impl<T: Element> Panel<'_, T> {
                         }
                         false => bias,
                     };
-                    let value = pass.result(simd, simd.load(sum), old, bias);
-                    if of_channel > 1 {
-                        simd.store(sum, value);
-                    } else if count == S::LANES {
-                        simd.store(target, value);
-                    } else {
-                        simd.store_first(count, target, value);
-                    }
-                }
-                if of_channel == 1 {
-                    continue;
+                    simd.store(sum, pass.result(simd, simd.load(sum), old, bias));
                 }
                 if of_pixel == 1 && count == S::LANES {
                     for pixel in (0..pixels).step_by(S::LANES) {
@@ -300,6 +317,9 @@ struct Tile<'a, T> {
     /// Of the first pixel, and from one to the next.
     sums: *mut T,
     sums_stride: usize,
+    /// Of the first pixel, where the tile writes the results, and from one to the next; else null.
+    target: *mut T,
+    target_stride: usize,
 }
 
 impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
@@ -322,6 +342,12 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
             true => (taps, terms, column_step, of_term as isize, first_column * terms, terms),
             false => (terms, taps, of_term as isize, column_step, first_column, plan.column_taps),
         };
+        if !self.target.is_null() {
+            // What the next tile but one will write arrives meanwhile.
+            for r in 2 * ROWS..3 * ROWS {
+                simd.prefetch(self.target.wrapping_add(r * self.target_stride));
+            }
+        }
         // SAFETY: the filters are packed for this panel, the taps lie within the source, and the
         // sums have the tile's pixels.
         unsafe {
@@ -348,11 +374,61 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
                     }
                 }
             }
+            if term > 0 {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        let total = self.sums.add(r * self.sums_stride + v * S::LANES);
+                        *sum = simd.add(simd.load(total), *sum);
+                    }
+                }
+            }
+            if !self.target.is_null() {
+                return self.write(simd, sums);
+            }
             for (r, sums) in sums.iter().enumerate() {
                 for (v, &sum) in sums.iter().enumerate() {
-                    let total = self.sums.add(r * self.sums_stride + v * S::LANES);
-                    let sum = if term > 0 { simd.add(simd.load(total), sum) } else { sum };
-                    simd.store(total, sum);
+                    simd.store(self.sums.add(r * self.sums_stride + v * S::LANES), sum);
+                }
+            }
+        }
+    }
+}
+
+impl<T: Element> Tile<'_, T> {
+    /// Writes the results to the target.
+    ///
+    /// # Safety
+    /// The target has the tile's pixels, and nobody else uses them.
+    #[inline(always)]
+    unsafe fn write<S: Lanes<T>, const ROWS: usize, const VECTORS: usize>(
+        &self,
+        simd: S,
+        sums: [[S::Vector; VECTORS]; ROWS],
+    ) {
+        let Panel { pass, plan, panel, bias, .. } = *self.panel;
+        let channels = plan.channels(panel);
+        for v in 0..VECTORS {
+            let count = S::LANES.min(channels - v * S::LANES);
+            let target = self.target.wrapping_add(v * S::LANES);
+            let mut values = [simd.splat(T::default()); ROWS];
+            for (value, sums) in values.iter_mut().zip(&sums) {
+                *value = sums[v];
+            }
+            // SAFETY: the caller answers for the target; the biases have the group's channels.
+            unsafe {
+                let mut old = values;
+                if pass.adds() {
+                    for (r, old) in old.iter_mut().enumerate() {
+                        *old = runs::load(simd, count, target.add(r * self.target_stride));
+                    }
+                }
+                let bias = match bias.is_null() {
+                    true => simd.splat(T::default()),
+                    false => simd.load_first(count, bias.add(v * S::LANES)),
+                };
+                let values = pass.results(simd, values, old, bias);
+                for (r, &value) in values.iter().enumerate() {
+                    runs::store(simd, count, target.add(r * self.target_stride), value);
                 }
             }
         }

@@ -13,9 +13,9 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::band::copy_run;
-use super::channel_panel::{Panel, Source, sums_len};
+use super::channel_panel::{Panel, STRIP_PIXELS, Source, sums_len};
 use super::panels::{PackPanel, PanelPlan};
-use super::{Gather, PHASES};
+use super::{Gather, PHASES, even_parts};
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::blocking::{TASK_WORK, TASKS};
@@ -230,13 +230,22 @@ impl<T: Element> Kernel<T> for Band<'_, T> {
         // SAFETY: the source has the band, and the copy has room for it.
         let source = unsafe { self.source(simd) };
         let interleaved = self.plan.staged_width > 0;
-        for panel in self.part.0..self.part.1 {
-            for number in 0..self.passes.len() {
-                self.panel(source, number, panel)
-                    .run(simd, rows_of(&self.passes[number], self.rows));
-                if interleaved && number % 2 == 1 {
-                    // SAFETY: the sums of this pass and the one before are staged.
-                    unsafe { self.interleave(simd, number - 1, panel) };
+        let (first, end) = self.rows;
+        // In NHWC panels write parts of the same pixels, which therefore stay in the cache.
+        let most = match self.passes[0].target_strides[1] {
+            1 => (STRIP_PIXELS / self.passes[0].grid_width).max(1),
+            _ => end - first,
+        };
+        for (row, rows) in even_parts(end - first, most) {
+            let rows = (first + row, first + row + rows);
+            for panel in self.part.0..self.part.1 {
+                for number in 0..self.passes.len() {
+                    let rows = rows_of(&self.passes[number], rows);
+                    self.panel(source, number, panel).run(simd, rows);
+                    if interleaved && number % 2 == 1 {
+                        // SAFETY: the sums of this pass and the one before are staged.
+                        unsafe { self.interleave(simd, number - 1, panel) };
+                    }
                 }
             }
         }

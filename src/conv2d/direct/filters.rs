@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASK_WORK, TASKS};
 use crate::gemm::kernel::MOST_COLUMNS;
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
-use crate::shape::ConvShape;
+use crate::shape::{ConvShape, Layout};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES, TileKernel};
 
@@ -92,9 +92,10 @@ impl Plan {
 
 /// Whether the pass has output channels in the lanes.
 pub(in crate::conv2d) fn fits(shape: &ConvShape) -> bool {
-    /// From which on the lanes are filled well enough.
+    /// From which on the lanes are filled well enough; in NHWC few fill them better than a matrix
+    /// product would, which packs patches.
     const MANY_OUTPUTS: usize = 8;
-    shape.group_out >= MANY_OUTPUTS
+    shape.group_out >= MANY_OUTPUTS || shape.layout == Layout::Nhwc
 }
 
 /// Runs the pass. False, and nothing written, when some dy may not be finite and there is padding:

@@ -13,6 +13,8 @@ mod depthwise_weights;
 pub(super) mod filters;
 mod nchw;
 mod nhwc;
+mod nhwc_band;
+mod nhwc_weights;
 mod panels;
 mod pixels;
 mod weights;
@@ -42,7 +44,7 @@ const FEW_TERMS: usize = 4;
 pub(super) fn is_depthwise(shape: &ConvShape) -> bool {
     let layout_fits = match shape.layout {
         Layout::Nchw => band::fits(shape, shape.group_out),
-        Layout::Nhwc => shape.group_out == 1,
+        Layout::Nhwc => shape.group_out == 1 && nhwc_band::fits(shape),
     };
     shape.group_in == 1 && layout_fits
 }
@@ -53,8 +55,9 @@ pub(super) fn gathers(shape: &ConvShape, outputs: usize, terms: usize) -> bool {
     is_depthwise(shape) || (few && shape.layout == Layout::Nchw && band::fits(shape, terms))
 }
 
-/// Outputs from which on channels fill the lanes well enough, and products of one output from which
-/// on its tile is worth its transposition.
+/// Outputs from which on channels fill the lanes well enough: in NHWC few fill them better than a
+/// matrix product would, which packs patches. Products of one output from which on its tile is worth
+/// its transposition.
 const MANY_OUTPUTS: usize = 16;
 const MANY_PRODUCTS: usize = 24;
 
@@ -64,7 +67,7 @@ pub(super) fn has_channel_lanes(shape: &ConvShape, outputs: usize, terms: usize)
     let window = shape.height.kernel * shape.width.kernel;
     let in_place = window == 1 && shape.height.stride == 1 && shape.width.stride == 1;
     let few_terms = shape.layout == Layout::Nchw && terms <= FEW_TERMS;
-    outputs >= MANY_OUTPUTS
+    (outputs >= MANY_OUTPUTS || shape.layout == Layout::Nhwc)
         && !in_place
         && !few_terms
         && terms.saturating_mul(window) >= MANY_PRODUCTS
@@ -132,14 +135,39 @@ impl<T: Element> Gather<T> {
         old: S::Vector,
         bias: S::Vector,
     ) -> S::Vector {
-        let mut value = simd.mul(simd.splat(self.alpha), sum);
+        let [value] = self.results(simd, [sum], [old], bias);
+        value
+    }
+
+    /// The same for several sums of one target channel, or of a vector of them.
+    #[inline(always)]
+    fn results<S: Lanes<T>, const N: usize>(
+        &self,
+        simd: S,
+        sums: [S::Vector; N],
+        old: [S::Vector; N],
+        bias: S::Vector,
+    ) -> [S::Vector; N] {
+        let mut values = sums;
+        for value in &mut values {
+            *value = simd.mul(simd.splat(self.alpha), *value);
+        }
         if self.adds() {
-            value = simd.mul_add(simd.splat(self.beta), old, value);
+            for (value, old) in values.iter_mut().zip(old) {
+                *value = simd.mul_add(simd.splat(self.beta), old, *value);
+            }
         }
         if !self.bias.is_null() {
-            value = simd.add(value, bias);
+            for value in &mut values {
+                *value = simd.add(*value, bias);
+            }
         }
-        if self.relu { simd.relu(value) } else { value }
+        if self.relu {
+            for value in &mut values {
+                *value = simd.relu(*value);
+            }
+        }
+        values
     }
 
     /// Whether the target's value before counts.

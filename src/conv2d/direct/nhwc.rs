@@ -1,368 +1,293 @@
-//! NHWC with one output per channel: channels in the lanes, pixels read in place.
-//!
-//! Some neighbouring outputs share each pixel that they read. What lies in the padding is read from a
-//! row of zeros, so that edges are like the rest.
+//! Depthwise, NHWC with one output per channel: channels in the lanes, from a ring of copied rows.
 
+use super::nhwc_band::{NhwcBand, Source};
 use super::{Gather, PHASES, TASK_WORK};
 use crate::context::Context;
 use crate::error::Result;
+use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
 use crate::runs;
-use crate::simd::{Element, Kernel, Lanes};
+use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
-/// Neighbouring outputs that are computed together.
-const OUTPUTS: usize = 4;
-/// The most column taps of a pass whose outputs share pixels, and the most pixels that they read.
-const SHARED_TAPS: usize = 5;
-const MOST_PIXELS: usize = 2 * (OUTPUTS - 1) + SHARED_TAPS;
+/// Outputs that are computed together: sums enough to hide the latency of additions, and widths of
+/// images are often a multiple.
+const OUTPUTS: usize = 7;
+
+/// How some passes are cut, by the shape alone.
+#[derive(Clone, Copy)]
+struct Plan {
+    band: NhwcBand,
+    /// Blocks of channels.
+    blocks: usize,
+    /// Rows of the highest grid.
+    height: usize,
+    /// Rows of a part of the grid, and parts.
+    part_rows: usize,
+    parts: usize,
+    /// Parts of a task, but for the last.
+    per_task: usize,
+    /// From tap to tap of the packed filters, and from pass to pass.
+    filter_stride: usize,
+    pass_stride: usize,
+}
+
+impl Plan {
+    fn new<T: Element>(passes: &[Gather<T>]) -> Self {
+        let Gather { batch, groups: channels, .. } = passes[0];
+        let most = |of: fn(&Gather<T>) -> usize| passes.iter().map(of).max().unwrap_or(0);
+        let (height, width) = (most(|pass| pass.grid_height), most(|pass| pass.grid_width));
+        let taps = passes.iter().map(|pass| (pass.rows, pass.columns));
+        let band = NhwcBand::new::<T>(taps, width, channels);
+        let blocks = channels.div_ceil(band.channels);
+        // Each part copies the rows that it shares with the one before.
+        let work = passes.iter().map(Gather::row_work).sum::<usize>() * band.channels;
+        let wanted = TASKS.div_ceil(batch * blocks).min((work * height).div_ceil(TASK_WORK));
+        let part_rows = height.div_ceil(wanted);
+        let filter_stride = channels.next_multiple_of(TILE_LANES);
+        Plan {
+            band,
+            blocks,
+            height,
+            part_rows,
+            parts: height.div_ceil(part_rows),
+            per_task: (TASK_WORK / (work * part_rows)).max(1),
+            filter_stride,
+            pass_stride: most(|pass| pass.rows.count * pass.columns.count) * filter_stride,
+        }
+    }
+}
 
 /// Runs gathering passes from the same source to different places of the same rows.
 pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Result<()> {
-    let Gather { batch, groups: channels, .. } = passes[0];
-    let taps = |pass: &Gather<T>| pass.rows.count * pass.columns.count;
-    let most_taps = passes.iter().map(taps).max().unwrap_or(0);
-    let scratch = context.scratch::<T>((passes.len() * most_taps + 1) * channels, 0)?;
-    let mut filters = [scratch.shared().cast_const(); PHASES];
-    // SAFETY: the scratch memory has a weight per pass, tap and channel, and zeros before them.
-    unsafe {
-        scratch.shared().write_bytes(0, channels);
-        for (number, pass) in passes.iter().enumerate() {
-            let target = scratch.shared().add((number * most_taps + 1) * channels);
-            gather_filters(pass, target);
-            filters[number] = target;
-        }
+    let plan = Plan::new(passes);
+    let scratch = context.scratch::<T>(passes.len() * plan.pass_stride, plan.band.len())?;
+    for (number, pass) in passes.iter().enumerate() {
+        // SAFETY: the scratch memory has the filters of every pass.
+        unsafe { pack(pass, &plan, scratch.shared().add(number * plan.pass_stride)) };
     }
-    let height = passes.iter().map(|pass| pass.grid_height).max().unwrap_or(0);
-    let rows = batch * height;
-    let row_work = passes.iter().map(Gather::row_work).sum::<usize>();
-    let per_task = (TASK_WORK / (row_work * channels)).max(1);
-    let filters = Filters { packed: filters, zeros: scratch.shared() };
-    context.run(rows.div_ceil(per_task), &|_, index| {
-        let first = index * per_task;
-        let kernel = GatherRows {
+    let count = passes[0].batch * plan.blocks * plan.parts;
+    context.run(count.div_ceil(plan.per_task), &|slot, index| {
+        let first = index * plan.per_task;
+        let kernel = GatherParts {
             passes,
-            filters: &filters,
-            height,
+            plan,
+            filters: scratch.shared(),
+            ring: scratch.slot(slot),
             first,
-            end: rows.min(first + per_task),
+            end: count.min(first + plan.per_task),
         };
         T::dispatch(context.level(), kernel);
     });
     Ok(())
 }
 
-/// Copies the filters to `[row tap, column tap, channel]`.
+/// Copies the filters to `[taps, channels]`, with zeros behind the channels.
 ///
 /// # Safety
-/// `target` has an element per tap and channel.
-unsafe fn gather_filters<T: Element>(pass: &Gather<T>, target: *mut T) {
+/// `target` has `filter_stride` elements per tap.
+unsafe fn pack<T: Element>(pass: &Gather<T>, plan: &Plan, target: *mut T) {
     let strides = pass.filter_strides;
     for row_tap in 0..pass.rows.count {
         for column_tap in 0..pass.columns.count {
-            for channel in 0..pass.groups {
-                let tap = row_tap * pass.columns.count + column_tap;
-                // SAFETY: the filters have the taps of every channel; the caller answers for the
-                // target.
-                unsafe {
-                    let place = channel * strides.group
-                        + row_tap * strides.row_tap
-                        + column_tap * strides.column_tap;
-                    *target.add(tap * pass.groups + channel) = *pass.filters.add(place);
+            let tap = row_tap * pass.columns.count + column_tap;
+            let weights = row_tap * strides.row_tap + column_tap * strides.column_tap;
+            // SAFETY: the filters have the taps of every channel; the caller answers for the target.
+            unsafe {
+                let target = target.add(tap * plan.filter_stride);
+                for channel in 0..pass.groups {
+                    *target.add(channel) = *pass.filters.add(channel * strides.group + weights);
                 }
+                let rest = plan.filter_stride - pass.groups;
+                target.add(pass.groups).write_bytes(0, rest);
             }
         }
     }
 }
 
-/// Of each pass `[row tap, column tap, channel]`, and a zero per channel.
-struct Filters<T> {
-    packed: [*const T; PHASES],
-    zeros: *const T,
-}
-
-// SAFETY: tasks only read them.
-unsafe impl<T: Sync> Sync for Filters<T> {}
-
-/// Some of the grid rows of all images.
-struct GatherRows<'a, T> {
+/// Some of the parts of all images and blocks of channels.
+struct GatherParts<'a, T> {
     passes: &'a [Gather<T>],
-    filters: &'a Filters<T>,
-    /// Rows of the highest grid.
-    height: usize,
+    plan: Plan,
+    /// Of all passes, packed.
+    filters: *const T,
+    ring: *mut T,
     first: usize,
     end: usize,
 }
 
-impl<T: Element> Kernel<T> for GatherRows<'_, T> {
+impl<T: Element> Kernel<T> for GatherParts<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        for index in self.first..self.end {
-            let (image, row) = (index / self.height, index % self.height);
-            for (pass, &filters) in self.passes.iter().zip(&self.filters.packed) {
-                if row >= pass.grid_height {
-                    continue;
-                }
-                let row = Row { pass, filters, zeros: self.filters.zeros, image, row };
-                // SAFETY: the grid has the row.
-                unsafe {
-                    // Taps that are neighbours share pixels.
-                    let shared =
-                        pass.columns.offset_step.abs() == 1 && pass.rows.count <= SHARED_TAPS;
-                    match (pass.columns.count, pass.columns.step) {
-                        (1, 1) if shared => row.run::<S, 1, 1>(simd),
-                        (2, 1) if shared => row.run::<S, 2, 1>(simd),
-                        (3, 1) if shared => row.run::<S, 3, 1>(simd),
-                        (3, 2) if shared => row.run::<S, 3, 2>(simd),
-                        (5, 1) if shared => row.run::<S, 5, 1>(simd),
-                        _ => row.run::<S, 0, 0>(simd),
+        let Plan { band, blocks, height, part_rows, parts, .. } = self.plan;
+        let pass = &self.passes[0];
+        let [of_image, _, of_row, of_column] = pass.source_strides;
+        let mut starts = [[0; DEPTH_BLOCK]; PHASES];
+        for number in self.first..self.end {
+            let (rest, part) = (number / parts, number % parts);
+            let (image, block) = (rest / blocks, rest % blocks);
+            let channel = block * band.channels;
+            let offset = image * of_image + channel;
+            let source = Source {
+                start: pass.source.wrapping_add(offset),
+                relu_output: match pass.relu_output.is_null() {
+                    true => pass.relu_output,
+                    false => pass.relu_output.wrapping_add(offset),
+                },
+                strides: [of_row, of_column],
+                count: band.channels.min(pass.groups - channel),
+            };
+            let first_row = part * part_rows;
+            for row in first_row..height.min(first_row + part_rows) {
+                // SAFETY: the source has the image and the channels.
+                unsafe { band.fill(simd, &source, row, row == first_row, self.ring) };
+                for (number, (pass, starts)) in self.passes.iter().zip(&mut starts).enumerate() {
+                    if row >= pass.grid_height {
+                        continue;
                     }
+                    band.list_taps((&pass.rows, row), &pass.columns, starts);
+                    let [of_image, _, of_row, _] = pass.target_strides;
+                    let target = image * of_image + row * of_row + channel;
+                    let filters = number * self.plan.pass_stride + channel;
+                    let row = Row {
+                        pass,
+                        plan: &self.plan,
+                        source: (number == 0).then_some((&source, row)),
+                        starts: &starts[..pass.rows.count * pass.columns.count],
+                        channel,
+                        count: source.count,
+                        filters: self.filters.wrapping_add(filters),
+                        ring: self.ring,
+                        target: pass.target.wrapping_add(target),
+                    };
+                    // SAFETY: the ring has what the row reads, and the target is this task's.
+                    unsafe { row.run(simd) };
                 }
             }
         }
     }
 }
 
-/// One row of the grid of one image.
+/// A block of channels of one row of the grid of one image.
 struct Row<'a, T> {
     pass: &'a Gather<T>,
+    plan: &'a Plan,
+    /// And the row, for the pass that asks for the next one.
+    source: Option<(&'a Source<T>, usize)>,
+    /// Of each tap for the first output, in the ring.
+    starts: &'a [u32],
+    channel: usize,
+    count: usize,
+    /// From the block's first channel on.
     filters: *const T,
-    zeros: *const T,
-    image: usize,
-    row: usize,
+    ring: *const T,
+    target: *mut T,
 }
 
 impl<T: Element> Row<'_, T> {
-    /// All pixels, with `K` column taps, `STEP` from output to output; with `K` = 0 any of both.
+    /// Computes the row.
     ///
     /// # Safety
-    /// The grid has the row.
+    /// The ring has what the row reads; the target has the row, and nobody else uses it.
     #[inline(always)]
-    unsafe fn run<S: Lanes<T>, const K: usize, const STEP: usize>(&self, simd: S) {
+    unsafe fn run<S: Lanes<T>>(&self, simd: S) {
         let width = self.pass.grid_width;
         let mut column = 0;
-        // SAFETY: the grid has these pixels.
+        // SAFETY: the caller answers for the row.
         unsafe {
             while column + OUTPUTS <= width {
-                self.pixels::<S, OUTPUTS, K, STEP>(simd, column);
+                self.outputs::<S, OUTPUTS>(simd, column);
                 column += OUTPUTS;
             }
             while column < width {
-                self.pixels::<S, 1, K, STEP>(simd, column);
+                self.outputs::<S, 1>(simd, column);
                 column += 1;
             }
         }
     }
 
-    /// All channels of `N` neighbouring pixels.
+    /// `N` neighbouring outputs.
     ///
     /// # Safety
-    /// The grid has them.
+    /// As for `run`, and the row has them.
     #[inline(always)]
-    unsafe fn pixels<S: Lanes<T>, const N: usize, const K: usize, const STEP: usize>(
-        &self,
-        simd: S,
-        column: usize,
-    ) {
-        let channels = self.pass.groups;
-        // Where taps go back, so do the outputs: each sums its taps in their order.
-        let back = self.pass.columns.offset_step < 0;
-        let outputs: [usize; N] =
-            std::array::from_fn(|n| column + if back { N - 1 - n } else { n });
-        let sources = if K == 0 { Sources::none() } else { self.sources::<N, K, STEP>(outputs[0]) };
-        let mut channel = 0;
-        while channel < channels {
-            let count = S::LANES.min(channels - channel);
-            // SAFETY: the caller answers for the pixels; these channels are theirs.
+    unsafe fn outputs<S: Lanes<T>, const N: usize>(&self, simd: S, column: usize) {
+        let band = &self.plan.band;
+        let step = band.step();
+        if let Some((source, row)) = self.source {
+            band.prefetch(simd, source, row, (column, N));
+        }
+        for channel in (0..self.count).step_by(S::LANES) {
+            // SAFETY: the caller answers for the outputs; the ring and the filters have whole vectors.
             unsafe {
-                let sums = match K > 0 && count == S::LANES {
-                    true => self.sums::<S, N, K, STEP>(simd, &sources, channel),
-                    false => self.any_sums::<S, N>(simd, &outputs, channel, count),
-                };
-                for (&output, sum) in outputs.iter().zip(sums) {
-                    self.finish(simd, output, channel, count, sum);
-                }
-            }
-            channel += S::LANES;
-        }
-    }
-
-    /// What the taps of some outputs read, from that of the first output's first tap on.
-    #[inline(always)]
-    fn sources<const N: usize, const K: usize, const STEP: usize>(
-        &self,
-        first: usize,
-    ) -> Sources<T> {
-        let Gather { rows, columns, .. } = &self.pass;
-        let mut sources = Sources::none();
-        for (row_tap, [pixels, outputs]) in sources.pixels.iter_mut().enumerate().take(rows.count) {
-            let y = rows.source(self.row, row_tap);
-            for j in 0..(N - 1) * STEP + K {
-                let x = columns.source(first, 0) + j as isize * columns.offset_step;
-                [pixels[j], outputs[j]] = self.pixel(y, x);
+                let pixels = self.ring.add(column * step + channel);
+                let filters = self.filters.add(channel);
+                let sums = self.sums::<S, N>(simd, pixels, filters);
+                let count = S::LANES.min(self.count - channel);
+                self.finish(simd, column, channel, count, sums);
             }
         }
-        sources
     }
 
-    /// The first channel of a pixel and of what masks it: zeros in the padding.
-    #[inline(always)]
-    fn pixel(&self, y: isize, x: isize) -> [*const T; 2] {
-        let pass = self.pass;
-        if pass.rows.outside(y) || pass.columns.outside(x) {
-            return [self.zeros; 2];
-        }
-        let [of_image, _, of_row, of_column] = pass.source_strides;
-        let offset = self.image * of_image + y as usize * of_row + x as usize * of_column;
-        [pass.source.wrapping_add(offset), pass.relu_output.wrapping_add(offset)]
-    }
-
-    /// A vector of a pixel's channels, masked.
+    /// The sums of a vector of channels.
     ///
     /// # Safety
-    /// The pixel has the channels.
+    /// The ring and the filters have the vector.
     #[inline(always)]
-    unsafe fn load<S: Lanes<T>>(
+    unsafe fn sums<S: Lanes<T>, const N: usize>(
         &self,
         simd: S,
-        [pixel, relu_output]: [*const T; 2],
-        channel: usize,
-        count: usize,
-    ) -> S::Vector {
-        // SAFETY: the caller answers for the channels.
-        unsafe {
-            let value = runs::load(simd, count, pixel.add(channel));
-            if self.pass.relu_output.is_null() {
-                return value;
-            }
-            simd.relu_gradient(runs::load(simd, count, relu_output.add(channel)), value)
-        }
-    }
-
-    /// The sums of a vector of channels of `N` outputs.
-    ///
-    /// # Safety
-    /// The sources and the filters have the channels.
-    #[inline(always)]
-    unsafe fn sums<S: Lanes<T>, const N: usize, const K: usize, const STEP: usize>(
-        &self,
-        simd: S,
-        sources: &Sources<T>,
-        channel: usize,
+        pixels: *const T,
+        mut filters: *const T,
     ) -> [S::Vector; N] {
-        let channels = self.pass.groups;
+        let step = self.plan.band.step();
         let mut sums = [simd.splat(T::default()); N];
-        for (row_tap, [pixels, outputs]) in
-            sources.pixels.iter().enumerate().take(self.pass.rows.count)
-        {
-            // SAFETY: the caller answers for the channels.
+        for &start in self.starts {
+            // SAFETY: the caller answers for the vectors.
             unsafe {
-                let filters = self.filters.add(row_tap * K * channels + channel);
-                let mut weights = [simd.splat(T::default()); K];
-                for (k, weight) in weights.iter_mut().enumerate() {
-                    *weight = simd.load(filters.add(k * channels));
-                }
-                for j in 0..(N - 1) * STEP + K {
-                    let value = self.load(simd, [pixels[j], outputs[j]], channel, S::LANES);
-                    for (n, sum) in sums.iter_mut().enumerate() {
-                        if let Some(&weight) = j.checked_sub(n * STEP).and_then(|k| weights.get(k))
-                        {
-                            *sum = simd.mul_add(value, weight, *sum);
-                        }
-                    }
+                let weight = simd.load(filters);
+                let pixels = pixels.add(start as usize);
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = simd.mul_add(simd.load(pixels.add(n * step)), weight, *sum);
                 }
             }
+            filters = filters.wrapping_add(self.plan.filter_stride);
         }
         sums
     }
 
-    /// The same for `count` channels and any taps.
-    ///
-    /// # Safety
-    /// The outputs' sources and the filters have the channels.
-    #[inline(always)]
-    unsafe fn any_sums<S: Lanes<T>, const N: usize>(
-        &self,
-        simd: S,
-        outputs: &[usize; N],
-        channel: usize,
-        count: usize,
-    ) -> [S::Vector; N] {
-        let Gather { rows, columns, groups: channels, .. } = self.pass;
-        let mut sums = [simd.splat(T::default()); N];
-        for row_tap in 0..rows.count {
-            let y = rows.source(self.row, row_tap);
-            for column_tap in 0..columns.count {
-                let tap = row_tap * columns.count + column_tap;
-                // SAFETY: the caller answers for the channels.
-                unsafe {
-                    let weight =
-                        runs::load(simd, count, self.filters.add(tap * channels + channel));
-                    for (sum, &output) in sums.iter_mut().zip(outputs) {
-                        let pixel = self.pixel(y, columns.source(output, column_tap));
-                        let value = self.load(simd, pixel, channel, count);
-                        *sum = simd.mul_add(value, weight, *sum);
-                    }
-                }
-            }
-        }
-        sums
-    }
-
-    /// Writes `count` channels of an output.
+    /// Writes `count` channels of `N` neighbouring outputs.
     ///
     /// # Safety
     /// The target has them, and nobody else uses them.
     #[inline(always)]
-    unsafe fn finish<S: Lanes<T>>(
+    unsafe fn finish<S: Lanes<T>, const N: usize>(
         &self,
         simd: S,
-        output: usize,
+        column: usize,
         channel: usize,
         count: usize,
-        sum: S::Vector,
+        sums: [S::Vector; N],
     ) {
         let pass = self.pass;
-        let [of_image, _, of_row, of_column] = pass.target_strides;
-        let offset = self.image * of_image + self.row * of_row + output * of_column + channel;
+        let stride = pass.target_strides[3];
         // SAFETY: the caller answers for the target; the biases have the channels.
         unsafe {
-            let target = pass.target.add(offset);
-            let old = match pass.adds() {
-                true => runs::load(simd, count, target),
-                false => sum,
-            };
+            let target = self.target.add(column * stride + channel);
+            let mut old = sums;
+            if pass.adds() {
+                for (n, old) in old.iter_mut().enumerate() {
+                    *old = runs::load(simd, count, target.add(n * stride));
+                }
+            }
             let bias = match pass.bias.is_null() {
-                true => sum,
-                false => runs::load(simd, count, pass.bias.add(channel)),
+                true => simd.splat(T::default()),
+                false => runs::load(simd, count, pass.bias.add(self.channel + channel)),
             };
-            runs::store(simd, count, target, pass.result(simd, sum, old, bias));
+            let values = pass.results(simd, sums, old, bias);
+            for (n, value) in values.into_iter().enumerate() {
+                runs::store(simd, count, target.add(n * stride), value);
+            }
         }
     }
-}
-
-/// Of each row tap, the pixels that some outputs read, and what masks them.
-struct Sources<T> {
-    pixels: [[[*const T; MOST_PIXELS]; 2]; SHARED_TAPS],
-}
-
-impl<T> Sources<T> {
-    #[inline(always)]
-    fn none() -> Self {
-        Sources { pixels: [[[std::ptr::null(); MOST_PIXELS]; 2]; SHARED_TAPS] }
-    }
-}
-
-/// The first `count` lanes; all of them where `WHOLE`.
-///
-/// # Safety
-/// They may be read.
-#[inline(always)]
-pub(super) unsafe fn load<T: Element, S: Lanes<T>, const WHOLE: bool>(
-    simd: S,
-    count: usize,
-    source: *const T,
-) -> S::Vector {
-    // SAFETY: the caller answers for the lanes.
-    unsafe { if WHOLE { simd.load(source) } else { simd.load_first(count, source) } }
 }

@@ -3,7 +3,8 @@
 
 use super::band::Band;
 use super::depthwise_weights::{self, Plane};
-use super::nhwc::load;
+use super::nhwc_band::NhwcBand;
+use super::nhwc_weights::Sums;
 use super::{TASK_WORK, input_strides, output_strides};
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, parts_of_batch, updated};
@@ -13,8 +14,8 @@ use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
 use crate::shape::{ConvShape, Layout};
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
-/// Channels of a task at the least: a cache line of NHWC pixels.
-const CHANNELS: usize = 16;
+/// Planes of a task at the least.
+const PLANES: usize = 16;
 /// Taps of one row that share each load of dy.
 const SHARED_TAPS: usize = 3;
 /// At least the vectors that `TILE_LANES` takes.
@@ -29,21 +30,35 @@ pub(in crate::conv2d) fn run<T: Element>(
 ) -> Result<()> {
     let taps = if dw.is_some() { shape.height.kernel * shape.width.kernel } else { 0 };
     let sums_of_part = (taps + 1) * shape.out_channels;
-    // Where there are many channels, they are tasks enough.
-    let parts = parts_of_batch(shape.batch, sums_of_part * size_of::<T>());
-    let parts = parts.min(TASKS.div_ceil(shape.out_channels.div_ceil(CHANNELS)));
-    let images = shape.batch.div_ceil(parts);
-    let parts = shape.batch.div_ceil(images);
     let rows = Taps::forward(&shape.height);
     let columns = Taps::forward(&shape.width);
-    let grid = [shape.out_height, shape.out_width];
-    let band = Band::new::<T>(std::iter::once((rows, columns)), 1, grid);
-    let copy_len = if shape.layout == Layout::Nchw { band.len() } else { 0 };
-    let scratch = context.scratch::<T>(parts * sums_of_part, copy_len)?;
-
-    let work = images * shape.out_height * shape.out_width * (taps + 1);
-    let channels = (TASK_WORK / work).max(1).next_multiple_of(CHANNELS);
+    let axes = std::iter::once((rows, columns));
+    let (copies, units, least_channels, copy_len) = match shape.layout {
+        Layout::Nchw => {
+            let band = Band::new::<T>(axes, 1, [shape.out_height, shape.out_width]);
+            (Copies::Nchw(band), shape.batch, PLANES, band.len())
+        }
+        Layout::Nhwc => {
+            let band = NhwcBand::new::<T>(axes, shape.out_width, shape.out_channels);
+            let len = (taps + 1) * band.channels + band.len();
+            (Copies::Nhwc(band), shape.batch * shape.out_height, band.channels, len)
+        }
+    };
+    // Where there are many channels, they are tasks enough.
+    let work = shape.batch * shape.out_height * shape.out_width * (taps + 1);
+    let chunks = shape.out_channels.div_ceil(least_channels);
+    let parts = parts_of_batch(units, sums_of_part * size_of::<T>());
+    let parts = parts.min(TASKS.div_ceil(chunks));
+    let parts = parts.min(work.saturating_mul(shape.out_channels).div_ceil(TASK_WORK)).max(1);
+    let units_of_part = units.div_ceil(parts);
+    let parts = units.div_ceil(units_of_part);
+    let channels = match copies {
+        Copies::Nchw(_) => (TASK_WORK / (work / parts).max(1)).max(1).next_multiple_of(PLANES),
+        Copies::Nhwc(band) => band.channels,
+    };
     let chunks = shape.out_channels.div_ceil(channels);
+
+    let scratch = context.scratch::<T>(parts * sums_of_part, copy_len)?;
     context.run(parts * chunks, &|slot, index| {
         let (part, chunk) = (index / chunks, index % chunks);
         let channel = chunk * channels;
@@ -51,10 +66,10 @@ pub(in crate::conv2d) fn run<T: Element>(
             shape,
             pass,
             with_dw: taps > 0,
-            band,
+            copies,
             rows,
             columns,
-            images: (part * images, shape.batch.min((part + 1) * images)),
+            units: (part * units_of_part, units.min((part + 1) * units_of_part)),
             channels: (channel, shape.out_channels.min(channel + channels)),
             // SAFETY: the part's sums.
             sums: unsafe { scratch.shared().add(part * sums_of_part) },
@@ -91,19 +106,27 @@ pub(in crate::conv2d) fn run<T: Element>(
     Ok(())
 }
 
+/// How x is copied.
+#[derive(Clone, Copy)]
+enum Copies {
+    Nchw(Band),
+    Nhwc(NhwcBand),
+}
+
 /// One part's sums of some channels: `[taps, out_channels]` of dw, then `[out_channels]` of db.
 struct SumPart<'a, T> {
     shape: &'a ConvShape,
     pass: &'a BackwardWeights<'a, T>,
     with_dw: bool,
-    band: Band,
+    copies: Copies,
     rows: Taps,
     columns: Taps,
-    /// First and end.
-    images: (usize, usize),
+    /// First and end: images, or rows of y over all images in NHWC.
+    units: (usize, usize),
     /// First and end.
     channels: (usize, usize),
     sums: *mut T,
+    /// Room for a band; in NHWC for the sums of a block too.
     copy: *mut T,
 }
 
@@ -113,15 +136,15 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let (first, end) = self.channels;
-        match self.shape.layout {
-            Layout::Nchw => {
+        match &self.copies {
+            Copies::Nchw(band) => {
                 let mut totals = [T::default(); (DEPTH_BLOCK + 1) * TILE_LANES];
                 let totals = &mut totals[..(self.taps() + 1) * TILE_LANES];
                 for channel in first..end {
                     totals.fill(T::default());
-                    for image in self.images.0..self.images.1 {
+                    for image in self.units.0..self.units.1 {
                         // SAFETY: the tensors have the image and the channel.
-                        unsafe { self.plane(simd, image, channel, totals) };
+                        unsafe { self.plane(simd, band, image, channel, totals) };
                     }
                     for (tap, lanes) in totals.chunks_exact_mut(TILE_LANES).enumerate() {
                         // SAFETY: this task's sum.
@@ -129,17 +152,21 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
                     }
                 }
             }
-            Layout::Nhwc => {
-                for tap in 0..self.taps() + 1 {
-                    // SAFETY: this task's channels of the part's sums.
-                    unsafe { self.sum(tap, first).write_bytes(0, end - first) };
-                }
-                for image in self.images.0..self.images.1 {
-                    for row in 0..self.shape.out_height {
-                        // SAFETY: the tensors have the image and the channels.
-                        unsafe { self.row(simd, image, row) };
-                    }
-                }
+            &Copies::Nhwc(band) => {
+                let sums = Sums {
+                    shape: self.shape,
+                    x: self.pass.x.filter(|_| self.with_dw).map_or(std::ptr::null(), <[T]>::as_ptr),
+                    dy: self.pass.dy.as_ptr(),
+                    relu_output: self.pass.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr),
+                    rows: self.rows,
+                    columns: self.columns,
+                    band,
+                    channels: self.channels,
+                    sums: self.sums,
+                    scratch: self.copy,
+                };
+                // SAFETY: the tensors have the rows and the channels, which are this task's.
+                unsafe { sums.run(simd, self.units) };
             }
         }
     }
@@ -179,7 +206,14 @@ impl<T: Element> SumPart<'_, T> {
     /// # Safety
     /// The tensors have the image and the channel.
     #[inline(always)]
-    unsafe fn plane<S: Lanes<T>>(&self, simd: S, image: usize, channel: usize, totals: &mut [T]) {
+    unsafe fn plane<S: Lanes<T>>(
+        &self,
+        simd: S,
+        band: &Band,
+        image: usize,
+        channel: usize,
+        totals: &mut [T],
+    ) {
         let shape = self.shape;
         let [x_image, x_channel, x_row, _] = input_strides(shape);
         let [dy_image, dy_channel, dy_row, _] = output_strides(shape);
@@ -190,7 +224,7 @@ impl<T: Element> SumPart<'_, T> {
         });
         if let Some(x) = x.filter(|_| depthwise_weights::fits(shape)) {
             let gradient = self.pass.dy.as_ptr().wrapping_add(dy);
-            let last = image + 1 == self.images.1;
+            let last = image + 1 == self.units.1;
             let relu_output = self.pass.relu_output;
             let plane = Plane {
                 x,
@@ -211,21 +245,21 @@ impl<T: Element> SumPart<'_, T> {
             return;
         }
         let (products, total_of_dy) = totals.split_at_mut(self.taps() * TILE_LANES);
-        for row in (0..shape.out_height).step_by(self.band.grid_rows) {
-            let rows = self.band.grid_rows.min(shape.out_height - row);
+        for row in (0..shape.out_height).step_by(band.grid_rows) {
+            let rows = band.grid_rows.min(shape.out_height - row);
             let dy = dy + row * dy_row;
             // SAFETY: the caller answers for the image and channel; the band lies within them.
             unsafe {
-                let total = self.lanes_of::<S, 0>(simd, dy, rows, 0, 0);
+                let total = self.lanes_of::<S, 0>(simd, band, dy, rows, 0, 0);
                 add(simd, total_of_dy, total[0]);
                 let Some(x) = x else { continue };
-                self.band.fill(simd, x, std::ptr::null(), x_row, (row, rows), self.copy);
+                band.fill(simd, x, std::ptr::null(), x_row, (row, rows), self.copy);
                 for row_tap in 0..shape.height.kernel {
                     for column_tap in (0..shape.width.kernel).step_by(SHARED_TAPS) {
                         let sums = match shape.width.kernel - column_tap {
-                            1 => self.lanes_of::<S, 1>(simd, dy, rows, row_tap, column_tap),
-                            2 => self.lanes_of::<S, 2>(simd, dy, rows, row_tap, column_tap),
-                            _ => self.lanes_of::<S, 3>(simd, dy, rows, row_tap, column_tap),
+                            1 => self.lanes_of::<S, 1>(simd, band, dy, rows, row_tap, column_tap),
+                            2 => self.lanes_of::<S, 2>(simd, band, dy, rows, row_tap, column_tap),
+                            _ => self.lanes_of::<S, 3>(simd, band, dy, rows, row_tap, column_tap),
                         };
                         let taps = SHARED_TAPS.min(shape.width.kernel - column_tap);
                         for (n, &lanes) in sums.iter().enumerate().take(taps) {
@@ -248,6 +282,7 @@ impl<T: Element> SumPart<'_, T> {
     unsafe fn lanes_of<S: Lanes<T>, const N: usize>(
         &self,
         simd: S,
+        band: &Band,
         dy: usize,
         rows: usize,
         row_tap: usize,
@@ -259,13 +294,13 @@ impl<T: Element> SumPart<'_, T> {
         for (n, copy) in copies.iter_mut().enumerate().take(N) {
             // SAFETY: within the copy.
             *copy = unsafe {
-                copy.add(self.band.start((&self.rows, row_tap), (&self.columns, column_tap + n)))
+                copy.add(band.start((&self.rows, row_tap), (&self.columns, column_tap + n)))
             };
         }
         let width = self.shape.out_width;
         for row in 0..rows {
             let dy = dy + row * width;
-            let offset = row * self.band.rows.step * self.band.row_len();
+            let offset = row * band.rows.step * band.row_len();
             for column in (0..width).step_by(TILE_LANES) {
                 #[allow(
                     clippy::needless_range_loop,
@@ -300,122 +335,6 @@ impl<T: Element> SumPart<'_, T> {
             }
         }
         sums
-    }
-
-    /// Adds one row of one image to the sums of the channels, NHWC.
-    ///
-    /// # Safety
-    /// The tensors have the image, the row and the channels.
-    #[inline(always)]
-    unsafe fn row<S: Lanes<T>>(&self, simd: S, image: usize, row: usize) {
-        let (mut channel, end) = self.channels;
-        // SAFETY: the caller answers for the image, the row and the channels.
-        unsafe {
-            while channel + S::LANES <= end {
-                self.vector::<S, true>(simd, image, row, channel, S::LANES);
-                channel += S::LANES;
-            }
-            if channel < end {
-                self.vector::<S, false>(simd, image, row, channel, end - channel);
-            }
-        }
-    }
-
-    /// `count` channels of one row; `WHOLE` where they fill a vector.
-    ///
-    /// # Safety
-    /// The tensors have the image, the row and the channels.
-    #[inline(always)]
-    unsafe fn vector<S: Lanes<T>, const WHOLE: bool>(
-        &self,
-        simd: S,
-        image: usize,
-        row: usize,
-        channel: usize,
-        count: usize,
-    ) {
-        // SAFETY: as for this function.
-        unsafe {
-            self.taps_of_row::<S, 0, WHOLE>(simd, [image, row, channel], count, 0, 0);
-            if !self.with_dw {
-                return;
-            }
-            for row_tap in 0..self.shape.height.kernel {
-                for column_tap in (0..self.shape.width.kernel).step_by(SHARED_TAPS) {
-                    let place = [image, row, channel];
-                    match self.shape.width.kernel - column_tap {
-                        1 => {
-                            self.taps_of_row::<S, 1, WHOLE>(simd, place, count, row_tap, column_tap)
-                        }
-                        2 => {
-                            self.taps_of_row::<S, 2, WHOLE>(simd, place, count, row_tap, column_tap)
-                        }
-                        _ => {
-                            self.taps_of_row::<S, 3, WHOLE>(simd, place, count, row_tap, column_tap)
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Adds the products of a row for `N` neighbouring taps, or with `N` = 0 of dy itself.
-    ///
-    /// # Safety
-    /// The tensors have the image, the row and the channels.
-    #[inline(always)]
-    unsafe fn taps_of_row<S: Lanes<T>, const N: usize, const WHOLE: bool>(
-        &self,
-        simd: S,
-        [image, row, channel]: [usize; 3],
-        count: usize,
-        row_tap: usize,
-        column_tap: usize,
-    ) {
-        let shape = self.shape;
-        let [x_image, _, x_row, x_column] = input_strides(shape);
-        let [dy_image, _, dy_row, dy_column] = output_strides(shape);
-        let zero = simd.splat(T::default());
-        let mut sums = [zero; SHARED_TAPS];
-        let y = self.rows.source(row, row_tap);
-        let columns = self.columns;
-        let row_outside = self.rows.outside(y);
-        for column in 0..shape.out_width {
-            // SAFETY: the caller answers for dy; taps in the padding are not read.
-            unsafe {
-                let dy = image * dy_image + row * dy_row + column * dy_column + channel;
-                let gradient = self.gradient::<S, WHOLE>(simd, dy, count);
-                if N == 0 {
-                    sums[0] = simd.add(sums[0], gradient);
-                }
-                for (n, sum) in sums.iter_mut().enumerate().take(N) {
-                    let x = columns.source(column, column_tap + n);
-                    let mut pixels = zero;
-                    if let (false, Some(input)) = (row_outside || columns.outside(x), self.pass.x) {
-                        let offset = image * x_image + y as usize * x_row + x as usize * x_column;
-                        let input = input.as_ptr().add(offset + channel);
-                        pixels = load::<T, S, WHOLE>(simd, count, input);
-                    }
-                    *sum = simd.mul_add(gradient, pixels, *sum);
-                }
-            }
-        }
-        for (n, &sum) in sums.iter().enumerate().take(N.max(1)) {
-            let tap = match N {
-                0 => self.taps(),
-                _ => row_tap * shape.width.kernel + column_tap + n,
-            };
-            // SAFETY: this task's channels of the tap's sums.
-            unsafe {
-                let target = self.sum(tap, channel);
-                let total = simd.add(load::<T, S, WHOLE>(simd, count, target), sum);
-                if WHOLE {
-                    simd.store(target, total);
-                } else {
-                    simd.store_first(count, target, total);
-                }
-            }
-        }
     }
 }
 
@@ -464,4 +383,18 @@ fn sum_of_lanes<T: Element>(lanes: &mut [T]) -> T {
         half /= 2;
     }
     lanes[0]
+}
+
+/// The first `count` lanes; all of them where `WHOLE`.
+///
+/// # Safety
+/// They may be read.
+#[inline(always)]
+unsafe fn load<T: Element, S: Lanes<T>, const WHOLE: bool>(
+    simd: S,
+    count: usize,
+    source: *const T,
+) -> S::Vector {
+    // SAFETY: the caller answers for the lanes.
+    unsafe { if WHOLE { simd.load(source) } else { simd.load_first(count, source) } }
 }
