@@ -3,6 +3,7 @@
 use super::Gather;
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::gemm::pack::TileShape;
+use crate::runs;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
 /// How the filters of one group lie when packed: panels of channels, in a panel blocks of terms, in
@@ -117,13 +118,19 @@ impl<T: Element> Kernel<T> for PackPanel<'_, T> {
             if all { terms * plan.taps() } else { rows * plan.column_taps }
         };
         let contiguous = along_terms || strides.column_tap == 1;
+        let ahead = self.ahead();
         // SAFETY: the filters have the group's outputs, terms and taps; the target has the panel.
         unsafe {
             let filters = self.pass.filters.add(self.group * strides.group);
             for block in (0..plan.terms).step_by(plan.block_terms) {
                 let terms = plan.block_terms.min(plan.terms - block);
                 let target = self.target.add(block * plan.taps() * width);
-                let run = if contiguous && strides.output > 1 { run_len(terms) } else { 1 };
+                if strides.output == 1 {
+                    let filters = filters.add(first + block * strides.term);
+                    check = self.copy_block(simd, filters, terms, target, check);
+                    continue;
+                }
+                let run = if contiguous { run_len(terms) } else { 1 };
                 let whole = run / S::LANES * S::LANES;
                 for lane in (0..width).step_by(S::LANES) {
                     let output = first + lane;
@@ -141,11 +148,14 @@ impl<T: Element> Kernel<T> for PackPanel<'_, T> {
                             // Square blocks are transposed in registers.
                             if done % S::LANES == 0 {
                                 let stride = strides.output;
+                                if !along_terms {
+                                    for line in 0..count {
+                                        simd.prefetch(source.wrapping_add(ahead + line * stride));
+                                    }
+                                }
                                 simd.transpose(count, source, stride, lanes.as_mut_ptr(), S::LANES);
                             }
                             simd.load(lanes.as_ptr().add(done % S::LANES * S::LANES))
-                        } else if strides.output == 1 {
-                            simd.load_first(count, source)
                         } else {
                             let mask = simd.mask_between(0, count);
                             simd.gather_where(mask, source, strides.output as isize)
@@ -162,6 +172,56 @@ impl<T: Element> Kernel<T> for PackPanel<'_, T> {
             simd.store(lanes.as_mut_ptr(), check);
             lanes == [T::default(); TILE_LANES]
         }
+    }
+}
+
+impl<T: Element> PackPanel<'_, T> {
+    /// How far the weights are that will be read some steps later, which no processor foresees: the
+    /// same of a later term.
+    #[inline(always)]
+    fn ahead(&self) -> usize {
+        const STEPS: usize = 16;
+        STEPS.div_ceil(self.plan.taps().max(1)) * self.pass.filter_strides.term
+    }
+
+    /// Packs a block of terms where outputs follow on from one another; adds to `check`.
+    ///
+    /// # Safety
+    /// The filters have the panel's outputs and the terms, the target the block.
+    #[inline(always)]
+    unsafe fn copy_block<S: Lanes<T>>(
+        &self,
+        simd: S,
+        filters: *const T,
+        terms: usize,
+        target: *mut T,
+        check: S::Vector,
+    ) -> S::Vector {
+        let (plan, strides) = (self.plan, self.pass.filter_strides);
+        let (width, outputs) = (plan.lanes(self.panel), plan.channels(self.panel));
+        let along_terms = strides.term < strides.column_tap;
+        let ahead = self.ahead();
+        let mut check = check;
+        let mut place = Place { term: 0, row: 0, column: 0 };
+        for _ in 0..terms * plan.taps() {
+            let source = place.term * strides.term
+                + place.row * strides.row_tap
+                + place.column * strides.column_tap;
+            // SAFETY: the caller answers for the filters and the target.
+            unsafe {
+                let source = filters.add(source);
+                let target = target.add(plan.number(terms, place) * width);
+                simd.prefetch(source.wrapping_add(ahead));
+                for lane in (0..width).step_by(S::LANES) {
+                    let count = S::LANES.min(outputs - lane);
+                    let value = runs::load(simd, count, source.add(lane));
+                    check = simd.mul_add(value, simd.splat(T::default()), check);
+                    simd.store(target.add(lane), value);
+                }
+            }
+            place.advance(&plan, terms, along_terms);
+        }
+        check
     }
 }
 
