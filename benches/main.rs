@@ -6,8 +6,8 @@
 //! and each byte of a tensor once, so a clever algorithm or a tensor that stays in the cache may
 //! pass 100 %.
 //!
-//! `cargo bench -- conv/forward/f32` runs those whose name contains that (a regular expression),
-//! `cargo bench -- --quiet` leaves out the comparison with the last run; `CNNKERN_ISA` and
+//! `cargo bench --bench throughput -- conv/forward/f32` runs those whose name contains that (a regular expression),
+//! `cargo bench --bench throughput -- --quiet` leaves out the comparison with the last run; `CNNKERN_ISA` and
 //! `CNNKERN_NUM_THREADS` choose the rest. Shapes are in `shapes/`.
 
 mod conv;

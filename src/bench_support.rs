@@ -74,3 +74,8 @@ impl<'a, T: Element> PackedProduct<'a, T> {
         T::dispatch(self.level, self.product);
     }
 }
+
+/// Runs `task(index)` for each index below `count` on the context's threads, as operations do.
+pub fn region(context: &Context, count: usize, task: &(dyn Fn(usize) + Sync)) {
+    context.run(count, &|_, index| task(index));
+}

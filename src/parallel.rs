@@ -165,10 +165,12 @@ pub(crate) fn run_on(
 }
 
 /// How long a thread looks for the next region before it sleeps. Longer than the gaps between the
-/// calls of a training step, far shorter than what an idle process would notice. It does not yield
-/// meanwhile: beside a busy neighbour that gives away a whole time slice, and the caller ends up
-/// working alone.
-const HOT: Duration = Duration::from_micros(50);
+/// calls of a training step, even in an interpreter, and shorter than what an idle process would
+/// notice. Waking costs far more than the ten microseconds that it takes: some systems wake a thread
+/// on the caller's own core, and move it to an idle one only at a tick of their clock, milliseconds
+/// later. A thread does not yield meanwhile: beside a busy neighbour that gives away a whole time
+/// slice, and the caller ends up working alone.
+const HOT: Duration = Duration::from_micros(400);
 
 /// In `Team::state`: the number of threads inside the region, then a flag, then a count of regions.
 const INSIDE: u64 = 0xffff;
