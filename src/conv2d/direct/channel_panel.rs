@@ -218,19 +218,28 @@ impl<T: Element> Panel<'_, T> {
         let last = term + terms >= self.pass.terms;
         let lanes = self.plan.lanes(self.panel);
         let width = S::LANES * S::TILE_VECTORS;
+        // As even tiles as can be: some of `pixels` + 1 pixels, and then those of `pixels`.
+        let tiles = line.div_ceil(S::TILE_ROWS);
+        let (pixels, longer) = (line / tiles, line % tiles);
         for number in 0..lines {
-            for (pixel, pixels) in even_parts(line, S::TILE_ROWS) {
+            let mut pixel = 0;
+            for (pixels, tiles) in [(pixels + 1, longer), (pixels, tiles - longer)] {
+                if tiles == 0 {
+                    continue;
+                }
                 let (row, column) = match across {
                     true => (rows.first + number, columns.first + pixel),
                     false => (rows.first + pixel, columns.first + number),
                 };
+                pixel += tiles * pixels;
                 let source_row = row_taps.source(row, rows.first_tap);
                 let source_column = column_taps.source(column, columns.first_tap);
                 let offset = source_row * of_row as isize
                     + source_column * of_column as isize
                     + (term * of_term) as isize;
-                let kernel = Tile {
+                let kernel = Tiles {
                     panel: self,
+                    count: tiles,
                     taps: [(rows.first_tap, rows.end_tap), (columns.first_tap, columns.end_tap)],
                     term,
                     terms,
@@ -302,9 +311,10 @@ impl<T: Element> Panel<'_, T> {
     }
 }
 
-/// A block of terms of one register tile: pixels of one line of a region times a panel of channels.
-struct Tile<'a, T> {
+/// A block of terms of some register tiles: pixels of one line of a region times a panel of channels.
+struct Tiles<'a, T> {
     panel: &'a Panel<'a, T>,
+    count: usize,
     /// First row tap and the one behind the last, and the same of columns.
     taps: [Range; 2],
     /// First term.
@@ -322,17 +332,16 @@ struct Tile<'a, T> {
     target_stride: usize,
 }
 
-impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
+impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tiles<'_, T> {
     #[inline(always)]
     fn run<const ROWS: usize, const VECTORS: usize>(self, simd: S) {
         let Panel { pass, plan, panel, packed, source: Source { strides, .. }, .. } = *self.panel;
-        let Tile { term, terms, pixel_stride, .. } = self;
+        let Tiles { term, terms, pixel_stride, .. } = self;
         let width = VECTORS * S::LANES;
         let [of_term, of_row, of_column] = strides;
         let row_step = pass.rows.offset_step * of_row as isize;
         let column_step = pass.columns.offset_step * of_column as isize;
         let [(first_row, end_row), (first_column, end_column)] = self.taps;
-        let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
         // The two inner loops run over terms and column taps, the innermost over the more.
         let taps = end_column - first_column;
         let side_by_side = column_step == (terms * of_term) as isize;
@@ -342,74 +351,81 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
             true => (taps, terms, column_step, of_term as isize, first_column * terms, terms),
             false => (terms, taps, of_term as isize, column_step, first_column, plan.column_taps),
         };
-        if !self.target.is_null() {
-            // What the next tile but one will write arrives meanwhile.
-            for r in 2 * ROWS..3 * ROWS {
-                simd.prefetch(self.target.wrapping_add(r * self.target_stride));
-            }
-        }
         // SAFETY: the filters are packed for this panel, the taps lie within the source, and the
-        // sums have the tile's pixels.
+        // sums have the tiles' pixels.
         unsafe {
             let block = packed.add(plan.offset(panel) + term * plan.taps() * width);
-            for row_tap in first_row..end_row {
-                let source = self.source.offset((row_tap - first_row) as isize * row_step);
-                let weights = block.add((row_tap * terms * plan.column_taps + first) * width);
-                for number in 0..middle {
-                    let mut source = source.offset(number as isize * middle_step);
-                    let mut weights = weights.add(number * middle_width * width);
-                    for _ in 0..inner {
-                        let mut lanes = [simd.splat(T::default()); VECTORS];
-                        for (v, lane) in lanes.iter_mut().enumerate() {
-                            *lane = simd.load(weights.add(v * S::LANES));
-                        }
-                        for (r, sums) in sums.iter_mut().enumerate() {
-                            let pixel = simd.splat(*source.add(r * pixel_stride));
-                            for (sum, &lane) in sums.iter_mut().zip(&lanes) {
-                                *sum = simd.mul_add(pixel, lane, *sum);
+            for pixel in (0..self.count * ROWS).step_by(ROWS) {
+                if !self.target.is_null() {
+                    // What the next tile but one will write arrives meanwhile.
+                    for r in pixel + 2 * ROWS..pixel + 3 * ROWS {
+                        simd.prefetch(self.target.wrapping_add(r * self.target_stride));
+                    }
+                }
+                let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
+                let source = self.source.wrapping_add(pixel * pixel_stride);
+                for row_tap in first_row..end_row {
+                    let source = source.offset((row_tap - first_row) as isize * row_step);
+                    let weights = block.add((row_tap * terms * plan.column_taps + first) * width);
+                    for number in 0..middle {
+                        let mut source = source.offset(number as isize * middle_step);
+                        let mut weights = weights.add(number * middle_width * width);
+                        for _ in 0..inner {
+                            let mut lanes = [simd.splat(T::default()); VECTORS];
+                            for (v, lane) in lanes.iter_mut().enumerate() {
+                                *lane = simd.load(weights.add(v * S::LANES));
                             }
+                            for (r, sums) in sums.iter_mut().enumerate() {
+                                let pixel = simd.splat(*source.add(r * pixel_stride));
+                                for (sum, &lane) in sums.iter_mut().zip(&lanes) {
+                                    *sum = simd.mul_add(pixel, lane, *sum);
+                                }
+                            }
+                            source = source.wrapping_offset(inner_step);
+                            weights = weights.add(width);
                         }
-                        source = source.wrapping_offset(inner_step);
-                        weights = weights.add(width);
                     }
                 }
-            }
-            if term > 0 {
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    for (v, sum) in sums.iter_mut().enumerate() {
-                        let total = self.sums.add(r * self.sums_stride + v * S::LANES);
-                        *sum = simd.add(simd.load(total), *sum);
+                let totals = self.sums.add(pixel * self.sums_stride);
+                if term > 0 {
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        for (v, sum) in sums.iter_mut().enumerate() {
+                            let total = totals.add(r * self.sums_stride + v * S::LANES);
+                            *sum = simd.add(simd.load(total), *sum);
+                        }
                     }
                 }
-            }
-            if !self.target.is_null() {
-                return self.write(simd, sums);
-            }
-            for (r, sums) in sums.iter().enumerate() {
-                for (v, &sum) in sums.iter().enumerate() {
-                    simd.store(self.sums.add(r * self.sums_stride + v * S::LANES), sum);
+                if !self.target.is_null() {
+                    self.write(simd, pixel, sums);
+                    continue;
+                }
+                for (r, sums) in sums.iter().enumerate() {
+                    for (v, &sum) in sums.iter().enumerate() {
+                        simd.store(totals.add(r * self.sums_stride + v * S::LANES), sum);
+                    }
                 }
             }
         }
     }
 }
 
-impl<T: Element> Tile<'_, T> {
-    /// Writes the results to the target.
+impl<T: Element> Tiles<'_, T> {
+    /// Writes the results of a tile, from pixel number `pixel` on.
     ///
     /// # Safety
-    /// The target has the tile's pixels, and nobody else uses them.
+    /// The target has the pixels, and nobody else uses them.
     #[inline(always)]
     unsafe fn write<S: Lanes<T>, const ROWS: usize, const VECTORS: usize>(
         &self,
         simd: S,
+        pixel: usize,
         sums: [[S::Vector; VECTORS]; ROWS],
     ) {
         let Panel { pass, plan, panel, bias, .. } = *self.panel;
         let channels = plan.channels(panel);
         for v in 0..VECTORS {
             let count = S::LANES.min(channels - v * S::LANES);
-            let target = self.target.wrapping_add(v * S::LANES);
+            let target = self.target.wrapping_add(pixel * self.target_stride + v * S::LANES);
             let mut values = [simd.splat(T::default()); ROWS];
             for (value, sums) in values.iter_mut().zip(&sums) {
                 *value = sums[v];
