@@ -319,6 +319,11 @@ impl ConvShape {
         [&self.height, &self.width].iter().any(|axis| axis.padded() > axis.input)
     }
 
+    /// Cells of a window.
+    pub fn window(&self) -> usize {
+        self.height.kernel * self.width.kernel
+    }
+
     /// Products in one sum of the forward pass: (in_channels / groups) * kernel_height * kernel_width.
     pub fn patch_len(&self) -> usize {
         self.group_in * self.height.kernel * self.width.kernel

@@ -1,4 +1,4 @@
-//! A band of rows of some NCHW channels, copied with its padding and parted by column remainders, so
+//! A band of rows of some channels, copied plane by plane with its padding and parted by column remainders, so
 //! that every tap reads contiguous pixels.
 
 use crate::conv2d::patches::Taps;
@@ -167,6 +167,120 @@ impl Band {
                     let source = source.add(offset);
                     copy_run(simd, source, relu_output, step, count, copy.add(before));
                 }
+            }
+        }
+    }
+}
+
+impl Band {
+    /// The same as `fill` for `terms` NHWC channels, whose copies follow on from one another.
+    ///
+    /// # Safety
+    /// `source`, and `relu_output` if not null, hold the image from the first of the channels on; there
+    /// is a copy for each of them.
+    #[inline(always)]
+    pub unsafe fn fill_nhwc<T: Element, S: Lanes<T>>(
+        &self,
+        simd: S,
+        source: *const T,
+        relu_output: *const T,
+        [row_stride, column_stride]: [usize; 2],
+        (grid_row, grid_rows): (usize, usize),
+        (copies, terms): (*mut T, usize),
+    ) {
+        let step = self.columns.step;
+        let first_row = (grid_row * self.rows.step) as isize + self.rows.least;
+        let rows = self.rows.span(grid_rows);
+        // SAFETY: pixels inside are the source's; the copies have what is written.
+        unsafe {
+            for term in 0..terms {
+                copies.add(term * self.len()).write_bytes(0, rows * self.row_len());
+            }
+            for row in 0..rows {
+                let y = first_row + row as isize;
+                if y < 0 || y >= self.rows.extent as isize {
+                    continue;
+                }
+                for remainder in 0..step {
+                    // Column of the run's element j: first + j * step.
+                    let first = self.columns.least + remainder as isize;
+                    let before = ((-first).max(0) as usize).div_ceil(step).min(self.run);
+                    let inside = (self.columns.extent as isize - first).max(0) as usize;
+                    let count = inside.div_ceil(step).clamp(before, self.run) - before;
+                    if count == 0 {
+                        continue;
+                    }
+                    let x = (first + (before * step) as isize) as usize;
+                    let offset = y as usize * row_stride + x * column_stride;
+                    let pixels = Pixels {
+                        source: source.add(offset),
+                        relu_output: match relu_output.is_null() {
+                            true => relu_output,
+                            false => relu_output.add(offset),
+                        },
+                        stride: step * column_stride,
+                        count,
+                        target: copies.add(row * self.row_len() + remainder * self.run + before),
+                        target_stride: self.len(),
+                    };
+                    pixels.transpose(simd, terms);
+                }
+            }
+        }
+    }
+}
+
+/// Some pixels, and where their channels go.
+struct Pixels<T> {
+    source: *const T,
+    /// Null for none.
+    relu_output: *const T,
+    /// From pixel to pixel.
+    stride: usize,
+    count: usize,
+    target: *mut T,
+    /// From channel to channel.
+    target_stride: usize,
+}
+
+impl<T: Element> Pixels<T> {
+    /// Copies `terms` channels.
+    ///
+    /// # Safety
+    /// The source has them, and the target the room.
+    #[inline(always)]
+    unsafe fn transpose<S: Lanes<T>>(&self, simd: S, terms: usize) {
+        let whole = terms / S::LANES * S::LANES;
+        // SAFETY: the caller answers for the channels.
+        unsafe {
+            for pixel in (0..self.count).step_by(S::LANES) {
+                let pixels = S::LANES.min(self.count - pixel);
+                for term in (0..whole).step_by(S::LANES) {
+                    let offset = pixel * self.stride + term;
+                    let target = self.target.add(term * self.target_stride + pixel);
+                    let source = self.source.add(offset);
+                    if self.relu_output.is_null() {
+                        simd.transpose(pixels, source, self.stride, target, self.target_stride);
+                        continue;
+                    }
+                    let mut block = [T::default(); TILE_LANES * TILE_LANES];
+                    for number in 0..pixels {
+                        let output = self.relu_output.add(offset + number * self.stride);
+                        let value = simd.load(source.add(number * self.stride));
+                        let value = simd.relu_gradient(simd.load(output), value);
+                        simd.store(block.as_mut_ptr().add(number * S::LANES), value);
+                    }
+                    let block = block.as_ptr();
+                    simd.transpose(pixels, block, S::LANES, target, self.target_stride);
+                }
+            }
+            for term in whole..terms {
+                let relu_output = match self.relu_output.is_null() {
+                    true => self.relu_output,
+                    false => self.relu_output.add(term),
+                };
+                let target = self.target.add(term * self.target_stride);
+                copy_run(simd, self.source.add(term), relu_output, self.stride, self.count, target);
             }
         }
     }

@@ -2,7 +2,7 @@
 //! and pixels read in place. Only the vectors at the edges of a row are masked.
 
 use super::Gather;
-use super::nchw::Place;
+use super::pixel_lanes::Place;
 use crate::conv2d::patches::Taps;
 use crate::simd::{Element, Lanes};
 
@@ -10,7 +10,8 @@ use crate::simd::{Element, Lanes};
 pub(super) fn fits<T>(pass: &Gather<T>) -> bool {
     let steps = |taps: &Taps| taps.step == 1 && taps.offset_step.abs() == 1;
     let kernel = (pass.rows.count, pass.columns.count);
-    let one_to_one = pass.outputs == 1 && pass.terms == 1 && pass.target_strides[3] == 1;
+    let contiguous = pass.source_strides[3] == 1 && pass.target_strides[3] == 1;
+    let one_to_one = pass.outputs == 1 && pass.terms == 1 && contiguous;
     let in_place = pass.relu_output.is_null() && steps(&pass.rows) && steps(&pass.columns);
     one_to_one && in_place && (kernel == (3, 3) || kernel == (5, 5))
 }

@@ -1,9 +1,9 @@
 //! Direct convolution: no patch is ever stored.
 //!
-//! Where there are enough channels they are the lanes, on both layouts. With few outputs or few terms
-//! NCHW has pixels in the lanes. So has depthwise, one input channel per group; NHWC there has the
-//! channels of both tensors. Forward and backward data are one pass each of these: both gather, over
-//! taps, from x and from a phase of dy. dw has output channels in the lanes too.
+//! Where there are enough channels they are the lanes, on both layouts. With few outputs the pixels are,
+//! and in NCHW with few terms too, as for depthwise convolutions, one input channel per group. NHWC
+//! there has the channels of both tensors in the lanes. Forward and backward data are one pass each of
+//! these: both gather, over taps, from x and from a phase of dy. dw has output channels in the lanes too.
 
 mod band;
 mod channel_panel;
@@ -11,11 +11,11 @@ mod channels;
 mod depthwise;
 mod depthwise_weights;
 pub(super) mod filters;
-mod nchw;
-mod nhwc;
 mod nhwc_band;
+mod nhwc_depthwise;
 mod nhwc_weights;
 mod panels;
+mod pixel_lanes;
 mod pixels;
 mod weights;
 
@@ -35,6 +35,8 @@ const TASK_WORK: usize = 1 << 17;
 /// A pass with at most this many outputs per group is direct: a matrix product's tile would have
 /// few rows, and packing its patches would take longer than multiplying them.
 const FEW_OUTPUTS: usize = 16;
+/// In NHWC so are those that would leave many lanes of a vector of channels empty.
+const FEW_NHWC_OUTPUTS: usize = 7;
 /// With at most this many terms, as in first layers, NCHW has pixels in the lanes whatever the number
 /// of outputs: transposing sums of few products would take longer than the products.
 const FEW_TERMS: usize = 4;
@@ -51,26 +53,28 @@ pub(super) fn is_depthwise(shape: &ConvShape) -> bool {
 
 /// Whether a gathering pass with `outputs` and `terms` per group is direct.
 pub(super) fn gathers(shape: &ConvShape, outputs: usize, terms: usize) -> bool {
-    let few = outputs <= FEW_OUTPUTS || terms <= FEW_TERMS;
-    is_depthwise(shape) || (few && shape.layout == Layout::Nchw && band::fits(shape, terms))
+    let few = match shape.layout {
+        Layout::Nchw => outputs <= FEW_OUTPUTS || terms <= FEW_TERMS,
+        Layout::Nhwc => outputs <= FEW_NHWC_OUTPUTS && shape.window() > 1,
+    };
+    is_depthwise(shape) || (few && band::fits(shape, terms))
 }
 
-/// Outputs from which on channels fill the lanes well enough: in NHWC few fill them better than a
-/// matrix product would, which packs patches. Products of one output from which on its tile is worth
-/// its transposition.
+/// Outputs from which on channels fill the lanes well enough, and products of one output from which
+/// on its tile is worth its transposition.
 const MANY_OUTPUTS: usize = 16;
 const MANY_PRODUCTS: usize = 24;
 
 /// Whether a gathering pass with `outputs` and `terms` per group has channels in the lanes: windows
 /// of more than a pixel, which a matrix product would have to store.
 pub(super) fn has_channel_lanes(shape: &ConvShape, outputs: usize, terms: usize) -> bool {
-    let window = shape.height.kernel * shape.width.kernel;
+    let window = shape.window();
     let in_place = window == 1 && shape.height.stride == 1 && shape.width.stride == 1;
-    let few_terms = shape.layout == Layout::Nchw && terms <= FEW_TERMS;
-    (outputs >= MANY_OUTPUTS || shape.layout == Layout::Nhwc)
-        && !in_place
-        && !few_terms
-        && terms.saturating_mul(window) >= MANY_PRODUCTS
+    let filled = match shape.layout {
+        Layout::Nchw => outputs >= MANY_OUTPUTS && terms > FEW_TERMS,
+        Layout::Nhwc => !gathers(shape, outputs, terms),
+    };
+    filled && !in_place && terms.saturating_mul(window) >= MANY_PRODUCTS
 }
 
 /// What a gathering pass computes: target = activation(alpha * sum + beta * target + bias), where
@@ -189,11 +193,11 @@ fn even_parts(total: usize, most: usize) -> impl Iterator<Item = (usize, usize)>
 
 /// Runs passes that write to different places of the same rows, with the kernels for few outputs or
 /// for depthwise convolutions.
-fn gather<T: Element>(context: &Context, layout: Layout, passes: &[Gather<T>]) -> Result<()> {
-    match layout {
-        Layout::Nchw => nchw::gather(context, passes),
-        Layout::Nhwc => nhwc::gather(context, passes),
+fn gather<T: Element>(context: &Context, shape: &ConvShape, passes: &[Gather<T>]) -> Result<()> {
+    if shape.layout == Layout::Nhwc && is_depthwise(shape) {
+        return nhwc_depthwise::gather(context, passes);
     }
+    pixel_lanes::gather(context, passes)
 }
 
 /// The forward pass as a gathering one.
@@ -244,7 +248,7 @@ pub(super) fn forward<T: Element>(
     activation: Activation,
     y: &mut [T],
 ) -> Result<()> {
-    gather(context, shape.layout, &[forward_gather(shape, x, w, bias, activation, y)])
+    gather(context, shape, &[forward_gather(shape, x, w, bias, activation, y)])
 }
 
 /// The forward pass with channels in the lanes. False, and nothing written, when a weight is not
@@ -330,7 +334,7 @@ pub(super) fn backward_data<T: Element>(
         if channels_in_lanes {
             channels::gather(context, phases, false)?;
         } else {
-            gather(context, shape.layout, phases)?;
+            gather(context, shape, phases)?;
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 //! and taps of a band.
 
 use super::band::Band;
-use super::nchw::Place;
+use super::pixel_lanes::Place;
 use super::{Gather, even_parts};
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::simd::{Element, Lanes, TILE_LANES};
@@ -253,7 +253,7 @@ impl<T: Element> Outputs<'_, T> {
             };
             let bias = if pass.bias.is_null() { T::default() } else { *pass.bias.add(channel) };
             let value = pass.result(simd, sum, old, simd.splat(bias));
-            if stride == 2 && vector.column + S::LANES < pass.grid_width {
+            if stride == 2 && of_channel > 1 && vector.column + S::LANES < pass.grid_width {
                 // What lies between belongs to this task too, and to another phase: it is kept.
                 let old = [simd.load(target), simd.load(target.add(S::LANES))];
                 let [_, between] = simd.deinterleave(old[0], old[1]);

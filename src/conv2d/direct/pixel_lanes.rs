@@ -1,5 +1,5 @@
-//! NCHW with pixels in the lanes: a band of rows of a group's channels at a time, copied with its
-//! padding to scratch memory, to all of its outputs.
+//! Pixels in the lanes: a band of rows of a group's channels at a time, copied with its padding to
+//! scratch memory, and in NHWC transposed, to all of its outputs.
 
 use super::band::Band;
 use super::{Gather, PHASES, TASK_WORK, depthwise, pixels};
@@ -132,6 +132,22 @@ impl<T: Element> GatherBands<'_, T> {
     #[inline(always)]
     unsafe fn copy<S: Lanes<T>>(&self, simd: S, place: Place) {
         let (pass, band) = (&self.passes[0], self.plan.band);
+        let [of_image, of_channel, of_row, of_column] = pass.source_strides;
+        if of_column > 1 {
+            let offset = place.image * of_image + place.group * pass.terms * of_channel;
+            let relu_output = match pass.relu_output.is_null() {
+                true => pass.relu_output,
+                false => pass.relu_output.wrapping_add(offset),
+            };
+            // SAFETY: the caller answers for the source; there is a copy for each term.
+            unsafe {
+                let (source, rows) = (pass.source.add(offset), (place.row, place.rows));
+                let copies = (self.copies, pass.terms);
+                let strides = [of_row, of_column];
+                band.fill_nhwc(simd, source, relu_output, strides, rows, copies);
+            }
+            return;
+        }
         for term in 0..pass.terms {
             let channel = place.group * pass.terms + term;
             let offset = place.image * pass.source_strides[0] + channel * pass.source_strides[1];
