@@ -1,5 +1,5 @@
-//! A band of rows of some channels, copied plane by plane with its padding and parted by column remainders, so
-//! that every tap reads contiguous pixels.
+//! A band of rows of some channels, copied plane by plane with its padding and parted by column
+//! remainders, so that every tap reads contiguous pixels.
 
 use crate::conv2d::patches::Taps;
 use crate::gemm::blocking::DEPTH_BLOCK;
