@@ -50,6 +50,9 @@ impl Plan {
         // Of the sums that every instruction set has, so that the parts are the same.
         let sums = shape.out_channels * shape.group_in * taps;
         let parts = parts_of_batch(shape.batch, sums * size_of::<T>());
+        // Where there are many channels, they are tasks enough.
+        let chunks = shape.group_out.div_ceil(TASK_OUTPUTS) * shape.group_in.div_ceil(TASK_INPUTS);
+        let parts = parts.min(TASKS.div_ceil(chunks * shape.groups));
         let images_of_part = shape.batch.div_ceil(parts);
         let parts = shape.batch.div_ceil(images_of_part);
         let blocks = shape.out_height.div_ceil((DEPTH_BLOCK / shape.out_width).max(1));
