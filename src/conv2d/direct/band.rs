@@ -108,6 +108,20 @@ impl Band {
         self.rows.position(rows, row_tap) * self.row_len() + column
     }
 
+    /// What the source has of the run of a remainder.
+    #[inline(always)]
+    fn inside(&self, remainder: usize) -> Inside {
+        let step = self.columns.step;
+        // Column of the run's element j: first + j * step.
+        let first = self.columns.least + remainder as isize;
+        let before = ((-first).max(0) as usize).div_ceil(step).min(self.run);
+        let inside = (self.columns.extent as isize - first).max(0) as usize;
+        let count = inside.div_ceil(step).clamp(before, self.run) - before;
+        // Of no meaning where there are none.
+        let column = (first + (before * step) as isize).max(0) as usize;
+        Inside { before, count, column }
+    }
+
     /// Copies what `grid_rows` rows from `grid_row` on read of one channel.
     ///
     /// # Safety
@@ -139,11 +153,7 @@ impl Band {
                 (rows as usize - bottom) * self.row_len(),
             );
             for remainder in 0..step {
-                // Column of the run's element j: first + j * step.
-                let first = self.columns.least + remainder as isize;
-                let before = ((-first).max(0) as usize).div_ceil(step).min(self.run);
-                let inside = (self.columns.extent as isize - first).max(0) as usize;
-                let count = inside.div_ceil(step).clamp(before, self.run) - before;
+                let Inside { before, count, column } = self.inside(remainder);
                 // Whole vectors: the copied pixels overwrite what is too much.
                 let zeros_before = if before == 0 { 0 } else { before.max(S::LANES) };
                 let zeros_behind = match self.run - (before + count) {
@@ -159,7 +169,7 @@ impl Band {
                     clear(simd, copy, zeros_before);
                     clear(simd, copy.add(zeros_behind), self.run - zeros_behind);
                     let offset = (first_row + row as isize) as usize * row_stride;
-                    let offset = offset + (first + (before * step) as isize) as usize;
+                    let offset = offset + column;
                     let relu_output = match relu_output.is_null() {
                         true => relu_output,
                         false => relu_output.add(offset),
@@ -170,9 +180,7 @@ impl Band {
             }
         }
     }
-}
 
-impl Band {
     /// The same as `fill` for `terms` NHWC channels, whose copies follow on from one another.
     ///
     /// # Safety
@@ -202,16 +210,11 @@ impl Band {
                     continue;
                 }
                 for remainder in 0..step {
-                    // Column of the run's element j: first + j * step.
-                    let first = self.columns.least + remainder as isize;
-                    let before = ((-first).max(0) as usize).div_ceil(step).min(self.run);
-                    let inside = (self.columns.extent as isize - first).max(0) as usize;
-                    let count = inside.div_ceil(step).clamp(before, self.run) - before;
+                    let Inside { before, count, column } = self.inside(remainder);
                     if count == 0 {
                         continue;
                     }
-                    let x = (first + (before * step) as isize) as usize;
-                    let offset = y as usize * row_stride + x * column_stride;
+                    let offset = y as usize * row_stride + column * column_stride;
                     let pixels = Pixels {
                         source: source.add(offset),
                         relu_output: match relu_output.is_null() {
@@ -228,6 +231,15 @@ impl Band {
             }
         }
     }
+}
+
+/// The elements of a run that lie in the source.
+struct Inside {
+    /// Those in the padding before them.
+    before: usize,
+    count: usize,
+    /// The first one's column in the source.
+    column: usize,
 }
 
 /// Some pixels, and where their channels go.

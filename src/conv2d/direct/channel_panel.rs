@@ -430,23 +430,12 @@ impl<T: Element> Tiles<'_, T> {
             for (value, sums) in values.iter_mut().zip(&sums) {
                 *value = sums[v];
             }
+            let bias = match bias.is_null() {
+                true => bias,
+                false => bias.wrapping_add(v * S::LANES),
+            };
             // SAFETY: the caller answers for the target; the biases have the group's channels.
-            unsafe {
-                let mut old = values;
-                if pass.adds() {
-                    for (r, old) in old.iter_mut().enumerate() {
-                        *old = runs::load(simd, count, target.add(r * self.target_stride));
-                    }
-                }
-                let bias = match bias.is_null() {
-                    true => simd.splat(T::default()),
-                    false => simd.load_first(count, bias.add(v * S::LANES)),
-                };
-                let values = pass.results(simd, values, old, bias);
-                for (r, &value) in values.iter().enumerate() {
-                    runs::store(simd, count, target.add(r * self.target_stride), value);
-                }
-            }
+            unsafe { pass.write_vectors(simd, values, bias, count, (target, self.target_stride)) };
         }
     }
 }

@@ -351,11 +351,8 @@ impl<T: Element> Band<'_, T> {
             for number in 0..runs {
                 let from = first + number * of_run;
                 let to = self.copy.add(number * of_copied_run);
-                let relu_output = match pass.relu_output.is_null() {
-                    true => pass.relu_output,
-                    false => pass.relu_output.add(from),
-                };
-                copy_run(simd, pass.source.add(from), relu_output, 1, run, to);
+                let [source, relu_output] = pass.source_at(from);
+                copy_run(simd, source, relu_output, 1, run, to);
             }
         }
         let start = self.copy.cast_const().wrapping_sub(rows.start * strides[1]);

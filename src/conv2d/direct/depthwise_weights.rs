@@ -130,20 +130,8 @@ impl<T: Element> Plane<T> {
             if number < rows {
                 let place = (first + number) * self.width + strip.column;
                 // SAFETY: the caller answers for dy.
-                gradients[0] = unsafe {
-                    match strip.count == S::LANES {
-                        true => {
-                            gradient::<T, S, true>(simd, self.dy, self.relu_output, place, S::LANES)
-                        }
-                        false => gradient::<T, S, false>(
-                            simd,
-                            self.dy,
-                            self.relu_output,
-                            place,
-                            strip.count,
-                        ),
-                    }
-                };
+                gradients[0] =
+                    unsafe { gradient(simd, self.dy, self.relu_output, place, strip.count) };
                 sum_of_dy = simd.add(sum_of_dy, gradients[0]);
             }
             let y = self.rows.source(first + number, row_tap);

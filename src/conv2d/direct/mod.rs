@@ -24,6 +24,7 @@ use super::forward::{input_strides, output_strides};
 use super::patches::Taps;
 use crate::context::Context;
 use crate::error::Result;
+use crate::runs;
 use crate::shape::{Activation, ConvShape, Layout};
 use crate::simd::{Element, Lanes};
 
@@ -127,6 +128,49 @@ impl<T: Element> Gather<T> {
     fn row_work(&self) -> usize {
         let products = self.outputs * self.terms * self.rows.count * self.columns.count;
         (self.grid_width * products).max(1)
+    }
+
+    /// The source at an offset, and what masks it there, if anything does.
+    #[inline(always)]
+    fn source_at(&self, offset: usize) -> [*const T; 2] {
+        let relu_output = match self.relu_output.is_null() {
+            true => self.relu_output,
+            false => self.relu_output.wrapping_add(offset),
+        };
+        [self.source.wrapping_add(offset), relu_output]
+    }
+
+    /// Writes the results of `N` sums of the first `count` lanes, target channels that lie side by side,
+    /// `stride` apart from `target` on. `bias` is theirs; null for none.
+    ///
+    /// # Safety
+    /// The target has them, and nobody else uses them; the biases have the channels.
+    #[inline(always)]
+    unsafe fn write_vectors<S: Lanes<T>, const N: usize>(
+        &self,
+        simd: S,
+        sums: [S::Vector; N],
+        bias: *const T,
+        count: usize,
+        (target, stride): (*mut T, usize),
+    ) {
+        // SAFETY: the caller answers for the target and the biases.
+        unsafe {
+            let mut old = sums;
+            if self.adds() {
+                for (n, old) in old.iter_mut().enumerate() {
+                    *old = runs::load(simd, count, target.add(n * stride));
+                }
+            }
+            let bias = match bias.is_null() {
+                true => simd.splat(T::default()),
+                false => runs::load(simd, count, bias),
+            };
+            let values = self.results(simd, sums, old, bias);
+            for (n, value) in values.into_iter().enumerate() {
+                runs::store(simd, count, target.add(n * stride), value);
+            }
+        }
     }
 
     /// What becomes of a sum, given the target's value before (read where beta is not 0) and the bias

@@ -5,7 +5,6 @@ use super::{Gather, PHASES, TASK_WORK};
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
-use crate::runs;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
 /// Outputs that are computed together: sums enough to hide the latency of additions, and widths of
@@ -128,12 +127,10 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
             let (image, block) = (rest / blocks, rest % blocks);
             let channel = block * band.channels;
             let offset = image * of_image + channel;
+            let [start, relu_output] = pass.source_at(offset);
             let source = Source {
-                start: pass.source.wrapping_add(offset),
-                relu_output: match pass.relu_output.is_null() {
-                    true => pass.relu_output,
-                    false => pass.relu_output.wrapping_add(offset),
-                },
+                start,
+                relu_output,
                 strides: [of_row, of_column],
                 count: band.channels.min(pass.groups - channel),
             };
@@ -224,7 +221,13 @@ impl<T: Element> Row<'_, T> {
                 let filters = self.filters.add(channel);
                 let sums = self.sums::<S, N>(simd, pixels, filters);
                 let count = S::LANES.min(self.count - channel);
-                self.finish(simd, column, channel, count, sums);
+                let bias = match self.pass.bias.is_null() {
+                    true => self.pass.bias,
+                    false => self.pass.bias.add(self.channel + channel),
+                };
+                let stride = self.pass.target_strides[3];
+                let target = self.target.add(column * stride + channel);
+                self.pass.write_vectors(simd, sums, bias, count, (target, stride));
             }
         }
     }
@@ -254,40 +257,5 @@ impl<T: Element> Row<'_, T> {
             filters = filters.wrapping_add(self.plan.filter_stride);
         }
         sums
-    }
-
-    /// Writes `count` channels of `N` neighbouring outputs.
-    ///
-    /// # Safety
-    /// The target has them, and nobody else uses them.
-    #[inline(always)]
-    unsafe fn finish<S: Lanes<T>, const N: usize>(
-        &self,
-        simd: S,
-        column: usize,
-        channel: usize,
-        count: usize,
-        sums: [S::Vector; N],
-    ) {
-        let pass = self.pass;
-        let stride = pass.target_strides[3];
-        // SAFETY: the caller answers for the target; the biases have the channels.
-        unsafe {
-            let target = self.target.add(column * stride + channel);
-            let mut old = sums;
-            if pass.adds() {
-                for (n, old) in old.iter_mut().enumerate() {
-                    *old = runs::load(simd, count, target.add(n * stride));
-                }
-            }
-            let bias = match pass.bias.is_null() {
-                true => simd.splat(T::default()),
-                false => runs::load(simd, count, pass.bias.add(self.channel + channel)),
-            };
-            let values = pass.results(simd, sums, old, bias);
-            for (n, value) in values.into_iter().enumerate() {
-                runs::store(simd, count, target.add(n * stride), value);
-            }
-        }
     }
 }

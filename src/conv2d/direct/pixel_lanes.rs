@@ -133,33 +133,19 @@ impl<T: Element> GatherBands<'_, T> {
     unsafe fn copy<S: Lanes<T>>(&self, simd: S, place: Place) {
         let (pass, band) = (&self.passes[0], self.plan.band);
         let [of_image, of_channel, of_row, of_column] = pass.source_strides;
-        if of_column > 1 {
-            let offset = place.image * of_image + place.group * pass.terms * of_channel;
-            let relu_output = match pass.relu_output.is_null() {
-                true => pass.relu_output,
-                false => pass.relu_output.wrapping_add(offset),
-            };
-            // SAFETY: the caller answers for the source; there is a copy for each term.
-            unsafe {
-                let (source, rows) = (pass.source.add(offset), (place.row, place.rows));
-                let copies = (self.copies, pass.terms);
-                let strides = [of_row, of_column];
-                band.fill_nhwc(simd, source, relu_output, strides, rows, copies);
+        let rows = (place.row, place.rows);
+        let first = place.image * of_image + place.group * pass.terms * of_channel;
+        // SAFETY: the caller answers for the source; there is a copy for each term.
+        unsafe {
+            if of_column > 1 {
+                let [source, relu_output] = pass.source_at(first);
+                let (strides, copies) = ([of_row, of_column], (self.copies, pass.terms));
+                return band.fill_nhwc(simd, source, relu_output, strides, rows, copies);
             }
-            return;
-        }
-        for term in 0..pass.terms {
-            let channel = place.group * pass.terms + term;
-            let offset = place.image * pass.source_strides[0] + channel * pass.source_strides[1];
-            // SAFETY: the caller answers for the source; there is a copy for each term.
-            unsafe {
-                let relu_output = match pass.relu_output.is_null() {
-                    true => pass.relu_output,
-                    false => pass.relu_output.add(offset),
-                };
-                let (source, copy) = (pass.source.add(offset), self.copies.add(term * band.len()));
-                let rows = (place.row, place.rows);
-                band.fill(simd, source, relu_output, pass.source_strides[2], rows, copy);
+            for term in 0..pass.terms {
+                let [source, relu_output] = pass.source_at(first + term * of_channel);
+                let copy = self.copies.add(term * band.len());
+                band.fill(simd, source, relu_output, of_row, rows, copy);
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::conv2d::backward_weights::{BackwardWeights, parts_of_batch, updated};
 use crate::conv2d::patches::Taps;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
+use crate::runs;
 use crate::shape::{ConvShape, Layout};
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
@@ -185,20 +186,15 @@ impl<T: Element> SumPart<'_, T> {
         unsafe { self.sums.add(tap * self.shape.out_channels + channel) }
     }
 
-    /// dy at `offset`, masked; `count` lanes, all of them where `WHOLE`.
+    /// The first `count` lanes of dy at `offset`, masked.
     ///
     /// # Safety
     /// dy has them.
     #[inline(always)]
-    unsafe fn gradient<S: Lanes<T>, const WHOLE: bool>(
-        &self,
-        simd: S,
-        offset: usize,
-        count: usize,
-    ) -> S::Vector {
+    unsafe fn gradient<S: Lanes<T>>(&self, simd: S, offset: usize, count: usize) -> S::Vector {
         let relu_output = self.pass.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr);
         // SAFETY: the caller answers for the lanes.
-        unsafe { gradient::<T, S, WHOLE>(simd, self.pass.dy.as_ptr(), relu_output, offset, count) }
+        unsafe { gradient(simd, self.pass.dy.as_ptr(), relu_output, offset, count) }
     }
 
     /// Adds one image's sums of one channel to the lanes of each tap's total, NCHW.
@@ -315,10 +311,7 @@ impl<T: Element> SumPart<'_, T> {
                     // SAFETY: `count` columns of the row; the copy has whole vectors behind it.
                     unsafe {
                         let mask = simd.mask_between(0, count);
-                        let gradient = match count == S::LANES {
-                            true => self.gradient::<S, true>(simd, dy + column, count),
-                            false => self.gradient::<S, false>(simd, dy + column, count),
-                        };
+                        let gradient = self.gradient(simd, dy + column, count);
                         if N == 0 {
                             sums[0][v] = simd.add(sums[0][v], gradient);
                         }
@@ -338,13 +331,12 @@ impl<T: Element> SumPart<'_, T> {
     }
 }
 
-/// dy at `offset`, masked by the ReLU's output if that is not null; `count` lanes, all of them where
-/// `WHOLE`.
+/// The first `count` lanes of dy at `offset`, masked by the ReLU's output if that is not null.
 ///
 /// # Safety
 /// Both have them.
 #[inline(always)]
-pub(super) unsafe fn gradient<T: Element, S: Lanes<T>, const WHOLE: bool>(
+pub(super) unsafe fn gradient<T: Element, S: Lanes<T>>(
     simd: S,
     dy: *const T,
     relu_output: *const T,
@@ -353,11 +345,11 @@ pub(super) unsafe fn gradient<T: Element, S: Lanes<T>, const WHOLE: bool>(
 ) -> S::Vector {
     // SAFETY: the caller answers for the lanes.
     unsafe {
-        let dy = load::<T, S, WHOLE>(simd, count, dy.add(offset));
+        let dy = runs::load(simd, count, dy.add(offset));
         if relu_output.is_null() {
             return dy;
         }
-        let output = load::<T, S, WHOLE>(simd, count, relu_output.add(offset));
+        let output = runs::load(simd, count, relu_output.add(offset));
         simd.relu_gradient(output, dy)
     }
 }
@@ -383,18 +375,4 @@ fn sum_of_lanes<T: Element>(lanes: &mut [T]) -> T {
         half /= 2;
     }
     lanes[0]
-}
-
-/// The first `count` lanes; all of them where `WHOLE`.
-///
-/// # Safety
-/// They may be read.
-#[inline(always)]
-unsafe fn load<T: Element, S: Lanes<T>, const WHOLE: bool>(
-    simd: S,
-    count: usize,
-    source: *const T,
-) -> S::Vector {
-    // SAFETY: the caller answers for the lanes.
-    unsafe { if WHOLE { simd.load(source) } else { simd.load_first(count, source) } }
 }
