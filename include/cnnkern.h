@@ -142,6 +142,10 @@ typedef struct cnnkern_conv2d_params {
   cnnkern_algorithm algorithm;
 } cnnkern_conv2d_params;
 
+/// One of the three passes of a convolution: CNNKERN_PASS_FORWARD, _BACKWARD_DATA or
+/// _BACKWARD_WEIGHTS.
+typedef int32_t cnnkern_pass;
+
 /// What a convolution applies to its sums: CNNKERN_ACTIVATION_NONE or _RELU.
 typedef int32_t cnnkern_activation;
 
@@ -277,6 +281,15 @@ typedef int32_t cnnkern_transpose;
 /// CNNKERN_STATUS_UNSUPPORTED where it does not apply.
 #define CNNKERN_ALGORITHM_WINOGRAD 3
 
+/// y
+#define CNNKERN_PASS_FORWARD 0
+
+/// dx
+#define CNNKERN_PASS_BACKWARD_DATA 1
+
+/// dw and db
+#define CNNKERN_PASS_BACKWARD_WEIGHTS 2
+
 /// y = u
 #define CNNKERN_ACTIVATION_NONE 0
 
@@ -378,6 +391,30 @@ struct cnnkern_conv2d_params cnnkern_conv2d_params_default(size_t batch,
 cnnkern_status cnnkern_conv2d_output_size(const struct cnnkern_conv2d_params *params,
                                           size_t *out_height,
                                           size_t *out_width);
+
+/// What a pass on f32 will do and need in this context, without doing it.
+///
+/// algorithm: the one that the pass takes, never CNNKERN_ALGORITHM_AUTO. scratch_bytes: scratch
+/// memory that the call takes from the context, at most; the context keeps it for later calls, which
+/// share it. reason: the way, and why, in words; a string that lives as long as the library. Each may
+/// be NULL where not wanted. context may be NULL.
+///
+/// Errors: NULL_POINTER; INVALID_ARGUMENT for params, pass, a misaligned pointer or an overlap;
+/// SIZE_OVERFLOW; OUT_OF_MEMORY; UNSUPPORTED for an algorithm that does not cover params.
+cnnkern_status cnnkern_conv2d_query_f32(struct cnnkern_context *context,
+                                        const struct cnnkern_conv2d_params *params,
+                                        cnnkern_pass pass,
+                                        cnnkern_algorithm *algorithm,
+                                        size_t *scratch_bytes,
+                                        const char **reason);
+
+/// cnnkern_conv2d_query_f32() for a pass on f64.
+cnnkern_status cnnkern_conv2d_query_f64(struct cnnkern_context *context,
+                                        const struct cnnkern_conv2d_params *params,
+                                        cnnkern_pass pass,
+                                        cnnkern_algorithm *algorithm,
+                                        size_t *scratch_bytes,
+                                        const char **reason);
 
 /// y = activation(conv(x, w) + bias), a cross-correlation as in the field.
 ///

@@ -6,7 +6,7 @@ use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{PanelShape, TileShape};
 use crate::gemm::product::{TASK_COLUMNS, TASK_ROWS};
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, ScratchLen};
 use crate::simd::{Element, Level};
 
 /// Rows, columns and depth of the largest block that a task of `gemm` multiplies at once.
@@ -37,7 +37,7 @@ impl<'a, T: Element> PackedProduct<'a, T> {
         let (row_panels, column_panels) = (PanelShape::rows(rows, tile), PanelShape::columns(tile));
         let row_len = row_panels.len(rows, depth);
         let packed_len = row_len + column_panels.len(columns, depth);
-        let scratch = context.scratch::<T>(packed_len + rows * columns, 0)?;
+        let scratch = context.scratch::<T>(ScratchLen::for_all(packed_len + rows * columns))?;
         for place in 0..packed_len + rows * columns {
             // SAFETY: the scratch memory has that many elements.
             unsafe { scratch.shared().add(place).write(T::from_f64(1.0)) };

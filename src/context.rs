@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::error::{Error, Result};
 use crate::parallel::{self, MAX_THREADS, ParallelFor, Pool};
-use crate::scratch::{Scratch, ScratchPool};
+use crate::scratch::{Scratch, ScratchLen, ScratchPool};
 use crate::simd::{Element, Isa, Level};
 
 /// How a [`Context`] is made; `Default` takes everything from the environment and the machine.
@@ -150,13 +150,9 @@ impl Context {
         }
     }
 
-    /// Scratch memory for one call: `shared` elements, and `per_slot` for each slot of `run`.
-    pub(crate) fn scratch<T: Element>(
-        &self,
-        shared: usize,
-        per_slot: usize,
-    ) -> Result<Scratch<'_, T>> {
-        self.process().scratch.take(shared, self.num_threads, per_slot)
+    /// Scratch memory for one call.
+    pub(crate) fn scratch<T: Element>(&self, len: ScratchLen) -> Result<Scratch<'_, T>> {
+        self.process().scratch.take(len, self.num_threads)
     }
 
     fn process(&self) -> &Process {

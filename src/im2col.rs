@@ -252,7 +252,7 @@ fn checked_shape(params: &Conv2dParams, element_size: usize) -> Result<(ConvShap
             params.groups
         )));
     }
-    let shape = ConvShape::new(&Conv2dParams { out_channels: 1, ..*params }, element_size)?;
+    let shape = ConvShape::of_windows(&Conv2dParams { out_channels: 1, ..*params }, element_size)?;
     let (h, w) = (&shape.height, &shape.width);
     let extents = [shape.batch, h.output, w.output, shape.in_channels, h.kernel, w.kernel];
     let col_len = tensor("col", &extents, element_size)?;

@@ -11,6 +11,57 @@ use crate::simd::{CACHE_LINE, Element};
 /// Every part begins on a cache line.
 const ALIGNMENT: usize = CACHE_LINE;
 
+/// Elements of scratch memory that a call needs.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ScratchLen {
+    /// For all threads together.
+    pub shared: usize,
+    /// For each slot of `Context::run`.
+    pub per_slot: usize,
+}
+
+impl ScratchLen {
+    pub fn for_all(shared: usize) -> Self {
+        ScratchLen { shared, per_slot: 0 }
+    }
+
+    pub fn for_each(per_slot: usize) -> Self {
+        ScratchLen { shared: 0, per_slot }
+    }
+
+    /// Enough for either.
+    pub fn max(self, other: Self) -> Self {
+        ScratchLen {
+            shared: self.shared.max(other.shared),
+            per_slot: self.per_slot.max(other.per_slot),
+        }
+    }
+
+    /// The same with every part a whole number of cache lines.
+    fn aligned<T>(self) -> Option<Self> {
+        let line = ALIGNMENT / size_of::<T>();
+        Some(ScratchLen {
+            shared: self.shared.checked_next_multiple_of(line)?,
+            per_slot: self.per_slot.checked_next_multiple_of(line)?,
+        })
+    }
+
+    /// Bytes of the buffer that has it for `slots` slots.
+    pub fn bytes<T>(self, slots: usize) -> Result<usize> {
+        let bytes = || {
+            let ScratchLen { shared, per_slot } = self.aligned::<T>()?;
+            per_slot.checked_mul(slots)?.checked_add(shared)?.checked_mul(size_of::<T>())
+        };
+        bytes().ok_or_else(|| {
+            Error::overflow(format!(
+                "the scratch memory is too large for the address space: {} elements and {} for \
+                 each of {slots} threads",
+                self.shared, self.per_slot
+            ))
+        })
+    }
+}
+
 /// A context's scratch memory: as many buffers as calls have run at once.
 #[derive(Default)]
 pub(crate) struct ScratchPool {
@@ -46,27 +97,10 @@ impl Drop for Buffer {
 }
 
 impl ScratchPool {
-    /// Memory for `shared` elements, and for `per_slot` more in each of `slots` slots. Its contents
-    /// are arbitrary.
-    pub fn take<T: Element>(
-        &self,
-        shared: usize,
-        slots: usize,
-        per_slot: usize,
-    ) -> Result<Scratch<'_, T>> {
-        let line = ALIGNMENT / size_of::<T>();
-        let sizes = || {
-            let shared = shared.checked_next_multiple_of(line)?;
-            let per_slot = per_slot.checked_next_multiple_of(line)?;
-            let bytes = per_slot.checked_mul(slots)?.checked_add(shared)?.max(line);
-            Some((shared, per_slot, bytes.checked_mul(size_of::<T>())?))
-        };
-        let (shared, per_slot, bytes) = sizes().ok_or_else(|| {
-            Error::overflow(format!(
-                "the scratch memory is too large for the address space: {shared} elements and \
-                 {per_slot} for each of {slots} threads"
-            ))
-        })?;
+    /// Memory for a call that uses `slots` slots. Its contents are arbitrary.
+    pub fn take<T: Element>(&self, len: ScratchLen, slots: usize) -> Result<Scratch<'_, T>> {
+        let bytes = len.bytes::<T>(slots)?.max(ALIGNMENT);
+        let ScratchLen { shared, per_slot } = len.aligned::<T>().expect("its bytes were counted");
         let buffer = match self.take_kept(bytes) {
             Some(buffer) if buffer.layout.size() >= bytes => buffer,
             // Freed before its successor is allocated.

@@ -258,6 +258,13 @@ pub(crate) struct ConvShape {
 impl ConvShape {
     /// Checks `params` for tensors whose elements have `element_size` bytes.
     pub fn new(params: &Conv2dParams, element_size: usize) -> Result<Self> {
+        let shape = ConvShape::of_windows(params, element_size)?;
+        shape.countable()?;
+        Ok(shape)
+    }
+
+    /// The same for im2col and col2im, which multiply nothing.
+    pub fn of_windows(params: &Conv2dParams, element_size: usize) -> Result<Self> {
         positive("in_channels", params.in_channels)?;
         positive("out_channels", params.out_channels)?;
         positive("groups", params.groups)?;
@@ -297,6 +304,26 @@ impl ConvShape {
         tensor("y", &[shape.batch, shape.out_channels, h.output, w.output], element_size)?;
         tensor("w", &[shape.out_channels, shape.group_in, h.kernel, w.kernel], element_size)?;
         Ok(shape)
+    }
+
+    /// Fails for so many products that plans could not count them: no computer would end them either.
+    fn countable(&self) -> Result<()> {
+        const MOST: usize = 1 << 56;
+        let pixels = [&self.height, &self.width].map(|axis| axis.output.max(axis.input));
+        let factors = [self.batch, pixels[0], pixels[1], self.out_channels, self.patch_len()];
+        let products = factors.iter().try_fold(1usize, |product, &f| product.checked_mul(f));
+        if products.is_none_or(|products| products > MOST) {
+            return Err(Error::overflow(format!(
+                "the convolution is too large: {} images of {} x {} pixels, {} out_channels and {} \
+                 products in each sum",
+                self.batch,
+                self.height.input,
+                self.width.input,
+                self.out_channels,
+                self.patch_len()
+            )));
+        }
+        Ok(())
     }
 
     /// Elements of x.

@@ -12,9 +12,10 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::kernel::Places;
 use crate::gemm::pack::Depth;
+use crate::scratch::ScratchLen;
 use crate::shape::ConvShape;
 use crate::shared_mut::SharedMut;
-use crate::simd::Element;
+use crate::simd::{Element, Level};
 
 /// What the pass reads and how it updates.
 #[derive(Clone, Copy)]
@@ -27,25 +28,32 @@ pub(super) struct BackwardData<'a, T> {
 }
 
 impl<T: Element> BackwardData<'_, T> {
+    /// A pass whose shape only is looked at: how much scratch memory it would need.
+    pub fn of_nothing() -> Self {
+        let (alpha, beta) = (T::from_f64(1.0), T::default());
+        BackwardData { w: &[], dy: &[], relu_output: Some(&[]), alpha, beta }
+    }
+
     pub fn run(&self, context: &Context, shape: &ConvShape, dx: &mut [T]) -> Result<()> {
-        let products = |dx: &mut [T]| {
-            let dx = dx.as_mut_ptr();
-            let rows = 0..shape.height.stride.min(shape.height.input);
-            rows.flat_map(move |row| {
-                let columns = 0..shape.width.stride.min(shape.width.input);
-                columns.map(move |column| self.phase(shape, row, column, dx))
-            })
-        };
-        let (mut shared, mut per_slot) = (0, 0);
-        for product in products(dx) {
-            let needed = product.scratch_len(context.level());
-            (shared, per_slot) = (shared.max(needed.0), per_slot.max(needed.1));
-        }
-        let scratch = context.scratch::<T>(shared, per_slot)?;
-        for product in products(dx) {
+        let scratch = context.scratch::<T>(self.scratch_len(context.level(), shape))?;
+        for product in self.products(shape, dx) {
             product.run(context, &scratch);
         }
         Ok(())
+    }
+
+    pub fn scratch_len(&self, level: Level, shape: &ConvShape) -> ScratchLen {
+        let products = self.products(shape, &mut []);
+        products.fold(ScratchLen::default(), |most, product| most.max(product.scratch_len(level)))
+    }
+
+    /// The products of all phases.
+    fn products(&self, shape: &ConvShape, dx: &mut [T]) -> impl Iterator<Item = FilterProduct<T>> {
+        let dx = dx.as_mut_ptr();
+        let rows = shape.height.stride.min(shape.height.input);
+        let columns = shape.width.stride.min(shape.width.input);
+        (0..rows * columns)
+            .map(move |phase| self.phase(shape, phase / columns, phase % columns, dx))
     }
 
     /// Whether a tap that reads no dy, at an edge, would make a NaN of its weight times 0.
@@ -111,6 +119,7 @@ impl<T: Element> BackwardData<'_, T> {
         let [w_out, w_in, w_row, w_column] = shape.filter_strides();
         let rows = Taps::backward(height, row);
         let columns = Taps::backward(width, column);
+        let first_tap = rows.first_kernel * w_row + columns.first_kernel * w_column;
         let [dy_image, dy_channel, dy_row, dy_column] = output_strides(shape);
         let [dx_image, dx_channel, dx_row, dx_column] = input_strides(shape);
         let grid_height = (height.input - row).div_ceil(height.stride);
@@ -134,11 +143,7 @@ impl<T: Element> BackwardData<'_, T> {
             patches: patches.flattened(),
             image_stride: dy_image,
             filters: Filters {
-                // SAFETY: the first tap of each axis lies within w.
-                start: unsafe {
-                    let tap = rows.first_kernel * w_row + columns.first_kernel * w_column;
-                    self.w.as_ptr().add(tap)
-                },
+                start: self.w.as_ptr().wrapping_add(first_tap),
                 group_stride: shape.group_out * w_out,
                 line_stride: w_in,
                 depth: Depth::nested(
@@ -151,8 +156,7 @@ impl<T: Element> BackwardData<'_, T> {
                 ),
             },
             results: Results {
-                // SAFETY: the phase's first element lies within dx.
-                start: unsafe { dx.add(row * dx_row + column * dx_column) },
+                start: dx.wrapping_add(row * dx_row + column * dx_column),
                 image_stride: dx_image,
                 group_stride: shape.group_in * dx_channel,
                 outputs: Places::every(dx_channel),

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, Grid, block_length, depth_blocks};
 use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
+use crate::scratch::ScratchLen;
 use crate::shape::{ConvShape, Layout};
 use crate::simd::{Element, Kernel, Lanes, Level};
 
@@ -123,9 +124,12 @@ impl<'a, T: Element> Plan<'a, T> {
         self.shape.out_channels * self.cells
     }
 
-    /// Elements of scratch memory for all threads: the sums of dw, then those of db.
-    fn shared_len(&self) -> usize {
-        self.parts * (self.part_len() + self.shape.out_channels)
+    /// All threads have the sums of dw, then those of db.
+    fn scratch_len(&self) -> ScratchLen {
+        ScratchLen {
+            shared: self.parts * (self.part_len() + self.shape.out_channels),
+            per_slot: self.slot_lens().iter().sum(),
+        }
     }
 
     /// Elements of a task's panels of dy, of its panels of patches, and of its filled patches.
@@ -169,6 +173,20 @@ struct DepthBlock {
 }
 
 impl<T: Element> BackwardWeights<'_, T> {
+    /// A pass whose shape only is looked at: how much scratch memory it would need.
+    fn of_nothing() -> Self {
+        let (one, zero) = (T::from_f64(1.0), T::default());
+        BackwardWeights {
+            x: Some(&[]),
+            dy: &[],
+            relu_output: None,
+            dw_alpha: one,
+            dw_beta: zero,
+            db_alpha: one,
+            db_beta: zero,
+        }
+    }
+
     pub fn run(
         &self,
         context: &Context,
@@ -178,8 +196,7 @@ impl<T: Element> BackwardWeights<'_, T> {
     ) -> Result<()> {
         let level = context.level();
         let plan = Plan::new(level, shape, self, dw.is_some());
-        let slot_len = plan.slot_lens().iter().sum();
-        let scratch = context.scratch::<T>(plan.shared_len(), slot_len)?;
+        let scratch = context.scratch::<T>(plan.scratch_len())?;
         context.run(plan.parts * shape.groups * plan.grid.len(), &|slot, index| {
             task(level, &plan, scratch.shared(), scratch.slot(slot), index);
         });
@@ -210,6 +227,14 @@ impl<T: Element> BackwardWeights<'_, T> {
         }
         Ok(())
     }
+}
+
+pub(super) fn scratch_len<T: Element>(
+    level: Level,
+    shape: &ConvShape,
+    with_dw: bool,
+) -> ScratchLen {
+    Plan::new(level, shape, &BackwardWeights::<T>::of_nothing(), with_dw).scratch_len()
 }
 
 /// alpha * sum + beta * old; beta = 0 does not read old.

@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::gemm::blocking::{Grid, block_length, depth_blocks};
 use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, ScratchLen};
 use crate::shape::Layout;
 use crate::simd::{Element, Level};
 
@@ -181,10 +181,9 @@ impl<T: Element> FilterProduct<T> {
         parts * panels.len(self.task_outputs(grid), depth)
     }
 
-    /// Elements of scratch memory: (for all threads, for each of them).
-    pub fn scratch_len(&self, level: Level) -> (usize, usize) {
+    pub fn scratch_len(&self, level: Level) -> ScratchLen {
         let plan = self.plan(level);
-        (plan.filters_len, plan.patches_len + plan.filled_len)
+        ScratchLen { shared: plan.filters_len, per_slot: plan.patches_len + plan.filled_len }
     }
 
     /// Computes all results, with scratch memory of `scratch_len`.

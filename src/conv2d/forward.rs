@@ -6,8 +6,9 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::kernel::Places;
 use crate::gemm::pack::Depth;
+use crate::scratch::ScratchLen;
 use crate::shape::{Activation, ConvShape, activation_strides};
-use crate::simd::Element;
+use crate::simd::{Element, Level};
 
 /// Strides of y along (image, channel, row, column).
 pub(super) fn output_strides(shape: &ConvShape) -> [usize; 4] {
@@ -45,6 +46,24 @@ pub(super) fn run<T: Element>(
     activation: Activation,
     y: &mut [T],
 ) -> Result<()> {
+    let product = product(shape, x, w, bias, activation, y);
+    let scratch = context.scratch::<T>(product.scratch_len(context.level()))?;
+    product.run(context, &scratch);
+    Ok(())
+}
+
+pub(super) fn scratch_len<T: Element>(level: Level, shape: &ConvShape) -> ScratchLen {
+    product::<T>(shape, &[], &[], None, Activation::None, &mut []).scratch_len(level)
+}
+
+fn product<T: Element>(
+    shape: &ConvShape,
+    x: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    activation: Activation,
+    y: &mut [T],
+) -> FilterProduct<T> {
     let [w_out, w_in, w_row, w_column] = shape.filter_strides().map(|stride| stride as isize);
     let (kernel_height, kernel_width) = (shape.height.kernel, shape.width.kernel);
     let [y_image, y_channel, _, y_column] = output_strides(shape);
@@ -76,9 +95,5 @@ pub(super) fn run<T: Element>(
         bias: bias.map_or(std::ptr::null(), <[T]>::as_ptr),
         relu: activation == Activation::Relu,
     };
-    let product = product.joined();
-    let (shared, per_slot) = product.scratch_len(context.level());
-    let scratch = context.scratch::<T>(shared, per_slot)?;
-    product.run(context, &scratch);
-    Ok(())
+    product.joined()
 }

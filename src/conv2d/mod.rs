@@ -3,19 +3,26 @@
 mod add_parts;
 mod backward_data;
 mod backward_weights;
+mod choice;
 mod direct;
 mod fill_by_cell;
 mod filter_product;
 mod forward;
 mod patches;
+mod query;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::reference;
-use crate::shape::{Activation, Algorithm, Conv2dParams, ConvShape};
+use crate::shape::{Activation, Conv2dParams, ConvShape};
 use crate::simd::Element;
 use backward_data::BackwardData;
 use backward_weights::BackwardWeights;
+use choice::{Choice, choose};
+use direct::Kind;
+
+pub use choice::Pass;
+pub use query::{Query, query};
 
 /// What [`backward`] reads.
 #[derive(Debug, Clone, Copy)]
@@ -120,13 +127,14 @@ pub(crate) fn run_forward<T: Element>(
     if shape.batch == 0 {
         return Ok(());
     }
+    let kind = Kind::new(choice, &shape);
     match choice {
         Choice::Reference => reference::conv2d_forward(&shape, x, w, bias, activation, y),
-        Choice::Direct => direct::forward(context, &shape, x, w, bias, activation, y)?,
-        Choice::Channels
-            if direct::forward_channels(context, &shape, x, w, bias, activation, y)? => {}
-        Choice::Channels | Choice::Gemm => {
-            forward::run(context, &shape, x, w, bias, activation, y)?;
+        Choice::Product => forward::run(context, &shape, x, w, bias, activation, y)?,
+        Choice::Depthwise | Choice::Pixels | Choice::Channels => {
+            if !direct::forward(context, &shape, kind, x, w, bias, activation, y)? {
+                forward::run(context, &shape, x, w, bias, activation, y)?;
+            }
         }
     }
     Ok(())
@@ -198,11 +206,13 @@ pub(crate) fn run_backward<T: Element>(
             alpha: T::from_f64(options.dx_alpha),
             beta: T::from_f64(options.dx_beta),
         };
-        match choice {
-            Choice::Channels => direct::backward_data(context, &shape, &pass, dx, true)?,
-            _ if pass.needs_plain_loops() => pass.run_plain_loops(context, &shape, dx),
-            Choice::Direct => direct::backward_data(context, &shape, &pass, dx, false)?,
-            _ => pass.run(context, &shape, dx)?,
+        // The kernel with channels in the lanes skips taps that read no dy.
+        if choice != Choice::Channels && pass.needs_plain_loops() {
+            pass.run_plain_loops(context, &shape, dx);
+        } else if choice == Choice::Product {
+            pass.run(context, &shape, dx)?;
+        } else {
+            direct::backward_data(context, &shape, Kind::new(choice, &shape), &pass, dx)?;
         }
     }
     if gradients.dw.is_some() || gradients.db.is_some() {
@@ -223,53 +233,11 @@ pub(crate) fn run_backward<T: Element>(
             return Ok(());
         }
         match choice {
-            Choice::Direct => direct::backward_weights(context, &shape, &pass, dw, db)?,
+            Choice::Depthwise => direct::weights::run(context, &shape, &pass, dw, db)?,
             _ => pass.run(context, &shape, dw, db)?,
         }
     }
     Ok(())
-}
-
-/// One of the three passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    Forward,
-    BackwardData,
-    BackwardWeights,
-}
-
-/// How a pass is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Choice {
-    Reference,
-    /// Few outputs, or depthwise.
-    Direct,
-    /// Direct, with channels in the lanes.
-    Channels,
-    Gemm,
-}
-
-/// By the shape alone.
-fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
-    let direct = match pass {
-        Pass::Forward => direct::gathers(shape, shape.group_out, shape.group_in),
-        Pass::BackwardData => direct::gathers(shape, shape.group_in, shape.group_out),
-        Pass::BackwardWeights => direct::is_depthwise(shape),
-    };
-    let channels = match pass {
-        Pass::Forward => direct::has_channel_lanes(shape, shape.group_out, shape.group_in),
-        Pass::BackwardData => direct::has_channel_lanes(shape, shape.group_in, shape.group_out),
-        Pass::BackwardWeights => direct::filters::fits(shape) && !direct,
-    };
-    match shape.algorithm {
-        Algorithm::Auto | Algorithm::Gemm if channels => Ok(Choice::Channels),
-        Algorithm::Auto | Algorithm::Gemm if direct => Ok(Choice::Direct),
-        Algorithm::Auto | Algorithm::Gemm => Ok(Choice::Gemm),
-        Algorithm::Reference => Ok(Choice::Reference),
-        Algorithm::Winograd => Err(Error::Unsupported {
-            message: "algorithm WINOGRAD does not apply to this convolution".into(),
-        }),
-    }
 }
 
 fn check<T>(argument: &'static str, slice: &[T], expected: usize) -> Result<()> {

@@ -83,6 +83,15 @@ impl<T> Array<T> {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
+
+    /// Writes the first element.
+    ///
+    /// # Safety
+    /// The array has one, and the caller's pointer is good for writing it.
+    pub unsafe fn write(self, value: T) {
+        // SAFETY: not null and aligned; the rest is the caller's.
+        unsafe { self.start.write(value) };
+    }
 }
 
 /// The struct at `pointer`, copied.
@@ -101,8 +110,8 @@ pub(super) unsafe fn read<T: Copy>(argument: &'static str, pointer: *const T) ->
 /// The caller's pointer, where it is not NULL, is good for writing a T.
 pub(super) unsafe fn write<T>(argument: &'static str, pointer: *mut T, value: T) -> Result<()> {
     let array = Array::new(argument, pointer, 1)?;
-    // SAFETY: not null and aligned; the rest is the caller's.
-    unsafe { array.start.write(value) };
+    // SAFETY: one element, the caller's.
+    unsafe { array.write(value) };
     Ok(())
 }
 
@@ -118,10 +127,10 @@ pub(super) unsafe fn write_output_size(
     let height_place = Array::new("out_height", out_height, 1)?;
     let width_place = Array::new("out_width", out_width, 1)?;
     no_overlap(&[height_place.extent(), width_place.extent()], &[])?;
-    // SAFETY: not null and aligned; the rest is the caller's.
+    // SAFETY: one element each, the caller's.
     unsafe {
-        height_place.start.write(height);
-        width_place.start.write(width);
+        height_place.write(height);
+        width_place.write(width);
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Convolution.
 
+use std::ffi::c_char;
+
 use super::args::{Array, no_overlap, write_output_size};
 use super::context::context_or_default;
 use super::convert;
@@ -60,6 +62,42 @@ pub unsafe extern "C" fn cnnkern_conv2d_output_size(
         // SAFETY: the caller's promise.
         unsafe { write_output_size(params.output_size()?, out_height, out_width) }
     })
+}
+
+/// What a pass on f32 will do and need in this context, without doing it.
+///
+/// algorithm: the one that the pass takes, never CNNKERN_ALGORITHM_AUTO. scratch_bytes: scratch
+/// memory that the call takes from the context, at most; the context keeps it for later calls, which
+/// share it. reason: the way, and why, in words; a string that lives as long as the library. Each may
+/// be NULL where not wanted. context may be NULL.
+///
+/// Errors: NULL_POINTER; INVALID_ARGUMENT for params, pass, a misaligned pointer or an overlap;
+/// SIZE_OVERFLOW; OUT_OF_MEMORY; UNSUPPORTED for an algorithm that does not cover params.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cnnkern_conv2d_query_f32(
+    context: *mut cnnkern_context,
+    params: *const cnnkern_conv2d_params,
+    pass: cnnkern_pass,
+    algorithm: *mut cnnkern_algorithm,
+    scratch_bytes: *mut usize,
+    reason: *mut *const c_char,
+) -> cnnkern_status {
+    // SAFETY: the caller's promise.
+    unsafe { query::<f32>(context, params, pass, algorithm, scratch_bytes, reason) }
+}
+
+/// cnnkern_conv2d_query_f32() for a pass on f64.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cnnkern_conv2d_query_f64(
+    context: *mut cnnkern_context,
+    params: *const cnnkern_conv2d_params,
+    pass: cnnkern_pass,
+    algorithm: *mut cnnkern_algorithm,
+    scratch_bytes: *mut usize,
+    reason: *mut *const c_char,
+) -> cnnkern_status {
+    // SAFETY: the caller's promise.
+    unsafe { query::<f64>(context, params, pass, algorithm, scratch_bytes, reason) }
 }
 
 /// y = activation(conv(x, w) + bias), a cross-correlation as in the field.
@@ -148,6 +186,45 @@ pub unsafe extern "C" fn cnnkern_conv2d_backward_f64(
 ) -> cnnkern_status {
     // SAFETY: the caller's promise.
     unsafe { backward(context, params, x, w, dy, relu_output, options, dx, dw, db) }
+}
+
+unsafe fn query<T: Element>(
+    context: *mut cnnkern_context,
+    params: *const cnnkern_conv2d_params,
+    pass: cnnkern_pass,
+    algorithm: *mut cnnkern_algorithm,
+    scratch_bytes: *mut usize,
+    reason: *mut *const c_char,
+) -> cnnkern_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let context = unsafe { context_or_default(context)? };
+        // SAFETY: the caller's promise.
+        let params = unsafe { convert::conv2d_params(params)? };
+        let query = conv2d::query::<T>(context, &params, convert::pass(pass)?)?;
+        let algorithm = Array::optional("algorithm", algorithm, 1)?;
+        let scratch_bytes = Array::optional("scratch_bytes", scratch_bytes, 1)?;
+        let reason = Array::optional("reason", reason, 1)?;
+        let extents = [
+            algorithm.and_then(Array::extent),
+            scratch_bytes.and_then(Array::extent),
+            reason.and_then(Array::extent),
+        ];
+        no_overlap(&extents, &[])?;
+        // SAFETY: none overlaps another; the rest is the caller's promise.
+        unsafe {
+            if let Some(algorithm) = algorithm {
+                algorithm.write(convert::algorithm_constant(query.algorithm));
+            }
+            if let Some(scratch_bytes) = scratch_bytes {
+                scratch_bytes.write(query.scratch_bytes);
+            }
+            if let Some(reason) = reason {
+                reason.write(query.reason.as_ptr());
+            }
+        }
+        Ok(())
+    })
 }
 
 unsafe fn forward<T: Element>(

@@ -2,7 +2,7 @@
 
 use super::args;
 use super::types::*;
-use crate::conv2d::GradientOptions;
+use crate::conv2d::{GradientOptions, Pass};
 use crate::error::{Error, Result};
 use crate::gemm::Transpose;
 use crate::im2col::ColLayout;
@@ -52,6 +52,24 @@ fn padding(value: cnnkern_pool_padding) -> Result<PoolPadding> {
     meaning!("padding", value, {
         CNNKERN_POOL_PADDING_EXCLUDED => PoolPadding::Excluded,
         CNNKERN_POOL_PADDING_ZERO => PoolPadding::Zero,
+    })
+}
+
+/// The constant for the algorithm that a pass takes.
+pub(super) fn algorithm_constant(algorithm: Algorithm) -> cnnkern_algorithm {
+    match algorithm {
+        Algorithm::Auto => CNNKERN_ALGORITHM_AUTO,
+        Algorithm::Reference => CNNKERN_ALGORITHM_REFERENCE,
+        Algorithm::Gemm => CNNKERN_ALGORITHM_GEMM,
+        Algorithm::Winograd => CNNKERN_ALGORITHM_WINOGRAD,
+    }
+}
+
+pub(super) fn pass(value: cnnkern_pass) -> Result<Pass> {
+    meaning!("pass", value, {
+        CNNKERN_PASS_FORWARD => Pass::Forward,
+        CNNKERN_PASS_BACKWARD_DATA => Pass::BackwardData,
+        CNNKERN_PASS_BACKWARD_WEIGHTS => Pass::BackwardWeights,
     })
 }
 

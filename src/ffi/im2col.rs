@@ -102,7 +102,7 @@ unsafe fn im2col<T: Element>(
         let params = unsafe { convert::im2col_params(params)? };
         let col_layout = convert::col_layout(col_layout)?;
         let col_len = im2col::col_len::<T>(&params)?;
-        let x = Array::new("x", x, ConvShape::new(&params, size_of::<T>())?.input_len())?;
+        let x = Array::new("x", x, ConvShape::of_windows(&params, size_of::<T>())?.input_len())?;
         let col = Array::new("col", col, col_len)?;
         no_overlap(&[col.extent()], &[x.extent()])?;
         // SAFETY: col does not overlap x; the rest is the caller's promise.
@@ -125,7 +125,7 @@ unsafe fn col2im<T: Element>(
         let col_layout = convert::col_layout(col_layout)?;
         let col_len = im2col::col_len::<T>(&params)?;
         let col = Array::new("col", col, col_len)?;
-        let x = Array::new("x", x, ConvShape::new(&params, size_of::<T>())?.input_len())?;
+        let x = Array::new("x", x, ConvShape::of_windows(&params, size_of::<T>())?.input_len())?;
         no_overlap(&[x.extent()], &[col.extent()])?;
         // SAFETY: x does not overlap col; the rest is the caller's promise.
         unsafe { im2col::col2im(context, &params, col_layout, col.slice(), x.slice_mut()) }

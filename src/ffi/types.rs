@@ -102,6 +102,17 @@ pub const CNNKERN_ALGORITHM_GEMM: cnnkern_algorithm = 2;
 /// CNNKERN_STATUS_UNSUPPORTED where it does not apply.
 pub const CNNKERN_ALGORITHM_WINOGRAD: cnnkern_algorithm = 3;
 
+/// One of the three passes of a convolution: CNNKERN_PASS_FORWARD, _BACKWARD_DATA or
+/// _BACKWARD_WEIGHTS.
+pub type cnnkern_pass = i32;
+
+/// y
+pub const CNNKERN_PASS_FORWARD: cnnkern_pass = 0;
+/// dx
+pub const CNNKERN_PASS_BACKWARD_DATA: cnnkern_pass = 1;
+/// dw and db
+pub const CNNKERN_PASS_BACKWARD_WEIGHTS: cnnkern_pass = 2;
+
 /// What a convolution applies to its sums: CNNKERN_ACTIVATION_NONE or _RELU.
 pub type cnnkern_activation = i32;
 

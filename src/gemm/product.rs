@@ -6,7 +6,7 @@ use super::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use super::{GemmBatch, GemmParams, Transpose};
 use crate::context::Context;
 use crate::error::Result;
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, ScratchLen};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Level};
 
@@ -57,7 +57,7 @@ impl<T: Element> Product<'_, T> {
         let tile = TileShape::of::<T>(context.level());
         let row_len = m.min(SHARED_ROWS).next_multiple_of(tile.rows) * block;
         let column_len = n.min(SHARED_COLUMNS).next_multiple_of(tile.columns) * block;
-        let scratch = context.scratch::<T>(row_len + column_len, 0)?;
+        let scratch = context.scratch::<T>(ScratchLen::for_all(row_len + column_len))?;
         for matrix in 0..self.batch.count {
             for column in (0..n).step_by(SHARED_COLUMNS) {
                 for row in (0..m).step_by(SHARED_ROWS) {
@@ -81,7 +81,7 @@ impl<T: Element> Product<'_, T> {
         let column_panels = PanelShape::columns(tile);
         let row_len = row_panels.len(grid.task_rows, block_length(k));
         let column_len = column_panels.len(grid.task_columns, block_length(k));
-        let scratch = context.scratch::<T>(0, row_len + column_len)?;
+        let scratch = context.scratch::<T>(ScratchLen::for_each(row_len + column_len))?;
         context.run(grid.len() * self.batch.count, &|slot, index| {
             let [rows, columns] = grid.task(index % grid.len());
             let matrix = index / grid.len();

@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::phases::Phases;
 use crate::runs::{self, for_each_vector};
+use crate::scratch::ScratchLen;
 use crate::shape::{Axis, PoolShape};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, Level};
@@ -89,7 +90,7 @@ pub(super) fn run<T: Element, G: Gradient<T>>(
         }
         Path::Columns { planes } => {
             let tasks = Tasks::new(planes * rows, columns, work, 64);
-            let scratch = context.scratch::<T>(0, ring.scratch_len())?;
+            let scratch = context.scratch::<T>(ScratchLen::for_each(ring.scratch_len()))?;
             context.run(tasks.count(), &|slot, index| {
                 let (rows, columns) = tasks.part(index);
                 let (inputs, dx, memory) = (inputs(0), dx.at(0), scratch.slot(slot));
@@ -99,7 +100,8 @@ pub(super) fn run<T: Element, G: Gradient<T>>(
         }
         Path::Blocks { planes } => {
             let tasks = Tasks::new(planes.div_ceil(BLOCK), 1, (input + output) * BLOCK, 1);
-            let scratch = context.scratch::<T>(0, (input + 2 * output) * BLOCK)?;
+            let len = ScratchLen::for_each((input + 2 * output) * BLOCK);
+            let scratch = context.scratch::<T>(len)?;
             context.run(tasks.count(), &|slot, index| {
                 for first in tasks.part(index).0.map(|block| block * BLOCK) {
                     let planes = BLOCK.min(planes - first);

@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::phases::Phases;
 use crate::runs::{self, for_each_vector};
+use crate::scratch::ScratchLen;
 use crate::shape::{Axis, PoolShape};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, Level};
@@ -158,7 +159,7 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
         }
         Path::Columns { planes } => {
             let tasks = Tasks::new(planes * rows, columns, work, 64);
-            let scratch = context.scratch::<T>(0, ring.scratch_len())?;
+            let scratch = context.scratch::<T>(ScratchLen::for_each(ring.scratch_len()))?;
             context.run(tasks.count(), &|slot, index| {
                 let (rows, columns) = tasks.part(index);
                 let (x, results) = (x.as_ptr(), results(0));
@@ -169,7 +170,8 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
         }
         Path::Blocks { planes } => {
             let tasks = Tasks::new(planes.div_ceil(BLOCK), 1, (input + output) * BLOCK, 1);
-            let scratch = context.scratch::<T>(0, (input + 2 * output) * BLOCK)?;
+            let len = ScratchLen::for_each((input + 2 * output) * BLOCK);
+            let scratch = context.scratch::<T>(len)?;
             context.run(tasks.count(), &|slot, index| {
                 for first in tasks.part(index).0.map(|block| block * BLOCK) {
                     let planes = BLOCK.min(planes - first);

@@ -40,6 +40,8 @@ int main(void) {
   float y[4], dx[9], col[16], c[4] = {0, 0, 0, 0};
   double y64[4];
   int32_t argmax[4];
+  cnnkern_algorithm algorithm = CNNKERN_ALGORITHM_AUTO;
+  const char *reason = NULL;
   cnnkern_context *context = NULL;
   cnnkern_context_options options = {2, in_a_row, NULL};
   cnnkern_conv2d_params conv = cnnkern_conv2d_params_default(1, 1, 3, 3, 1, 2, 2);
@@ -61,6 +63,8 @@ int main(void) {
 
   CHECK_OK(cnnkern_conv2d_output_size(&conv, &out_height, &out_width));
   CHECK(out_height == 2 && out_width == 2);
+  CHECK_OK(cnnkern_conv2d_query_f32(context, &conv, CNNKERN_PASS_BACKWARD_DATA, &algorithm, &len, &reason));
+  CHECK(algorithm == CNNKERN_ALGORITHM_GEMM && len > 0 && strlen(reason) > 0);
   CHECK_OK(cnnkern_conv2d_forward_f32(context, &conv, x, w, NULL, CNNKERN_ACTIVATION_NONE, y));
   CHECK(y[0] == -4 && y[1] == -4 && y[2] == -4 && y[3] == -4);
   CHECK_OK(cnnkern_conv2d_forward_f32(NULL, &conv, x, w, NULL, CNNKERN_ACTIVATION_RELU, y));

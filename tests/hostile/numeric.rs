@@ -1,6 +1,6 @@
 //! Every numeric function, in the precision of the module around.
 
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 use std::ptr::{null, null_mut};
 
 use cnnkern::ffi::*;
@@ -122,6 +122,66 @@ fn conv2d_output_size() {
     ]);
 }
 
+struct Query {
+    context: *mut cnnkern_context,
+    params: *mut Conv,
+    pass: cnnkern_pass,
+    algorithm: *mut cnnkern_algorithm,
+    scratch_bytes: *mut usize,
+    reason: *mut *const c_char,
+}
+
+impl Call for Query {
+    fn new(memory: &mut Memory) -> Self {
+        Query {
+            context: null_mut(),
+            params: memory.slot_with(0, conv_params()),
+            pass: CNNKERN_PASS_BACKWARD_WEIGHTS,
+            algorithm: memory.slot(1),
+            scratch_bytes: memory.slot(2),
+            reason: memory.slot(3),
+        }
+    }
+
+    fn call(&self) -> cnnkern_status {
+        let Query { context, params, pass, algorithm, scratch_bytes, reason } = *self;
+        // SAFETY: pointers that are neither NULL nor misaligned point into the memory.
+        unsafe { conv2d_query(context, params, pass, algorithm, scratch_bytes, reason) }
+    }
+}
+
+impl Params<Conv> for Query {
+    fn params(&mut self) -> *mut Conv {
+        self.params
+    }
+}
+
+#[test]
+fn conv2d_query_() {
+    refuse_params::<Conv, Query>(WINDOWS);
+    refuse_params::<Conv, Query>(CONVOLUTIONS);
+    refuse_params::<Conv, Query>(BYTES);
+    refuse_params::<Conv, Query>(PRODUCTS);
+    refuse_params::<Conv, Query>(NO_WINOGRAD);
+    refuse::<Query>(&[
+        (|c| c.context = misaligned(c.reason.cast()), INVALID, &["context", "aligned"]),
+        (|c| c.params = null_mut(), NULL, &["params"]),
+        (|c| c.pass = 3, INVALID, &["pass", "3", "CNNKERN_PASS_BACKWARD_DATA"]),
+        (|c| c.pass = -1, INVALID, &["pass", "-1"]),
+        (|c| c.algorithm = misaligned(c.algorithm), INVALID, &["algorithm", "aligned"]),
+        (|c| c.scratch_bytes = misaligned(c.scratch_bytes), INVALID, &["scratch_bytes", "aligned"]),
+        (|c| c.reason = misaligned(c.reason), INVALID, &["reason", "aligned"]),
+        (|c| c.reason = c.scratch_bytes.cast(), INVALID, &["scratch_bytes", "reason", "overlap"]),
+    ]);
+    accept::<Query>(&[
+        |c| c.algorithm = null_mut(),
+        |c| c.scratch_bytes = null_mut(),
+        |c| c.reason = null_mut(),
+        // SAFETY: good parameters.
+        |c| unsafe { ((*c.params).batch, (*c.params).in_height) = (0, 1 << 40) },
+    ]);
+}
+
 struct Forward {
     context: *mut cnnkern_context,
     params: *mut Conv,
@@ -165,6 +225,13 @@ const BYTES: &[Case<Conv>] = &[(
     &["x", "1073741824", "2147483648", "PTRDIFF_MAX"],
 )];
 
+/// Tensors that can be counted, but whose products cannot.
+const PRODUCTS: &[Case<Conv>] = &[(
+    |p| (p.in_channels, p.out_channels, p.in_height, p.in_width) = (1 << 25, 1 << 24, 99, 99),
+    OVERFLOW,
+    &["too large", "99", "16777216", "134217728"],
+)];
+
 /// Winograd's transforms know no stride.
 const NO_WINOGRAD: &[Case<Conv>] = &[(
     |p| (p.stride_width, p.algorithm) = (2, CNNKERN_ALGORITHM_WINOGRAD),
@@ -177,6 +244,7 @@ fn conv2d_forward_() {
     refuse_params::<Conv, Forward>(WINDOWS);
     refuse_params::<Conv, Forward>(CONVOLUTIONS);
     refuse_params::<Conv, Forward>(BYTES);
+    refuse_params::<Conv, Forward>(PRODUCTS);
     refuse_params::<Conv, Forward>(NO_WINOGRAD);
     refuse::<Forward>(&[
         (|c| c.context = misaligned(c.y.cast()), INVALID, &["context", "aligned"]),
@@ -263,6 +331,7 @@ fn conv2d_backward_() {
     refuse_params::<Conv, Backward>(WINDOWS);
     refuse_params::<Conv, Backward>(CONVOLUTIONS);
     refuse_params::<Conv, Backward>(BYTES);
+    refuse_params::<Conv, Backward>(PRODUCTS);
     refuse_params::<Conv, Backward>(NO_WINOGRAD);
     refuse::<Backward>(&[
         (|c| c.params = null_mut(), NULL, &["params"]),

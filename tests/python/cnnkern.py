@@ -36,6 +36,10 @@ ALGORITHM_REFERENCE = 1
 ALGORITHM_GEMM = 2
 ALGORITHM_WINOGRAD = 3
 
+PASS_FORWARD = 0
+PASS_BACKWARD_DATA = 1
+PASS_BACKWARD_WEIGHTS = 2
+
 ACTIVATION_NONE = 0
 ACTIVATION_RELU = 1
 
@@ -155,6 +159,7 @@ for _suffix, _scalar in (("f32", c_float), ("f64", c_double)):
     _gemm = [_context, c_int32, c_int32, c_size_t, c_size_t, c_size_t,
              _scalar, _array, c_size_t, _array, c_size_t, _scalar, _array, c_size_t]
     for _name, _arguments in {
+        "conv2d_query": [*_conv, c_int32, *[_array] * 3],
         "conv2d_forward": [*_conv, _array, _array, _array, c_int32, _array],
         "conv2d_backward": [*_conv, *[_array] * 4, _options, *[_array] * 3],
         "im2col": [*_conv, c_int32, _array, _array],

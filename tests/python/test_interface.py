@@ -38,8 +38,8 @@ class Header(unittest.TestCase):
         self.assertGreater(len(ours), 20)
         self.assertEqual({name: constants.get(name) for name in ours}, ours)
         # The other way round: whatever kind of constant the binding has, it has all of.
-        kinds = ("STATUS_", "LAYOUT_", "FILTER_", "ALGORITHM_", "ACTIVATION_", "COL_",
-                 "POOL_PADDING_", "ARGMAX_")
+        kinds = ("STATUS_", "LAYOUT_", "FILTER_", "ALGORITHM_", "PASS_", "ACTIVATION_",
+                 "COL_", "POOL_PADDING_", "ARGMAX_")
         self.assertEqual(set(), {name for name in constants if name.startswith(kinds)} - set(ours))
 
     def test_structs(self):

@@ -414,7 +414,7 @@ unsafe fn load_apart<T: Element, S: Lanes<T>>(
 }
 
 /// Whether a band of `terms` channels of a pass over this convolution is small enough to be copied.
-pub(super) fn fits(shape: &ConvShape, terms: usize) -> bool {
+pub(in crate::conv2d) fn fits(shape: &ConvShape, terms: usize) -> bool {
     let reach = |axis: &Axis| (axis.kernel - 1) * axis.dilation + axis.stride;
     let width = shape.width.input + shape.width.pad_before + shape.width.pad_after;
     let width = width + TILE_LANES * shape.width.stride;

@@ -5,8 +5,9 @@
 //! taps. A block of filters passes over a strip of pixels, with a sum for each of them in memory,
 //! before the next one does, so that it stays in the first-level cache.
 
+use super::even_parts;
+use super::gather::Gather;
 use super::panels::PanelPlan;
-use super::{Gather, even_parts};
 use crate::conv2d::patches::Taps;
 use crate::gemm::pack::TileShape;
 use crate::runs::{self, for_each_vector};

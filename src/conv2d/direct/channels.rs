@@ -12,17 +12,19 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::band::copy_run;
+use super::band::{CopiedAxis, copy_run};
 use super::channel_panel::{Panel, STRIP_PIXELS, Source, sums_len};
+use super::gather::Gather;
 use super::panels::{PackPanel, PanelPlan};
-use super::{Gather, PHASES, even_parts};
+use super::{PHASES, even_parts};
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::blocking::{TASK_WORK, TASKS};
 use crate::gemm::pack::TileShape;
 use crate::phases::Phases;
+use crate::scratch::ScratchLen;
 use crate::shape::Axis;
-use crate::simd::{CACHE_LINE, Element, Kernel, Lanes};
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, Level};
 
 /// What a band of the source may take, beside a panel of filters in the second-level cache.
 const BAND_BYTES: usize = 192 * 1024;
@@ -67,11 +69,9 @@ impl Plan {
         let copy_len = match copies_source(passes) {
             false => 0,
             true => {
-                let rows = (0..bands).map(|band| {
-                    let first = band * band_rows;
-                    source_rows(passes, (first, first + band_rows)).len()
-                });
-                let pixels = rows.max().unwrap_or(0) * pass.columns.extent;
+                let rows = CopiedAxis::new(passes.iter().map(|pass| pass.rows));
+                let rows = rows.span(band_rows).min(pass.rows.extent);
+                let pixels = rows * pass.columns.extent;
                 copied_stride::<T>(pass, pixels) * pass.terms
             }
         };
@@ -84,6 +84,14 @@ impl Plan {
             parts: count.div_ceil(part_panels),
             copy_len,
             staged_width: if interleaves(passes) { most(|pass| pass.grid_width) } else { 0 },
+        }
+    }
+
+    /// A slot has a band's copy, the staged sums of a pair of passes, and a strip's sums.
+    fn scratch_len(&self, passes: usize, tile: TileShape) -> ScratchLen {
+        ScratchLen {
+            shared: passes * self.packed_len,
+            per_slot: self.copy_len + 2 * self.staged_strides()[0] + sums_len(tile),
         }
     }
 
@@ -150,6 +158,11 @@ fn source_rows<T>(passes: &[Gather<T>], rows: (usize, usize)) -> Range<usize> {
     first..end.max(first)
 }
 
+pub(super) fn scratch_len<T: Element>(level: Level, passes: &[Gather<T>]) -> ScratchLen {
+    let tile = TileShape::of::<T>(level);
+    Plan::new(passes, tile).scratch_len(passes.len(), tile)
+}
+
 /// Runs gathering passes from the same source to different places of the same rows; a band is copied
 /// once for all of them. False, and nothing written, when `finite` filters are asked for but some
 /// weight is not: a tap that is skipped would have made a NaN of it.
@@ -161,8 +174,7 @@ pub(super) fn gather<T: Element>(
     let level = context.level();
     let tile = TileShape::of::<T>(level);
     let plan = Plan::new(passes, tile);
-    let of_thread = plan.copy_len + 2 * plan.staged_strides()[0] + sums_len(tile);
-    let scratch = context.scratch::<T>(passes.len() * plan.packed_len, of_thread)?;
+    let scratch = context.scratch::<T>(plan.scratch_len(passes.len(), tile))?;
     let packed_at = |offset: usize| scratch.shared().wrapping_add(offset);
     let all_finite = AtomicBool::new(true);
     let Gather { batch, groups, .. } = passes[0];

@@ -1,7 +1,7 @@
 //! Depthwise, NCHW: one channel to one channel at stride 1, with kernels of the usual sizes unrolled
 //! and pixels read in place. Only the vectors at the edges of a row are masked.
 
-use super::Gather;
+use super::gather::Gather;
 use super::pixel_lanes::Place;
 use crate::conv2d::patches::Taps;
 use crate::simd::{Element, Lanes};

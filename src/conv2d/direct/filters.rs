@@ -14,9 +14,10 @@ use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASK_WORK, TASKS};
 use crate::gemm::kernel::MOST_COLUMNS;
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
-use crate::shape::{ConvShape, Layout};
+use crate::scratch::ScratchLen;
+use crate::shape::ConvShape;
 use crate::shared_mut::SharedMut;
-use crate::simd::{Element, Kernel, Lanes, TILE_LANES, TileKernel};
+use crate::simd::{Element, Kernel, Lanes, Level, TILE_LANES, TileKernel};
 
 /// Output and input channels of a task: its rows of x and dy stay in the second-level cache.
 const TASK_OUTPUTS: usize = 64;
@@ -86,6 +87,14 @@ impl Plan {
         }
     }
 
+    /// All parts' sums, and a block's panels of dy.
+    fn scratch_len(&self, shape: &ConvShape) -> ScratchLen {
+        ScratchLen {
+            shared: self.parts * self.part_len,
+            per_slot: self.outputs * self.block_rows * shape.out_width,
+        }
+    }
+
     /// Output channels of a panel, rounded up to whole vectors.
     #[inline(always)]
     fn lanes(&self, shape: &ConvShape, panel: usize) -> usize {
@@ -93,12 +102,8 @@ impl Plan {
     }
 }
 
-/// Whether the pass has output channels in the lanes.
-pub(in crate::conv2d) fn fits(shape: &ConvShape) -> bool {
-    /// From which on the lanes are filled well enough; in NHWC few fill them better than a matrix
-    /// product would, which packs patches.
-    const MANY_OUTPUTS: usize = 8;
-    shape.group_out >= MANY_OUTPUTS || shape.layout == Layout::Nhwc
+pub(in crate::conv2d) fn scratch_len<T: Element>(level: Level, shape: &ConvShape) -> ScratchLen {
+    Plan::new::<T>(shape, TileShape::of::<T>(level)).scratch_len(shape)
 }
 
 /// Runs the pass. False, and nothing written, when some dy may not be finite and there is padding:
@@ -113,8 +118,7 @@ pub(in crate::conv2d) fn run<T: Element>(
 ) -> Result<bool> {
     let level = context.level();
     let plan = Plan::new::<T>(shape, TileShape::of::<T>(level));
-    let gradient_len = plan.outputs * plan.block_rows * shape.out_width;
-    let scratch = context.scratch::<T>(plan.parts * plan.part_len, gradient_len)?;
+    let scratch = context.scratch::<T>(plan.scratch_len(shape))?;
     let sums_at = |offset: usize| scratch.shared().wrapping_add(offset);
     let output_chunks = shape.group_out.div_ceil(plan.outputs);
     let input_chunks = shape.group_in.div_ceil(plan.inputs);

@@ -17,7 +17,7 @@ const MOST_CHANNELS: usize = 128;
 const RING_LIMIT: usize = 1 << 20;
 
 /// Whether the ring of a pass over this convolution is small enough.
-pub(super) fn fits(shape: &ConvShape) -> bool {
+pub(in crate::conv2d) fn fits(shape: &ConvShape) -> bool {
     let reach = |axis: &Axis| (axis.kernel - 1) * axis.dilation + axis.stride;
     let width = shape.width.input + shape.width.pad_before + shape.width.pad_after;
     let rows = reach(&shape.height);

@@ -1,10 +1,12 @@
 //! Depthwise, NHWC with one output per channel: channels in the lanes, from a ring of copied rows.
 
+use super::gather::Gather;
 use super::nhwc_band::{NhwcBand, Source};
-use super::{Gather, PHASES, TASK_WORK};
+use super::{PHASES, TASK_WORK};
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
+use crate::scratch::ScratchLen;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
 /// Outputs that are computed together: sums enough to hide the latency of additions, and widths of
@@ -53,12 +55,20 @@ impl Plan {
             pass_stride: most(|pass| pass.rows.count * pass.columns.count) * filter_stride,
         }
     }
+
+    fn scratch_len(&self, passes: usize) -> ScratchLen {
+        ScratchLen { shared: passes * self.pass_stride, per_slot: self.band.len() }
+    }
+}
+
+pub(super) fn scratch_len<T: Element>(passes: &[Gather<T>]) -> ScratchLen {
+    Plan::new(passes).scratch_len(passes.len())
 }
 
 /// Runs gathering passes from the same source to different places of the same rows.
 pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Result<()> {
     let plan = Plan::new(passes);
-    let scratch = context.scratch::<T>(passes.len() * plan.pass_stride, plan.band.len())?;
+    let scratch = context.scratch::<T>(plan.scratch_len(passes.len()))?;
     for (number, pass) in passes.iter().enumerate() {
         // SAFETY: the scratch memory has the filters of every pass.
         unsafe { pack(pass, &plan, scratch.shared().add(number * plan.pass_stride)) };

@@ -2,9 +2,11 @@
 //! scratch memory, and in NHWC transposed, to all of its outputs.
 
 use super::band::Band;
-use super::{Gather, PHASES, TASK_WORK, depthwise, pixels};
+use super::gather::Gather;
+use super::{PHASES, TASK_WORK, depthwise, pixels};
 use crate::context::Context;
 use crate::error::Result;
+use crate::scratch::ScratchLen;
 use crate::simd::{Element, Kernel, Lanes};
 
 /// How some passes are cut, by the shape alone.
@@ -35,6 +37,17 @@ impl Plan {
             filters_len: pass.groups * most(pixels::filters_len),
         }
     }
+
+    fn scratch_len<T>(&self, passes: &[Gather<T>]) -> ScratchLen {
+        ScratchLen {
+            shared: passes.len() * self.filters_len,
+            per_slot: passes[0].terms * self.band.len(),
+        }
+    }
+}
+
+pub(super) fn scratch_len<T: Element>(passes: &[Gather<T>]) -> ScratchLen {
+    Plan::new(passes).scratch_len(passes)
 }
 
 /// Runs gathering passes from the same source to different places of the same rows. A band is copied
@@ -42,8 +55,7 @@ impl Plan {
 pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Result<()> {
     let plan = Plan::new(passes);
     let pass = &passes[0];
-    let scratch =
-        context.scratch::<T>(passes.len() * plan.filters_len, pass.terms * plan.band.len())?;
+    let scratch = context.scratch::<T>(plan.scratch_len(passes))?;
     let mut products = [pixels::Products::none(); PHASES];
     for (number, (pass, products)) in passes.iter().zip(&mut products).enumerate() {
         if depthwise::fits(pass) {

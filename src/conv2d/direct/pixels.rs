@@ -2,8 +2,9 @@
 //! and taps of a band.
 
 use super::band::Band;
+use super::even_parts;
+use super::gather::Gather;
 use super::pixel_lanes::Place;
-use super::{Gather, even_parts};
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::simd::{Element, Lanes, TILE_LANES};
 

@@ -12,6 +12,7 @@ use crate::conv2d::patches::Taps;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
 use crate::runs;
+use crate::scratch::ScratchLen;
 use crate::shape::{ConvShape, Layout};
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
@@ -22,6 +23,81 @@ const SHARED_TAPS: usize = 3;
 /// At least the vectors that `TILE_LANES` takes.
 const MOST_VECTORS: usize = 8;
 
+/// How the pass is cut, by the shape alone.
+struct Plan {
+    rows: Taps,
+    columns: Taps,
+    copies: Copies,
+    /// 0 when dw is not wanted.
+    taps: usize,
+    /// Elements of a part's sums: `[taps, out_channels]` of dw, then `[out_channels]` of db.
+    sums_of_part: usize,
+    /// Images, or rows of y over all images in NHWC.
+    units: usize,
+    units_of_part: usize,
+    parts: usize,
+    /// Channels of a task, but for the last, and tasks of a part.
+    channels: usize,
+    chunks: usize,
+}
+
+impl Plan {
+    fn new<T: Element>(shape: &ConvShape, with_dw: bool) -> Self {
+        let taps = if with_dw { shape.window() } else { 0 };
+        let sums_of_part = (taps + 1) * shape.out_channels;
+        let rows = Taps::forward(&shape.height);
+        let columns = Taps::forward(&shape.width);
+        let axes = std::iter::once((rows, columns));
+        let (copies, units, least_channels) = match shape.layout {
+            Layout::Nchw => {
+                let band = Band::new::<T>(axes, 1, [shape.out_height, shape.out_width]);
+                (Copies::Nchw(band), shape.batch, PLANES)
+            }
+            Layout::Nhwc => {
+                let band = NhwcBand::new::<T>(axes, shape.out_width, shape.out_channels);
+                (Copies::Nhwc(band), shape.batch * shape.out_height, band.channels)
+            }
+        };
+        // Where there are many channels, they are tasks enough.
+        let work = shape.batch * shape.out_height * shape.out_width * (taps + 1);
+        let chunks = shape.out_channels.div_ceil(least_channels);
+        let parts = parts_of_batch(units, sums_of_part * size_of::<T>());
+        let parts = parts.min(TASKS.div_ceil(chunks));
+        let parts = parts.min(work.saturating_mul(shape.out_channels).div_ceil(TASK_WORK)).max(1);
+        let units_of_part = units.div_ceil(parts);
+        let parts = units.div_ceil(units_of_part);
+        let channels = match copies {
+            Copies::Nchw(_) => (TASK_WORK / (work / parts).max(1)).max(1).next_multiple_of(PLANES),
+            Copies::Nhwc(band) => band.channels,
+        };
+        Plan {
+            rows,
+            columns,
+            copies,
+            taps,
+            sums_of_part,
+            units,
+            units_of_part,
+            parts,
+            channels,
+            chunks: shape.out_channels.div_ceil(channels),
+        }
+    }
+
+    /// All parts' sums, and a copy of x; in NHWC with the sums of a block.
+    fn scratch_len(&self) -> ScratchLen {
+        let per_slot = match &self.copies {
+            Copies::Nchw(band) => band.len(),
+            Copies::Nhwc(band) => (self.taps + 1) * band.channels + band.len(),
+        };
+        ScratchLen { shared: self.parts * self.sums_of_part, per_slot }
+    }
+}
+
+pub(in crate::conv2d) fn scratch_len<T: Element>(shape: &ConvShape, with_dw: bool) -> ScratchLen {
+    Plan::new::<T>(shape, with_dw).scratch_len()
+}
+
 pub(in crate::conv2d) fn run<T: Element>(
     context: &Context,
     shape: &ConvShape,
@@ -29,48 +105,20 @@ pub(in crate::conv2d) fn run<T: Element>(
     dw: Option<&mut [T]>,
     db: Option<&mut [T]>,
 ) -> Result<()> {
-    let taps = if dw.is_some() { shape.height.kernel * shape.width.kernel } else { 0 };
-    let sums_of_part = (taps + 1) * shape.out_channels;
-    let rows = Taps::forward(&shape.height);
-    let columns = Taps::forward(&shape.width);
-    let axes = std::iter::once((rows, columns));
-    let (copies, units, least_channels, copy_len) = match shape.layout {
-        Layout::Nchw => {
-            let band = Band::new::<T>(axes, 1, [shape.out_height, shape.out_width]);
-            (Copies::Nchw(band), shape.batch, PLANES, band.len())
-        }
-        Layout::Nhwc => {
-            let band = NhwcBand::new::<T>(axes, shape.out_width, shape.out_channels);
-            let len = (taps + 1) * band.channels + band.len();
-            (Copies::Nhwc(band), shape.batch * shape.out_height, band.channels, len)
-        }
-    };
-    // Where there are many channels, they are tasks enough.
-    let work = shape.batch * shape.out_height * shape.out_width * (taps + 1);
-    let chunks = shape.out_channels.div_ceil(least_channels);
-    let parts = parts_of_batch(units, sums_of_part * size_of::<T>());
-    let parts = parts.min(TASKS.div_ceil(chunks));
-    let parts = parts.min(work.saturating_mul(shape.out_channels).div_ceil(TASK_WORK)).max(1);
-    let units_of_part = units.div_ceil(parts);
-    let parts = units.div_ceil(units_of_part);
-    let channels = match copies {
-        Copies::Nchw(_) => (TASK_WORK / (work / parts).max(1)).max(1).next_multiple_of(PLANES),
-        Copies::Nhwc(band) => band.channels,
-    };
-    let chunks = shape.out_channels.div_ceil(channels);
-
-    let scratch = context.scratch::<T>(parts * sums_of_part, copy_len)?;
+    let plan = Plan::new::<T>(shape, dw.is_some());
+    let Plan { taps, sums_of_part, parts, chunks, channels, .. } = plan;
+    let scratch = context.scratch::<T>(plan.scratch_len())?;
     context.run(parts * chunks, &|slot, index| {
         let (part, chunk) = (index / chunks, index % chunks);
-        let channel = chunk * channels;
+        let (unit, channel) = (part * plan.units_of_part, chunk * channels);
         let kernel = SumPart {
             shape,
             pass,
             with_dw: taps > 0,
-            copies,
-            rows,
-            columns,
-            units: (part * units_of_part, units.min((part + 1) * units_of_part)),
+            copies: plan.copies,
+            rows: plan.rows,
+            columns: plan.columns,
+            units: (unit, plan.units.min(unit + plan.units_of_part)),
             channels: (channel, shape.out_channels.min(channel + channels)),
             // SAFETY: the part's sums.
             sums: unsafe { scratch.shared().add(part * sums_of_part) },

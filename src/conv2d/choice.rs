@@ -1,0 +1,126 @@
+//! The way in which a pass is computed, chosen by the shape alone: not by the threads, so that bits do
+//! not depend on them, and for y and dx not by the batch either.
+
+use std::ffi::CStr;
+
+use super::direct;
+use crate::error::{Error, Result};
+use crate::shape::{Algorithm, ConvShape, Layout};
+
+/// One of the three passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// y
+    Forward,
+    /// dx
+    BackwardData,
+    /// dw and db
+    BackwardWeights,
+}
+
+/// How a pass is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    Reference,
+    Depthwise,
+    Pixels,
+    Channels,
+    Product,
+}
+
+impl Choice {
+    pub fn algorithm(self) -> Algorithm {
+        match self {
+            Choice::Reference => Algorithm::Reference,
+            _ => Algorithm::Gemm,
+        }
+    }
+
+    /// In words.
+    pub fn reason(self) -> &'static CStr {
+        match self {
+            Choice::Reference => c"plain loops with sums in double, as asked for",
+            Choice::Depthwise => c"direct, a channel at a time: each group has one input channel",
+            Choice::Pixels => {
+                c"direct, pixels in the vector lanes: too few channels would fill them"
+            }
+            Choice::Channels => {
+                c"direct, channels in the vector lanes: enough of them fill the lanes, and no patch \
+                 is stored"
+            }
+            Choice::Product => {
+                c"a matrix product on packed patches: each is one pixel, or too few channels would fill \
+                 the lanes of a direct kernel"
+            }
+        }
+    }
+}
+
+/// A pass with at most this many outputs per group has pixels in the lanes: a matrix product's tile
+/// would have few rows, and packing its patches would take longer than multiplying them.
+const FEW_OUTPUTS: usize = 16;
+/// In NHWC so have those that would leave many lanes of a vector of channels empty.
+const FEW_NHWC_OUTPUTS: usize = 7;
+/// With at most this many terms, as in first layers, NCHW has pixels in the lanes whatever the number
+/// of outputs: transposing sums of few products would take longer than the products.
+const FEW_TERMS: usize = 4;
+/// Outputs from which on channels fill the lanes well enough, and products of one output from which
+/// on its tile is worth its transposition.
+const MANY_OUTPUTS: usize = 16;
+const MANY_PRODUCTS: usize = 24;
+/// The same for dw. In NHWC fewer fill the lanes better than a matrix product would, which packs
+/// patches.
+const MANY_DW_OUTPUTS: usize = 8;
+
+pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
+    match shape.algorithm {
+        Algorithm::Auto | Algorithm::Gemm => {}
+        Algorithm::Reference => return Ok(Choice::Reference),
+        Algorithm::Winograd => {
+            return Err(Error::Unsupported {
+                message: "algorithm WINOGRAD does not apply to this convolution".into(),
+            });
+        }
+    }
+    if is_depthwise(shape) {
+        return Ok(Choice::Depthwise);
+    }
+    let nhwc = shape.layout == Layout::Nhwc;
+    // Outputs of a group, and the channels that each of their sums runs over.
+    let (outputs, terms) = match pass {
+        Pass::Forward => (shape.group_out, shape.group_in),
+        Pass::BackwardData => (shape.group_in, shape.group_out),
+        Pass::BackwardWeights => {
+            let many = shape.group_out >= MANY_DW_OUTPUTS || nhwc;
+            return Ok(if many { Choice::Channels } else { Choice::Product });
+        }
+    };
+    let few = match nhwc {
+        false => outputs <= FEW_OUTPUTS || terms <= FEW_TERMS,
+        true => outputs <= FEW_NHWC_OUTPUTS && shape.window() > 1,
+    };
+    let pixels = few && direct::pixel_lanes_fit(shape, terms);
+    let fills_lanes = match nhwc {
+        false => outputs >= MANY_OUTPUTS && terms > FEW_TERMS,
+        true => !pixels,
+    };
+    let matrix = shape.window() == 1 && shape.height.stride == 1 && shape.width.stride == 1;
+    let long_sums = terms.saturating_mul(shape.window()) >= MANY_PRODUCTS;
+    Ok(if fills_lanes && long_sums && !matrix {
+        Choice::Channels
+    } else if pixels {
+        Choice::Pixels
+    } else {
+        Choice::Product
+    })
+}
+
+/// Whether depthwise kernels take all three passes: NHWC only with one output per group, since its
+/// lanes are channels of both tensors.
+fn is_depthwise(shape: &ConvShape) -> bool {
+    let fits = match shape.layout {
+        Layout::Nchw => direct::pixel_lanes_fit(shape, shape.group_out),
+        Layout::Nhwc => shape.group_out == 1 && direct::nhwc_depthwise_fits(shape),
+    };
+    shape.group_in == 1 && fits
+}

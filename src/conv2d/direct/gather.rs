@@ -1,0 +1,236 @@
+//! Forward and backward data as one kind of pass: both gather, over taps, from x or from dy.
+
+use crate::conv2d::backward_data::BackwardData;
+use crate::conv2d::forward::{input_strides, output_strides};
+use crate::conv2d::patches::Taps;
+use crate::runs;
+use crate::shape::{Activation, ConvShape};
+use crate::simd::{Element, Lanes};
+
+/// What a gathering pass computes: target = activation(alpha * sum + beta * target + bias), where
+/// the sum runs over the terms, the source channels of a group, and the taps.
+#[derive(Debug, Clone, Copy)]
+pub struct Gather<T> {
+    pub batch: usize,
+    pub groups: usize,
+    /// Target channels of a group.
+    pub outputs: usize,
+    /// Source channels of a group.
+    pub terms: usize,
+    pub source: *const T,
+    /// Masks the source; null for none.
+    pub relu_output: *const T,
+    /// Strides of the source along (image, channel, row, column).
+    pub source_strides: [usize; 4],
+    pub rows: Taps,
+    pub columns: Taps,
+    pub grid_height: usize,
+    pub grid_width: usize,
+    /// At the first tap of each axis.
+    pub filters: *const T,
+    pub filter_strides: FilterStrides,
+    pub target: *mut T,
+    /// Strides of the target along (image, channel, grid row, grid column).
+    pub target_strides: [usize; 4],
+    pub alpha: T,
+    pub beta: T,
+    /// Per target channel; null for none.
+    pub bias: *const T,
+    pub relu: bool,
+}
+
+/// Strides of the filters of a gathering pass.
+#[derive(Debug, Clone, Copy)]
+pub struct FilterStrides {
+    pub group: usize,
+    pub output: usize,
+    pub term: usize,
+    pub row_tap: usize,
+    pub column_tap: usize,
+}
+
+// SAFETY: tasks read the sources, and write disjoint parts of the target.
+unsafe impl<T: Sync> Sync for Gather<T> {}
+
+impl<T: Element> Gather<T> {
+    /// Multiply-adds of one row of one group.
+    pub fn row_work(&self) -> usize {
+        let products = self.outputs * self.terms * self.rows.count * self.columns.count;
+        (self.grid_width * products).max(1)
+    }
+
+    /// The source at an offset, and what masks it there, if anything does.
+    #[inline(always)]
+    pub fn source_at(&self, offset: usize) -> [*const T; 2] {
+        let relu_output = match self.relu_output.is_null() {
+            true => self.relu_output,
+            false => self.relu_output.wrapping_add(offset),
+        };
+        [self.source.wrapping_add(offset), relu_output]
+    }
+
+    /// Writes the results of `N` sums of the first `count` lanes, target channels that lie side by side,
+    /// `stride` apart from `target` on. `bias` is theirs; null for none.
+    ///
+    /// # Safety
+    /// The target has them, and nobody else uses them; the biases have the channels.
+    #[inline(always)]
+    pub unsafe fn write_vectors<S: Lanes<T>, const N: usize>(
+        &self,
+        simd: S,
+        sums: [S::Vector; N],
+        bias: *const T,
+        count: usize,
+        (target, stride): (*mut T, usize),
+    ) {
+        // SAFETY: the caller answers for the target and the biases.
+        unsafe {
+            let mut old = sums;
+            if self.adds() {
+                for (n, old) in old.iter_mut().enumerate() {
+                    *old = runs::load(simd, count, target.add(n * stride));
+                }
+            }
+            let bias = match bias.is_null() {
+                true => simd.splat(T::default()),
+                false => runs::load(simd, count, bias),
+            };
+            let values = self.results(simd, sums, old, bias);
+            for (n, value) in values.into_iter().enumerate() {
+                runs::store(simd, count, target.add(n * stride), value);
+            }
+        }
+    }
+
+    /// What becomes of a sum, given the target's value before (read where beta is not 0) and the bias
+    /// (where there is one).
+    #[inline(always)]
+    pub fn result<S: Lanes<T>>(
+        &self,
+        simd: S,
+        sum: S::Vector,
+        old: S::Vector,
+        bias: S::Vector,
+    ) -> S::Vector {
+        let [value] = self.results(simd, [sum], [old], bias);
+        value
+    }
+
+    /// The same for several sums of one target channel, or of a vector of them.
+    #[inline(always)]
+    pub fn results<S: Lanes<T>, const N: usize>(
+        &self,
+        simd: S,
+        sums: [S::Vector; N],
+        old: [S::Vector; N],
+        bias: S::Vector,
+    ) -> [S::Vector; N] {
+        let mut values = sums;
+        for value in &mut values {
+            *value = simd.mul(simd.splat(self.alpha), *value);
+        }
+        if self.adds() {
+            for (value, old) in values.iter_mut().zip(old) {
+                *value = simd.mul_add(simd.splat(self.beta), old, *value);
+            }
+        }
+        if !self.bias.is_null() {
+            for value in &mut values {
+                *value = simd.add(*value, bias);
+            }
+        }
+        if self.relu {
+            for value in &mut values {
+                *value = simd.relu(*value);
+            }
+        }
+        values
+    }
+
+    /// Whether the target's value before counts.
+    #[inline(always)]
+    pub fn adds(&self) -> bool {
+        self.beta != T::default()
+    }
+}
+
+/// The forward pass as a gathering one.
+pub fn forward<T: Element>(
+    shape: &ConvShape,
+    x: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    activation: Activation,
+    y: &mut [T],
+) -> Gather<T> {
+    let [w_out, w_in, w_row, w_column] = shape.filter_strides();
+    Gather {
+        batch: shape.batch,
+        groups: shape.groups,
+        outputs: shape.group_out,
+        terms: shape.group_in,
+        source: x.as_ptr(),
+        relu_output: std::ptr::null(),
+        source_strides: input_strides(shape),
+        rows: Taps::forward(&shape.height),
+        columns: Taps::forward(&shape.width),
+        grid_height: shape.out_height,
+        grid_width: shape.out_width,
+        filters: w.as_ptr(),
+        filter_strides: FilterStrides {
+            group: shape.group_out * w_out,
+            output: w_out,
+            term: w_in,
+            row_tap: w_row,
+            column_tap: w_column,
+        },
+        target: y.as_mut_ptr(),
+        target_strides: output_strides(shape),
+        alpha: T::from_f64(1.0),
+        beta: T::default(),
+        bias: bias.map_or(std::ptr::null(), <[T]>::as_ptr),
+        relu: activation == Activation::Relu,
+    }
+}
+
+/// The backward pass to the elements of dx at (`row`, `column`) plus multiples of the strides.
+pub fn backward_phase<T: Element>(
+    shape: &ConvShape,
+    pass: &BackwardData<'_, T>,
+    dx: *mut T,
+    [row, column]: [usize; 2],
+) -> Gather<T> {
+    let (height, width) = (&shape.height, &shape.width);
+    let [w_out, w_in, w_row, w_column] = shape.filter_strides();
+    let [dx_image, dx_channel, dx_row, dx_column] = input_strides(shape);
+    let rows = Taps::backward(height, row);
+    let columns = Taps::backward(width, column);
+    let first_tap = rows.first_kernel * w_row + columns.first_kernel * w_column;
+    Gather {
+        batch: shape.batch,
+        groups: shape.groups,
+        outputs: shape.group_in,
+        terms: shape.group_out,
+        source: pass.dy.as_ptr(),
+        relu_output: pass.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr),
+        source_strides: output_strides(shape),
+        rows,
+        columns,
+        grid_height: (height.input - row).div_ceil(height.stride),
+        grid_width: (width.input - column).div_ceil(width.stride),
+        filters: pass.w.as_ptr().wrapping_add(first_tap),
+        filter_strides: FilterStrides {
+            group: shape.group_out * w_out,
+            output: w_in,
+            term: w_out,
+            row_tap: rows.kernel_step * w_row,
+            column_tap: columns.kernel_step * w_column,
+        },
+        target: dx.wrapping_add(row * dx_row + column * dx_column),
+        target_strides: [dx_image, dx_channel, height.stride * dx_row, width.stride * dx_column],
+        alpha: pass.alpha,
+        beta: pass.beta,
+        bias: std::ptr::null(),
+        relu: false,
+    }
+}
