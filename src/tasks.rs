@@ -54,6 +54,18 @@ impl Tasks {
     }
 }
 
+/// Rows of many planes, `height` each, as (plane, rows of it).
+#[inline(always)]
+pub(crate) fn by_plane(
+    rows: Range<usize>,
+    height: usize,
+) -> impl Iterator<Item = (usize, Range<usize>)> {
+    (rows.start / height..rows.end.div_ceil(height)).map(move |plane| {
+        let first = plane * height;
+        (plane, rows.start.max(first) - first..rows.end.min(first + height) - first)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Argmax;
-use super::path::{self, BLOCK, Path, Transpose, by_plane, with_constants};
+use super::path::{self, BLOCK, Path, Transpose, with_constants};
 use super::place::Places;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::scratch::ScratchLen;
 use crate::shape::{Axis, PoolShape};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, Level};
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, by_plane};
 
 /// What a pooling's windows give to their cells.
 pub(super) trait Gradient<T: Element>: Copy + Sync {

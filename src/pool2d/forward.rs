@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::ArgmaxMut;
-use super::path::{self, BLOCK, Path, Transpose, by_plane, with_constants};
+use super::path::{self, BLOCK, Path, Transpose, with_constants};
 use super::place::{PlacesMut, SharedPlaces};
 use crate::context::Context;
 use crate::error::Result;
@@ -14,7 +14,7 @@ use crate::scratch::ScratchLen;
 use crate::shape::{Axis, PoolShape};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, Level};
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, by_plane};
 
 /// What a pooling makes of the cells of its windows.
 pub(super) trait Reduction<T: Element>: Copy + Sync {

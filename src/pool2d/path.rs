@@ -1,7 +1,5 @@
 //! Where the lanes of a pooling's vectors lie. No result depends on it.
 
-use std::ops::Range;
-
 use crate::runs;
 use crate::shape::{Axis, Layout, PoolShape};
 use crate::simd::{Element, Kernel, Lanes};
@@ -54,18 +52,6 @@ pub(super) fn input_plane(shape: &PoolShape) -> usize {
 /// Pixels of a plane of y.
 pub(super) fn output_plane(shape: &PoolShape) -> usize {
     shape.height.output * shape.width.output
-}
-
-/// Rows of many planes, `height` each, as (plane, rows of it).
-#[inline(always)]
-pub(super) fn by_plane(
-    rows: Range<usize>,
-    height: usize,
-) -> impl Iterator<Item = (usize, Range<usize>)> {
-    (rows.start / height..rows.end.div_ceil(height)).map(move |plane| {
-        let first = plane * height;
-        (plane, rows.start.max(first) - first..rows.end.min(first + height) - first)
-    })
 }
 
 /// An axis whose extents the compiler knows, for the loops of the common windows.

@@ -131,6 +131,12 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     for columns in EDGES {
         all.push(groups(3, pad([1, 1, 1, 1], new(2, 3, 17, columns, 3, 3, 3))));
         all.push(groups(2, pad([3, 1, 1, 4], new(3, 2, columns, 18, 2, 5, 5))));
+        // the same at stride 2, in pairs of rows and columns; the padding odd or even
+        let strided = |params| stride(2, 2, params);
+        all.push(groups(3, strided(pad([1, 1, 1, 1], new(2, 3, 37, columns, 3, 3, 3)))));
+        all.push(groups(3, strided(pad([0, 1, 2, 1], new(2, 3, 8, columns, 3, 3, 3)))));
+        all.push(groups(2, strided(pad([3, 2, 1, 4], new(3, 2, columns, 35, 2, 5, 5)))));
+        all.push(groups(2, strided(pad([2, 2, 4, 1], new(3, 2, columns, 18, 2, 5, 5)))));
     }
     all.push(groups(2, pad([0, 2, 5, 0], new(2, 2, 3, 1, 2, 3, 3))));
     // depthwise kernels that know their taps, with rows of some vectors and of less than one

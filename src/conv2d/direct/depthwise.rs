@@ -1,19 +1,21 @@
-//! Depthwise, NCHW: one channel to one channel at stride 1, with kernels of the usual sizes unrolled
-//! and pixels read in place. Only the vectors at the edges of a row are masked.
+//! Depthwise, NCHW: one channel to one channel at stride 1 or 2, with kernels of the usual sizes
+//! unrolled and pixels read in place. Only the vectors at the edges of a row are masked.
 
 use super::gather::Gather;
 use super::pixel_lanes::Place;
+use super::strip::Strip;
 use crate::conv2d::patches::Taps;
 use crate::simd::{Element, Lanes};
 
 /// Whether a pass is one of these.
 pub(super) fn fits<T>(pass: &Gather<T>) -> bool {
-    let steps = |taps: &Taps| taps.step == 1 && taps.offset_step.abs() == 1;
+    let steps = |taps: &Taps| taps.step == pass.rows.step && taps.offset_step.abs() == 1;
     let kernel = (pass.rows.count, pass.columns.count);
     let contiguous = pass.source_strides[3] == 1 && pass.target_strides[3] == 1;
     let one_to_one = pass.outputs == 1 && pass.terms == 1 && contiguous;
+    let unrolled = pass.rows.step <= 2 && (kernel == (3, 3) || kernel == (5, 5));
     let in_place = pass.relu_output.is_null() && steps(&pass.rows) && steps(&pass.columns);
-    one_to_one && in_place && (kernel == (3, 3) || kernel == (5, 5))
+    one_to_one && in_place && unrolled
 }
 
 /// Computes some rows of a pass.
@@ -24,15 +26,18 @@ pub(super) fn fits<T>(pass: &Gather<T>) -> bool {
 pub(super) unsafe fn gather<T: Element, S: Lanes<T>>(simd: S, pass: Gather<T>, place: Place) {
     // SAFETY: the caller answers for the place.
     unsafe {
-        match pass.rows.count {
-            3 => Channel::<T, 3>::new(pass, place).run(simd),
-            _ => Channel::<T, 5>::new(pass, place).run(simd),
+        match (pass.rows.count, pass.rows.step) {
+            (3, 1) => Channel::<T, 3, 1>::new(pass, place).run(simd),
+            (3, _) => Channel::<T, 3, 2>::new(pass, place).run(simd),
+            (_, 1) => Channel::<T, 5, 1>::new(pass, place).run(simd),
+            _ => Channel::<T, 5, 2>::new(pass, place).run(simd),
         }
     }
 }
 
-/// Some rows of one channel, with `K` x `K` taps in the order of the source's pixels.
-struct Channel<T, const K: usize> {
+/// Some rows of one channel, with `K` x `K` taps in the order of the source's pixels, outputs `STEP` of
+/// them apart.
+struct Channel<T, const K: usize, const STEP: usize> {
     pass: Gather<T>,
     place: Place,
     weights: [[T; K]; K],
@@ -44,52 +49,7 @@ struct Channel<T, const K: usize> {
     first_column: isize,
 }
 
-/// A vector of outputs in a row: which pixels of each column tap the source has.
-#[derive(Clone, Copy)]
-pub(super) struct Strip<M, const K: usize> {
-    pub column: usize,
-    pub count: usize,
-    /// Whether a mask leaves pixels out.
-    pub partial: [bool; K],
-    pub masks: [M; K],
-}
-
-impl<M: Copy, const K: usize> Strip<M, K> {
-    /// The vector from `column` on, of `width`; the first tap of output 0 is at `first_column` of the
-    /// source, which has `extent`.
-    #[inline(always)]
-    pub fn new<T: Element, S: Lanes<T, Mask = M>>(
-        simd: S,
-        column: usize,
-        width: usize,
-        first_column: isize,
-        extent: usize,
-    ) -> Self {
-        let count = S::LANES.min(width - column);
-        let mut partial = [false; K];
-        let mut masks = [simd.mask_between(0, count); K];
-        let first = column as isize + first_column;
-        let extent = extent as isize;
-        if first < 0 || first + (K + S::LANES - 1) as isize > extent || count < S::LANES {
-            for (c, (partial, mask)) in partial.iter_mut().zip(&mut masks).enumerate() {
-                let first = first + c as isize;
-                let begin = (-first).clamp(0, count as isize);
-                let end = (extent - first).clamp(begin, count as isize);
-                *partial = begin > 0 || end < S::LANES as isize;
-                *mask = simd.mask_between(begin as usize, end as usize);
-            }
-        }
-        Strip { column, count, partial, masks }
-    }
-
-    /// Whether all pixels of all taps are there.
-    #[inline(always)]
-    pub fn is_whole(&self) -> bool {
-        self.partial == [false; K]
-    }
-}
-
-impl<T: Element, const K: usize> Channel<T, K> {
+impl<T: Element, const K: usize, const STEP: usize> Channel<T, K, STEP> {
     /// # Safety
     /// The tensors have the place.
     #[inline(always)]
@@ -169,7 +129,7 @@ impl<T: Element, const K: usize> Channel<T, K> {
     unsafe fn sum<S: Lanes<T>, const V: usize, const EDGE: bool>(
         &self,
         simd: S,
-        strips: &[Strip<S::Mask, K>; V],
+        strips: &[Strip<S::Mask, K, STEP>; V],
     ) {
         let zero = simd.splat(T::default());
         let mut weights = [[zero; K]; K];
@@ -178,45 +138,52 @@ impl<T: Element, const K: usize> Channel<T, K> {
                 *weight = simd.splat(value);
             }
         }
-        // Of the rows that the source's row has a part in: the first one is the nearest to its end.
+        // Of the target's rows that a row of the source has a part in, oldest first: the youngest is at
+        // its first taps.
+        let ages = K.div_ceil(STEP);
         let mut sums = [[zero; V]; K];
-        for number in 0..self.place.rows + K - 1 {
-            let y = (self.place.row + number) as isize + self.first_row;
-            let outside = self.pass.rows.outside(y);
-            let row = self.source.wrapping_offset(y * self.pass.source_strides[2] as isize);
-            for (v, strip) in strips.iter().enumerate() {
-                for (c, &partial) in strip.partial.iter().enumerate() {
-                    let column = strip.column as isize + self.first_column + c as isize;
-                    let source = row.wrapping_offset(column);
-                    // SAFETY: the caller answers for the rows; what lies outside is not read.
-                    let pixels = unsafe {
-                        if outside {
-                            zero
-                        } else if EDGE && partial {
-                            simd.load_where(strip.masks[c], source)
-                        } else {
-                            simd.load(source)
+        let rows = (self.place.rows - 1) * STEP + K;
+        for first in (0..rows).step_by(STEP) {
+            for phase in 0..STEP {
+                let number = first + phase;
+                if phase > 0 && number >= rows {
+                    break;
+                }
+                let y = (self.place.row * STEP + number) as isize + self.first_row;
+                let outside = self.pass.rows.outside(y);
+                let row = self.source.wrapping_offset(y * self.pass.source_strides[2] as isize);
+                for (v, strip) in strips.iter().enumerate() {
+                    for tap in (0..K).step_by(STEP) {
+                        let pixels = match outside {
+                            true => [zero; STEP],
+                            // SAFETY: the caller answers for the rows; this one lies inside.
+                            false => unsafe { strip.pixels::<T, S, EDGE>(simd, row, tap) },
+                        };
+                        for (c, &pixels) in (tap..K).zip(&pixels) {
+                            for (age, sums) in sums.iter_mut().enumerate().take(ages) {
+                                let r = phase + (ages - 1 - age) * STEP;
+                                if r < K {
+                                    sums[v] = simd.mul_add(pixels, weights[r][c], sums[v]);
+                                }
+                            }
                         }
-                    };
-                    for (age, sums) in sums.iter_mut().enumerate() {
-                        sums[v] = simd.mul_add(pixels, weights[K - 1 - age][c], sums[v]);
+                    }
+                }
+                if phase == (K - 1) % STEP && number + 1 >= K {
+                    let row = self.place.row + (number + 1 - K) / STEP;
+                    for (sum, strip) in sums[0].into_iter().zip(strips) {
+                        // SAFETY: the caller answers for the target.
+                        unsafe {
+                            let target = self.target.add(row * self.pass.target_strides[2]);
+                            self.finish(simd, sum, strip.count, target.add(strip.column));
+                        }
                     }
                 }
             }
-            if number + 1 >= K {
-                let row = self.place.row + number + 1 - K;
-                for (sum, strip) in sums[0].into_iter().zip(strips) {
-                    // SAFETY: the caller answers for the target.
-                    unsafe {
-                        let target = self.target.add(row * self.pass.target_strides[2]);
-                        self.finish(simd, sum, strip.count, target.add(strip.column));
-                    }
-                }
-            }
-            for age in 1..K {
+            for age in 1..ages {
                 sums[age - 1] = sums[age];
             }
-            sums[K - 1] = [zero; V];
+            sums[ages - 1] = [zero; V];
         }
     }
 

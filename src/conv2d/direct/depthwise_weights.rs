@@ -1,7 +1,6 @@
-//! dw of a depthwise convolution at stride 1, NCHW: x is read in place, a plane at a time.
+//! dw of a depthwise convolution at stride 1 or 2, NCHW: x is read in place, a plane at a time.
 
-use super::depthwise::Strip;
-use super::weights::gradient;
+use super::strip::Strip;
 use crate::conv2d::patches::Taps;
 use crate::shape::{Axis, ConvShape};
 use crate::simd::{CACHE_LINE, Element, Lanes, TILE_LANES};
@@ -11,9 +10,11 @@ const ROWS: usize = 16;
 
 /// Whether a convolution is one of these.
 pub(super) fn fits(shape: &ConvShape) -> bool {
-    let steps = |axis: &Axis| axis.stride == 1 && axis.dilation == 1;
+    let stride = shape.height.stride;
+    let dense = |axis: &Axis| axis.stride == stride && axis.dilation == 1;
     let kernel = (shape.height.kernel, shape.width.kernel);
-    steps(&shape.height) && steps(&shape.width) && (kernel == (3, 3) || kernel == (5, 5))
+    let unrolled = stride <= 2 && (kernel == (3, 3) || kernel == (5, 5));
+    dense(&shape.height) && dense(&shape.width) && unrolled
 }
 
 /// One channel of one image.
@@ -43,12 +44,18 @@ impl<T: Element> Plane<T> {
     pub unsafe fn add<S: Lanes<T>>(&self, simd: S, totals: &mut [T]) {
         // SAFETY: the caller answers for the plane.
         unsafe {
-            match self.rows.count {
-                3 => self.add_taps::<S, 3, 3>(simd, 0, totals),
+            match (self.rows.count, self.rows.step) {
+                (3, 1) => self.add_taps::<S, 3, 3, 1>(simd, 0, totals),
+                (3, _) => self.add_taps::<S, 3, 3, 2>(simd, 0, totals),
+                (_, 1) => {
+                    self.add_taps::<S, 5, 2, 1>(simd, 0, totals);
+                    self.add_taps::<S, 5, 2, 1>(simd, 2, totals);
+                    self.add_taps::<S, 5, 1, 1>(simd, 4, totals);
+                }
                 _ => {
-                    self.add_taps::<S, 5, 2>(simd, 0, totals);
-                    self.add_taps::<S, 5, 2>(simd, 2, totals);
-                    self.add_taps::<S, 5, 1>(simd, 4, totals);
+                    self.add_taps::<S, 5, 2, 2>(simd, 0, totals);
+                    self.add_taps::<S, 5, 2, 2>(simd, 2, totals);
+                    self.add_taps::<S, 5, 1, 2>(simd, 4, totals);
                 }
             }
         }
@@ -59,7 +66,7 @@ impl<T: Element> Plane<T> {
     /// # Safety
     /// The pointers have the plane.
     #[inline(always)]
-    unsafe fn add_taps<S: Lanes<T>, const K: usize, const N: usize>(
+    unsafe fn add_taps<S: Lanes<T>, const K: usize, const N: usize, const STEP: usize>(
         &self,
         simd: S,
         row_tap: usize,
@@ -70,7 +77,8 @@ impl<T: Element> Plane<T> {
             let rows = (row, ROWS.min(self.height - row));
             for column in (0..self.width).step_by(S::LANES) {
                 let extent = self.columns.extent;
-                let strip = Strip::new(simd, column, self.width, first_column, extent);
+                let strip: Strip<_, K, STEP> =
+                    Strip::new(simd, column, self.width, first_column, extent);
                 if row_tap == 0 {
                     let first = row * self.width + column * rows.1;
                     for place in
@@ -83,8 +91,8 @@ impl<T: Element> Plane<T> {
                 // SAFETY: the caller answers for the plane.
                 let (sums, sum_of_dy) = unsafe {
                     match strip.is_whole() {
-                        true => self.sum::<S, K, N, false>(simd, rows, row_tap, &strip),
-                        false => self.sum::<S, K, N, true>(simd, rows, row_tap, &strip),
+                        true => self.sum::<S, K, N, STEP, false>(simd, rows, row_tap, &strip),
+                        false => self.sum::<S, K, N, STEP, true>(simd, rows, row_tap, &strip),
                     }
                 };
                 let mut add = |tap: usize, sum: S::Vector| {
@@ -105,65 +113,104 @@ impl<T: Element> Plane<T> {
         }
     }
 
-    /// The sums of some rows of a vector, by tap and of dy; `EDGE` where some of their pixels lie in the padding.
-    /// Padding counts as zeros.
+    /// The sums of some rows of a vector, by tap and of dy; `EDGE` where some of their pixels lie in the
+    /// padding, which counts as zeros.
     ///
     /// # Safety
     /// The pointers have the plane.
     #[inline(always)]
-    unsafe fn sum<S: Lanes<T>, const K: usize, const N: usize, const EDGE: bool>(
+    unsafe fn sum<
+        S: Lanes<T>,
+        const K: usize,
+        const N: usize,
+        const STEP: usize,
+        const EDGE: bool,
+    >(
         &self,
         simd: S,
         (first, rows): (usize, usize),
         row_tap: usize,
-        strip: &Strip<S::Mask, K>,
+        strip: &Strip<S::Mask, K, STEP>,
     ) -> ([[S::Vector; K]; N], S::Vector) {
         let zero = simd.splat(T::default());
         let mut sums = [[zero; K]; N];
         let mut sum_of_dy = zero;
-        // The rows of dy that meet a row of x, by tap.
+        // The rows of dy that meet a row of x, youngest first: it is at its first taps.
+        let ages = N.div_ceil(STEP);
         let mut gradients = [zero; N];
-        for number in 0..rows + N - 1 {
-            for n in (1..N).rev() {
-                gradients[n] = gradients[n - 1];
+        // Of x; the youngest row of dy meets `STEP` of them.
+        let rows_of_x = (rows - 1) * STEP + N;
+        for number in (0..rows_of_x).step_by(STEP) {
+            let young = number / STEP;
+            let whole = young + 1 >= ages && young < rows;
+            for age in (1..ages).rev() {
+                gradients[age] = gradients[age - 1];
             }
-            if number < rows {
-                let place = (first + number) * self.width + strip.column;
+            gradients[0] = zero;
+            if young < rows {
+                let place = (first + young) * self.width + strip.column;
                 // SAFETY: the caller answers for dy.
-                gradients[0] =
-                    unsafe { gradient(simd, self.dy, self.relu_output, place, strip.count) };
+                gradients[0] = unsafe { self.gradient::<S, EDGE, K, STEP>(simd, strip, place) };
                 sum_of_dy = simd.add(sum_of_dy, gradients[0]);
             }
-            let y = self.rows.source(first + number, row_tap);
-            let outside = self.rows.outside(y);
-            let row = self.x.wrapping_offset(y * self.columns.extent as isize);
-            // Whether all of the gradients are there.
-            let whole = number + 1 >= N && number < rows;
-            for c in 0..K {
-                let x = row.wrapping_offset(self.columns.source(strip.column, c));
-                // SAFETY: the caller answers for x; what lies outside is not read.
-                let pixels = unsafe {
-                    if outside {
-                        zero
-                    } else if EDGE && strip.partial[c] {
-                        simd.load_where(strip.masks[c], x)
-                    } else {
-                        simd.load(x)
-                    }
-                };
-                if whole {
-                    for (sums, &gradient) in sums.iter_mut().zip(&gradients) {
-                        sums[c] = simd.mul_add(gradient, pixels, sums[c]);
-                    }
-                    continue;
+            for phase in 0..STEP {
+                if phase > 0 && number + phase >= rows_of_x {
+                    break;
                 }
-                for (n, (sums, &gradient)) in sums.iter_mut().zip(&gradients).enumerate() {
-                    if n <= number && number - n < rows {
-                        sums[c] = simd.mul_add(gradient, pixels, sums[c]);
+                let y = self.rows.source(first, row_tap) + (number + phase) as isize;
+                let outside = self.rows.outside(y);
+                let row = self.x.wrapping_offset(y * self.columns.extent as isize);
+                for tap in (0..K).step_by(STEP) {
+                    let pixels = match outside {
+                        true => [zero; STEP],
+                        // SAFETY: the caller answers for x, which has the row.
+                        false => unsafe { strip.pixels::<T, S, EDGE>(simd, row, tap) },
+                    };
+                    for (c, &pixels) in (tap..K).zip(&pixels) {
+                        let mut add = |n: usize, gradient: S::Vector| {
+                            sums[n][c] = simd.mul_add(gradient, pixels, sums[n][c]);
+                        };
+                        if whole {
+                            for (n, &gradient) in (phase..N).step_by(STEP).zip(&gradients) {
+                                add(n, gradient);
+                            }
+                            continue;
+                        }
+                        for (age, &gradient) in gradients.iter().enumerate() {
+                            let n = phase + age * STEP;
+                            // An infinity of x must not meet the zero of a row that is not there.
+                            if n < N && age <= young && young - age < rows {
+                                add(n, gradient);
+                            }
+                        }
                     }
                 }
             }
         }
         (sums, sum_of_dy)
+    }
+
+    /// A vector of dy, masked by the ReLU's output if there is one.
+    ///
+    /// # Safety
+    /// The pointers have it.
+    #[inline(always)]
+    unsafe fn gradient<S: Lanes<T>, const EDGE: bool, const K: usize, const STEP: usize>(
+        &self,
+        simd: S,
+        strip: &Strip<S::Mask, K, STEP>,
+        place: usize,
+    ) -> S::Vector {
+        let load = |from: *const T| match EDGE {
+            // SAFETY: the caller answers for the lanes.
+            true => unsafe { simd.load_where(strip.mask, from) },
+            // SAFETY: as above: a whole vector.
+            false => unsafe { simd.load(from) },
+        };
+        let dy = load(self.dy.wrapping_add(place));
+        match self.relu_output.is_null() {
+            true => dy,
+            false => simd.relu_gradient(load(self.relu_output.wrapping_add(place)), dy),
+        }
     }
 }

@@ -9,6 +9,7 @@ mod band;
 mod channel_panel;
 mod channels;
 mod depthwise;
+mod depthwise_phases;
 mod depthwise_weights;
 pub(super) mod filters;
 mod gather;
@@ -18,6 +19,7 @@ mod nhwc_weights;
 mod panels;
 mod pixel_lanes;
 mod pixels;
+mod strip;
 pub(super) mod weights;
 
 use super::backward_data::BackwardData;
@@ -119,6 +121,10 @@ pub(super) fn backward_data<T: Element>(
     pass: &BackwardData<'_, T>,
     dx: &mut [T],
 ) -> Result<()> {
+    if kind.choice == Choice::Depthwise && depthwise_phases::fits(shape) {
+        depthwise_phases::run(context, shape, pass, dx);
+        return Ok(());
+    }
     for_phases(shape, pass, dx, |phases| kind.gather(context, phases, false).map(drop))
 }
 
@@ -129,6 +135,9 @@ pub(super) fn backward_data_scratch<T: Element>(
     kind: Kind,
 ) -> Result<ScratchLen> {
     let mut most = ScratchLen::default();
+    if kind.choice == Choice::Depthwise && depthwise_phases::fits(shape) {
+        return Ok(most);
+    }
     for_phases(shape, &BackwardData::<T>::of_nothing(), &mut [], |phases| {
         most = most.max(kind.scratch_len(level, phases));
         Ok(())

@@ -1,6 +1,8 @@
 //! dw and db. As for the dense pass, the batch is cut into parts by the shape alone, and the parts'
 //! sums are added up in their order.
 
+use std::array;
+
 use super::band::Band;
 use super::depthwise_weights::{self, Plane};
 use super::nhwc_band::NhwcBand;
@@ -187,15 +189,17 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
         let (first, end) = self.channels;
         match &self.copies {
             Copies::Nchw(band) => {
-                let mut totals = [T::default(); (DEPTH_BLOCK + 1) * TILE_LANES];
-                let totals = &mut totals[..(self.taps() + 1) * TILE_LANES];
+                let mut totals = [[T::default(); TILE_LANES]; DEPTH_BLOCK + 1];
+                let totals = &mut totals[..self.taps() + 1];
                 for channel in first..end {
-                    totals.fill(T::default());
+                    totals.fill([T::default(); TILE_LANES]);
                     for image in self.units.0..self.units.1 {
                         // SAFETY: the tensors have the image and the channel.
-                        unsafe { self.plane(simd, band, image, channel, totals) };
+                        unsafe {
+                            self.plane(simd, band, image, channel, totals.as_flattened_mut())
+                        };
                     }
-                    for (tap, lanes) in totals.chunks_exact_mut(TILE_LANES).enumerate() {
+                    for (tap, lanes) in totals.iter().enumerate() {
                         // SAFETY: this task's sum.
                         unsafe { *self.sum(tap, channel) = sum_of_lanes(lanes) };
                     }
@@ -412,15 +416,12 @@ fn add<T: Element, S: Lanes<T>>(simd: S, total: &mut [T], sum: [S::Vector; MOST_
     }
 }
 
-/// In the same order whatever the vectors' width.
+/// In the same order whatever the vectors' width: the halves, their halves and so on. (Not in place:
+/// loads that overlap stores just made would wait for them.)
 #[inline(always)]
-fn sum_of_lanes<T: Element>(lanes: &mut [T]) -> T {
-    let mut half = lanes.len() / 2;
-    while half > 0 {
-        for lane in 0..half {
-            lanes[lane] = lanes[lane] + lanes[lane + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+fn sum_of_lanes<T: Element>(lanes: &[T; TILE_LANES]) -> T {
+    let eight: [T; TILE_LANES / 2] = array::from_fn(|lane| lanes[lane] + lanes[lane + 8]);
+    let four: [T; TILE_LANES / 4] = array::from_fn(|lane| eight[lane] + eight[lane + 4]);
+    let two = [four[0] + four[2], four[1] + four[3]];
+    two[0] + two[1]
 }
