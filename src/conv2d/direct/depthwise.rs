@@ -14,8 +14,7 @@ pub(super) fn fits<T>(pass: &Gather<T>) -> bool {
     let contiguous = pass.source_strides[3] == 1 && pass.target_strides[3] == 1;
     let one_to_one = pass.outputs == 1 && pass.terms == 1 && contiguous;
     let unrolled = pass.rows.step <= 2 && (kernel == (3, 3) || kernel == (5, 5));
-    let in_place = pass.relu_output.is_null() && steps(&pass.rows) && steps(&pass.columns);
-    one_to_one && in_place && unrolled
+    one_to_one && unrolled && steps(&pass.rows) && steps(&pass.columns)
 }
 
 /// Computes some rows of a pass.
@@ -26,11 +25,14 @@ pub(super) fn fits<T>(pass: &Gather<T>) -> bool {
 pub(super) unsafe fn gather<T: Element, S: Lanes<T>>(simd: S, pass: Gather<T>, place: Place) {
     // SAFETY: the caller answers for the place.
     unsafe {
-        match (pass.rows.count, pass.rows.step) {
-            (3, 1) => Channel::<T, 3, 1>::new(pass, place).run(simd),
-            (3, _) => Channel::<T, 3, 2>::new(pass, place).run(simd),
-            (_, 1) => Channel::<T, 5, 1>::new(pass, place).run(simd),
-            _ => Channel::<T, 5, 2>::new(pass, place).run(simd),
+        // What a ReLU's output masks is dy, a step of 1.
+        match (pass.rows.count, pass.rows.step, pass.relu_output.is_null()) {
+            (3, 1, true) => Channel::<T, 3, 1>::new(pass, place).run::<S, false>(simd),
+            (3, 1, false) => Channel::<T, 3, 1>::new(pass, place).run::<S, true>(simd),
+            (3, ..) => Channel::<T, 3, 2>::new(pass, place).run::<S, false>(simd),
+            (_, 1, true) => Channel::<T, 5, 1>::new(pass, place).run::<S, false>(simd),
+            (_, 1, false) => Channel::<T, 5, 1>::new(pass, place).run::<S, true>(simd),
+            _ => Channel::<T, 5, 2>::new(pass, place).run::<S, false>(simd),
         }
     }
 }
@@ -42,7 +44,8 @@ struct Channel<T, const K: usize, const STEP: usize> {
     place: Place,
     weights: [[T; K]; K],
     bias: T,
-    source: *const T,
+    /// And what masks it, if anything does.
+    source: [*const T; 2],
     target: *mut T,
     /// The first tap's row and column for the first output.
     first_row: isize,
@@ -78,9 +81,8 @@ impl<T: Element, const K: usize, const STEP: usize> Channel<T, K, STEP> {
                 // SAFETY: the biases have the group's channel.
                 false => unsafe { *pass.bias.add(place.group) },
             },
-            // SAFETY: the source and the target have the channel.
-            source: unsafe { pass.source.add(offset(pass.source_strides)) },
-            // SAFETY: as above.
+            source: pass.source_at(offset(pass.source_strides)),
+            // SAFETY: the target has the channel.
             target: unsafe { pass.target.add(offset(pass.target_strides)) },
             first_row: least(rows),
             first_column: least(columns),
@@ -92,7 +94,7 @@ impl<T: Element, const K: usize, const STEP: usize> Channel<T, K, STEP> {
     /// # Safety
     /// The tensors have the place, and nobody else uses it in the target.
     #[inline(always)]
-    unsafe fn run<S: Lanes<T>>(&self, simd: S) {
+    unsafe fn run<S: Lanes<T>, const MASKED: bool>(&self, simd: S) {
         let width = self.pass.grid_width;
         // Where nothing is added to the target, the last vector may overlap the one before.
         let last = match self.pass.adds() {
@@ -109,24 +111,24 @@ impl<T: Element, const K: usize, const STEP: usize> Channel<T, K, STEP> {
             while column + S::LANES < width {
                 let strips = [strip(column), strip(column + S::LANES)];
                 match strips.iter().all(Strip::is_whole) {
-                    true => self.sum::<S, 2, false>(simd, &strips),
-                    false => self.sum::<S, 2, true>(simd, &strips),
+                    true => self.sum::<S, 2, false, MASKED>(simd, &strips),
+                    false => self.sum::<S, 2, true, MASKED>(simd, &strips),
                 }
                 column += 2 * S::LANES;
             }
             if column < width {
-                self.sum::<S, 1, true>(simd, &[strip(column)]);
+                self.sum::<S, 1, true, MASKED>(simd, &[strip(column)]);
             }
         }
     }
 
-    /// Sums and writes all rows of some vectors; `EDGE` where some of their pixels lie in the padding.
-    /// Padding counts as zeros.
+    /// Sums and writes all rows of some vectors; `EDGE` where some of their pixels lie in the padding,
+    /// which counts as zeros, and `MASKED` where a ReLU's output masks them.
     ///
     /// # Safety
     /// The tensors have the rows.
     #[inline(always)]
-    unsafe fn sum<S: Lanes<T>, const V: usize, const EDGE: bool>(
+    unsafe fn sum<S: Lanes<T>, const V: usize, const EDGE: bool, const MASKED: bool>(
         &self,
         simd: S,
         strips: &[Strip<S::Mask, K, STEP>; V],
@@ -151,13 +153,14 @@ impl<T: Element, const K: usize, const STEP: usize> Channel<T, K, STEP> {
                 }
                 let y = (self.place.row * STEP + number) as isize + self.first_row;
                 let outside = self.pass.rows.outside(y);
-                let row = self.source.wrapping_offset(y * self.pass.source_strides[2] as isize);
+                let offset = y * self.pass.source_strides[2] as isize;
+                let rows = self.source.map(|start| start.wrapping_offset(offset));
                 for (v, strip) in strips.iter().enumerate() {
                     for tap in (0..K).step_by(STEP) {
                         let pixels = match outside {
                             true => [zero; STEP],
                             // SAFETY: the caller answers for the rows; this one lies inside.
-                            false => unsafe { strip.pixels::<T, S, EDGE>(simd, row, tap) },
+                            false => unsafe { strip.pixels::<T, S, EDGE, MASKED>(simd, rows, tap) },
                         };
                         for (c, &pixels) in (tap..K).zip(&pixels) {
                             for (age, sums) in sums.iter_mut().enumerate().take(ages) {

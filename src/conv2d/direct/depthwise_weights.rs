@@ -164,7 +164,7 @@ impl<T: Element> Plane<T> {
                     let pixels = match outside {
                         true => [zero; STEP],
                         // SAFETY: the caller answers for x, which has the row.
-                        false => unsafe { strip.pixels::<T, S, EDGE>(simd, row, tap) },
+                        false => unsafe { strip.pixels::<T, S, EDGE, false>(simd, [row; 2], tap) },
                     };
                     for (c, &pixels) in (tap..K).zip(&pixels) {
                         let mut add = |n: usize, gradient: S::Vector| {

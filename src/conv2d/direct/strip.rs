@@ -73,27 +73,36 @@ impl<M: Copy, const K: usize, const STEP: usize> Strip<M, K, STEP> {
     }
 
     /// The pixels of the `STEP` taps from `tap` on, a multiple of `STEP`; `EDGE` where some may lie in
-    /// the padding. (Of a tap behind the last they have no meaning.)
+    /// the padding, `MASKED` where a ReLU's output masks them. (Of a tap behind the last they have no
+    /// meaning.)
     ///
     /// # Safety
-    /// `row` is the source's first pixel in a row that it has.
+    /// `row` is the first pixel in a row of the source, and of what masks it.
     #[inline(always)]
-    pub unsafe fn pixels<T: Element, S: Lanes<T, Mask = M>, const EDGE: bool>(
+    pub unsafe fn pixels<
+        T: Element,
+        S: Lanes<T, Mask = M>,
+        const EDGE: bool,
+        const MASKED: bool,
+    >(
         &self,
         simd: S,
-        row: *const T,
+        [row, relu_output]: [*const T; 2],
         tap: usize,
     ) -> [S::Vector; STEP] {
         let mut pixels = [simd.splat(T::default()); STEP];
         for (number, pixels) in pixels.iter_mut().enumerate() {
             let load = tap + number;
-            let start = row.wrapping_offset(self.first + Self::offset::<T, S>(load));
-            // SAFETY: the row has what the mask leaves, or all of the vector.
-            *pixels = unsafe {
-                match EDGE && self.partial[load] {
-                    true => simd.load_where(self.masks[load], start),
-                    false => simd.load(start),
-                }
+            let start = self.first + Self::offset::<T, S>(load);
+            let vector = |row: *const T| match EDGE && self.partial[load] {
+                // SAFETY: the row has what the mask leaves.
+                true => unsafe { simd.load_where(self.masks[load], row.wrapping_offset(start)) },
+                // SAFETY: the row has all of the vector.
+                false => unsafe { simd.load(row.wrapping_offset(start)) },
+            };
+            *pixels = match MASKED {
+                true => simd.relu_gradient(vector(relu_output), vector(row)),
+                false => vector(row),
             };
         }
         if STEP == 2 {
