@@ -9,8 +9,9 @@ use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::shape::{Axis, ConvShape};
 use crate::simd::{CACHE_LINE, Element, Lanes, TILE_LANES};
 
-/// What the ring should take: most of a first-level cache.
-const RING_BYTES: usize = 48 * 1024;
+/// What the ring should take: less than half of a second-level cache. (Fewer channels would keep it in the
+/// first level, but then only a part of each pixel is read and written at a time, which takes longer.)
+const RING_BYTES: usize = 192 * 1024;
 /// The most channels that are copied at once.
 const MOST_CHANNELS: usize = 128;
 /// Beyond this many elements, for windows with very large extents, the copy does not pay.

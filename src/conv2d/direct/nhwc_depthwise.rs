@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
 use crate::scratch::ScratchLen;
-use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES};
 
 /// Outputs that are computed together: sums enough to hide the latency of additions, and widths of
 /// images are often a multiple.
@@ -223,6 +223,13 @@ impl<T: Element> Row<'_, T> {
         let step = band.step();
         if let Some((source, row)) = self.source {
             band.prefetch(simd, source, row, (column, N));
+        }
+        // And for what is written later: two tiles ahead, be it in the next row.
+        let ahead = self.target.wrapping_add((column + 2 * N) * self.pass.target_strides[3]);
+        for n in 0..N {
+            for channel in (0..self.count).step_by(CACHE_LINE / size_of::<T>()) {
+                simd.prefetch(ahead.wrapping_add(n * self.pass.target_strides[3] + channel));
+            }
         }
         for channel in (0..self.count).step_by(S::LANES) {
             // SAFETY: the caller answers for the outputs; the ring and the filters have whole vectors.
