@@ -399,14 +399,14 @@ fn pack_patches<T: Element>(
         let fill = Block { pixel: block.pixel, pixels: block.pixels, cell, cells };
         match plan.shape.layout {
             // A matrix in memory already.
-            Layout::Nchw if patches.matrix(fill).is_some() => pack_in_blocks(
+            _ if patches.matrix(fill).is_some() => pack_in_blocks(
                 level,
                 PackMatrix {
-                    // SAFETY: the first channel's pixels.
+                    // SAFETY: the first channel's first pixel.
                     source: unsafe { patches.source.add(cell * patches.strides[0]) },
                     relu_output: std::ptr::null(),
                     line_stride: patches.strides[0],
-                    depth: Depth::every(1),
+                    depth: Depth::every(patches.strides[2]),
                     lines: cells,
                     start: block.pixel,
                     count: block.pixels,

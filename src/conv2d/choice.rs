@@ -49,8 +49,8 @@ impl Choice {
                  is stored"
             }
             Choice::Product => {
-                c"a matrix product on packed patches: each is one pixel, or too few channels would fill \
-                 the lanes of a direct kernel"
+                c"a matrix product on packed patches: they are single pixels, or too few channels would \
+                 fill the lanes of a direct kernel"
             }
         }
     }
@@ -71,6 +71,9 @@ const MANY_PRODUCTS: usize = 24;
 /// The same for dw. In NHWC fewer fill the lanes better than a matrix product would, which packs
 /// patches.
 const MANY_DW_OUTPUTS: usize = 8;
+/// With so many input and output channels the dw of single pixels is a matrix product that is worth
+/// packing both sides.
+const MANY_OF_BOTH: usize = 128;
 
 pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
     match shape.algorithm {
@@ -92,7 +95,9 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
         Pass::BackwardData => (shape.group_in, shape.group_out),
         Pass::BackwardWeights => {
             let many = shape.group_out >= MANY_DW_OUTPUTS || nhwc;
-            return Ok(if many { Choice::Channels } else { Choice::Product });
+            let both_many = shape.group_out.min(shape.group_in) >= MANY_OF_BOTH;
+            let matrix = shape.window() == 1 && both_many;
+            return Ok(if many && !matrix { Choice::Channels } else { Choice::Product });
         }
     };
     let few = match nhwc {

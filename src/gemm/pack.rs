@@ -1,6 +1,6 @@
 //! Packs lines of a matrix into the panels that the block product reads.
 
-use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES};
 
 /// How the lines of one operand are cut into panels.
 #[derive(Debug, Clone, Copy)]
@@ -135,13 +135,19 @@ impl<T: Element> Kernel<T> for PackMatrix<T> {
         // Memory is read in long runs: along the depth where that is contiguous, else across the
         // lines, a few places of all panels at a time.
         let places = if self.depth.strides[2] == 1 { self.count.max(1) } else { PLACES };
-        for start in (0..self.count).step_by(places) {
-            let count = places.min(self.count - start);
+        let mut place = 0;
+        while place < self.count {
+            let most = places.min(self.count - place);
+            let (offset, count) = self.depth.run(self.start + place, most);
+            if self.line_stride == 1 {
+                self.prefetch(simd, offset + (count as isize) * self.depth.strides[2]);
+            }
             for panel in 0..self.lines.div_ceil(self.panels.width) {
                 // SAFETY: the caller answers for the source's lines and places and for the
                 // target's panels; the panel and its places lie within them.
-                unsafe { self.pack_panel(simd, panel, start, count) };
+                unsafe { self.pack_panel(simd, panel, offset, (place, count)) };
             }
+            place += count;
         }
     }
 }
@@ -150,18 +156,36 @@ impl<T: Element> Kernel<T> for PackMatrix<T> {
 const PLACES: usize = 8;
 
 impl<T: Element> PackMatrix<T> {
-    /// Packs `count` places of one panel, from place `start` of those to pack on.
+    /// Asks for the places that are packed next, contiguous lines from `offset` on: panels read small
+    /// parts of them in turn, which no processor foresees.
+    #[inline(always)]
+    fn prefetch<S: Lanes<T>>(&self, simd: S, offset: isize) {
+        for place in 0..PLACES as isize {
+            let start = self.source.wrapping_offset(offset + place * self.depth.strides[2]);
+            for line in (0..self.lines).step_by(CACHE_LINE / size_of::<T>()) {
+                simd.prefetch(start.wrapping_add(line));
+            }
+        }
+    }
+
+    /// Packs a run of `count` places of one panel, which lie from `offset` on and go to `place`.
     ///
     /// # Safety
     /// The source has these lines and places, the target the panel.
     #[inline(always)]
-    unsafe fn pack_panel<S: Lanes<T>>(&self, simd: S, panel: usize, start: usize, count: usize) {
+    unsafe fn pack_panel<S: Lanes<T>>(
+        &self,
+        simd: S,
+        panel: usize,
+        offset: isize,
+        (place, count): (usize, usize),
+    ) {
         let first = panel * self.panels.width;
         let width = self.panels.lines_of(panel, self.lines);
         let lines = width.min(self.lines - first);
         // SAFETY: the caller answers for the lines and places, and for the panel.
         unsafe {
-            let target = self.target.add(panel * self.panel_stride + start * width);
+            let target = self.target.add(panel * self.panel_stride + place * width);
             if lines < width {
                 for place in 0..count {
                     for line in lines..width {
@@ -169,20 +193,15 @@ impl<T: Element> PackMatrix<T> {
                     }
                 }
             }
-            let mut place = 0;
-            while place < count {
-                let (offset, length) = self.depth.run(self.start + start + place, count - place);
-                let offset = offset + (first * self.line_stride) as isize;
-                let target = target.add(place * width);
-                let run = Run { pack: self, offset, lines, count: length, target, width };
-                if self.depth.strides[2] == 1 {
-                    run.transpose(simd);
-                } else if self.line_stride == 1 {
-                    run.copy(simd);
-                } else {
-                    run.gather(simd);
-                }
-                place += length;
+            let offset = offset + (first * self.line_stride) as isize;
+            let behind = self.lines - first - lines;
+            let run = Run { pack: self, offset, lines, behind, count, target, width };
+            if self.depth.strides[2] == 1 {
+                run.transpose(simd);
+            } else if self.line_stride == 1 {
+                run.copy(simd);
+            } else {
+                run.gather(simd);
             }
         }
     }
@@ -194,6 +213,8 @@ struct Run<'a, T> {
     /// Of the first line's first place.
     offset: isize,
     lines: usize,
+    /// Lines of the source behind these.
+    behind: usize,
     count: usize,
     target: *mut T,
     width: usize,
@@ -260,9 +281,22 @@ impl<T: Element> Run<'_, T> {
     #[inline(always)]
     unsafe fn copy<S: Lanes<T>>(&self, simd: S) {
         let step = self.pack.depth.strides[2];
+        let vectors = self.lines.next_multiple_of(S::LANES);
+        // Where more lines follow, vectors may be whole: what is too much goes where the next place
+        // will be written, but for the last place.
+        let whole = self.lines == self.width && self.lines + self.behind >= vectors;
+        let whole = if whole { self.count.saturating_sub(1) } else { 0 };
         // SAFETY: within the lines and places of `self`, for which the caller answers.
         unsafe {
-            for place in 0..self.count {
+            for place in 0..whole {
+                let offset = self.offset + place as isize * step;
+                let target = self.target.add(place * self.width);
+                for line in (0..vectors).step_by(S::LANES) {
+                    let value = self.load(simd, offset + line as isize, S::LANES);
+                    simd.store(target.add(line), value);
+                }
+            }
+            for place in whole..self.count {
                 let offset = self.offset + place as isize * step;
                 let target = self.target.add(place * self.width);
                 let mut line = 0;
