@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use cnnkern::{Context, ContextOptions, Layout};
 
 use peak::{Effort, Machine};
-use report::Bench;
+use report::{Bench, Peak};
 
 fn main() -> ExitCode {
     let context = match Context::new(&ContextOptions::default()) {
@@ -46,16 +46,16 @@ fn main() -> ExitCode {
     }
 
     let one_thread = &machine.one_thread;
-    microkernel::run::<f32>(&mut Bench::new(&context, effort, one_thread.of::<f32>()));
-    microkernel::run::<f64>(&mut Bench::new(&context, effort, one_thread.of::<f64>()));
+    microkernel::run::<f32>(&mut Bench::new(&context, effort, Peak::of::<f32>(one_thread)));
+    microkernel::run::<f64>(&mut Bench::new(&context, effort, Peak::of::<f64>(one_thread)));
 
-    let mut bench = Bench::new(&context, effort, machine.all_threads.of::<f32>());
+    let mut bench = Bench::new(&context, effort, Peak::of::<f32>(&machine.all_threads));
     gemm::run::<f32>(&mut bench);
     conv::run::<f32>(&mut bench, &[Layout::Nchw, Layout::Nhwc]);
     memory::run(&mut bench);
 
     // The same kernels on half as many lanes: a part is enough to see that they keep up.
-    let mut bench = Bench::new(&context, effort, machine.all_threads.of::<f64>());
+    let mut bench = Bench::new(&context, effort, Peak::of::<f64>(&machine.all_threads));
     gemm::run::<f64>(&mut bench);
     conv::run::<f64>(&mut bench, &[Layout::Nchw]);
     ExitCode::SUCCESS

@@ -9,7 +9,6 @@ use std::time::Instant;
 use cnnkern::{Context, Isa};
 
 use crate::multiply_add;
-use crate::number::Number;
 
 /// How hard to try.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,18 +75,9 @@ pub struct Peaks {
     pub f32_flops: f64,
     pub f64_flops: f64,
     /// Bytes a second read from memory larger than any cache.
-    read: f64,
+    pub read: f64,
     /// Bytes a second read and written there.
-    copy: f64,
-}
-
-/// The peaks of one element type.
-#[derive(Clone, Copy)]
-pub struct Peak {
-    /// Floating-point operations a second.
-    pub flops: f64,
-    /// Bytes a second, the better of reading and copying.
-    pub bytes: f64,
+    pub copy: f64,
 }
 
 impl Peaks {
@@ -108,10 +98,6 @@ impl Peaks {
                 |(source, target)| copy(source, target),
             ),
         }
-    }
-
-    pub fn of<T: Number>(&self) -> Peak {
-        Peak { flops: T::flops(self), bytes: self.read.max(self.copy) }
     }
 }
 

@@ -7,7 +7,23 @@ use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 
 use cnnkern::Context;
 
-use crate::peak::{Effort, Peak};
+use crate::number::Number;
+use crate::peak::{Effort, Peaks};
+
+/// The peaks of one element type.
+#[derive(Clone, Copy)]
+pub struct Peak {
+    /// Floating-point operations a second.
+    flops: f64,
+    /// Bytes a second, the better of reading and copying.
+    bytes: f64,
+}
+
+impl Peak {
+    pub fn of<T: Number>(peaks: &Peaks) -> Peak {
+        Peak { flops: T::flops(peaks), bytes: peaks.read.max(peaks.copy) }
+    }
+}
 
 /// The benchmarks that are compared with one peak.
 pub struct Bench<'a> {
