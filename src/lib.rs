@@ -20,7 +20,7 @@
 //! | [`conv2d::backward`] to w and the bias | `conv2d/backward_weights.rs` |
 //! | the same without patches, for most windows and for depthwise | `conv2d/direct/` |
 //! | the patches of an image, never stored | `conv2d/patches.rs` |
-//! | [`gemm::gemm`], [`gemm::gemm_batched`] | `gemm/mod.rs` |
+//! | [`gemm::gemm`], [`gemm::gemm_batched`] | `gemm/mod.rs`; small ones in `gemm/in_place.rs` |
 //! | the block product that these end in | `gemm/kernel.rs`, packed by `gemm/pack.rs` |
 //! | [`im2col::im2col`], [`im2col::col2im`] | `im2col.rs` |
 //! | [`pool2d`] | `pool2d/` |

@@ -1,6 +1,7 @@
 //! General matrix multiplication.
 
 pub(crate) mod blocking;
+mod in_place;
 pub(crate) mod kernel;
 pub(crate) mod pack;
 pub(crate) mod product;
@@ -9,7 +10,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::shared_mut::SharedMut;
 use crate::simd::Element;
-use product::Product;
+use product::{Operand, Product};
 
 /// Whether a matrix is used as it lies or transposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,16 +143,29 @@ pub(crate) fn run_gemm_batched<T: Element>(
     }
     // Nothing of A or B is read then, so that their NaNs stay out of C.
     let k = if alpha == T::default() { 0 } else { params.k };
+    let [a_row, a_column] = strides(params.transa, params.lda);
+    let [b_row, b_column] = strides(params.transb, params.ldb);
     let product = Product {
-        params: GemmParams { k, ..*params },
-        batch: *batch,
+        count: batch.count,
+        m: params.m,
+        n: params.n,
+        k,
         alpha,
-        a: a.as_ptr(),
-        b: b.as_ptr(),
         beta,
+        a: Operand { start: a.as_ptr(), strides: [batch.stride_a, a_row, a_column] },
+        b: Operand { start: b.as_ptr(), strides: [batch.stride_b, b_column, b_row] },
         c: SharedMut::new(c),
+        c_strides: [batch.stride_c, params.ldc, 1],
     };
     product.run(context)
+}
+
+/// The strides along (row, column) of op(X), given the leading dimension of X.
+fn strides(transpose: Transpose, ld: usize) -> [usize; 2] {
+    match transpose {
+        Transpose::No => [ld, 1],
+        Transpose::Yes => [1, ld],
+    }
 }
 
 /// Parameters that were checked, and the least that each slice must hold.

@@ -1,9 +1,9 @@
 //! A checked call of gemm, cut into tasks.
 
-use super::blocking::{DEPTH_BLOCK, Grid, block_length, depth_blocks};
+use super::blocking::{DEPTH_BLOCK, Grid, TASK_WORK, block_length, depth_blocks};
+use super::in_place::InPlaceProduct;
 use super::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use super::pack::{Depth, PackMatrix, PanelShape, TileShape};
-use super::{GemmBatch, GemmParams, Transpose};
 use crate::context::Context;
 use crate::error::Result;
 use crate::scratch::{Scratch, ScratchLen};
@@ -15,6 +15,12 @@ use crate::simd::{Element, Level};
 pub(crate) const TASK_ROWS: usize = 252;
 pub(crate) const TASK_COLUMNS: usize = 512;
 
+/// Up to this many multiply-adds nothing is packed where B's rows are read as they lie.
+const SMALL_WORK: usize = 1 << 20;
+/// Nor with so few rows of C: each element of B is used once or twice.
+const FEW_ROWS: usize = 8;
+/// With rows of C so short, rows and columns are exchanged: half a vector of AVX2.
+const SHORT_ROW_BYTES: usize = 16;
 /// From this many multiply-adds on, the operands are packed once for all tasks. Below, each task
 /// packs what it needs, some of it again, and the threads meet once instead of twice a depth block.
 const SHARED_WORK: usize = 1 << 19;
@@ -24,14 +30,27 @@ const SHARED_COLUMNS: usize = 4 * TASK_COLUMNS;
 /// Columns of a task then: more tasks balance better, and nothing is packed again.
 const SHARED_TASK_COLUMNS: usize = TASK_COLUMNS / 2;
 
+/// C = alpha * A B + beta * C for each matrix of a batch, of any strides.
 pub(super) struct Product<'a, T> {
-    pub params: GemmParams,
-    pub batch: GemmBatch,
+    pub count: usize,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
     pub alpha: T,
-    pub a: *const T,
-    pub b: *const T,
     pub beta: T,
+    pub a: Operand<T>,
+    pub b: Operand<T>,
     pub c: SharedMut<'a, T>,
+    /// Strides of C along (matrix, row, column).
+    pub c_strides: [usize; 3],
+}
+
+/// A, or B transposed: a line for each row, or column, of C.
+#[derive(Clone, Copy)]
+pub(super) struct Operand<T> {
+    pub start: *const T,
+    /// Strides along (matrix, line, depth).
+    pub strides: [usize; 3],
 }
 
 // SAFETY: the tasks read A and B, and write disjoint blocks of C.
@@ -48,17 +67,55 @@ struct Packed<T> {
 }
 
 impl<T: Element> Product<'_, T> {
-    pub fn run(&self, context: &Context) -> Result<()> {
-        let GemmParams { m, n, k, .. } = self.params;
-        if m.saturating_mul(n).saturating_mul(k) < SHARED_WORK {
-            return self.run_apart(context);
+    pub fn run(self, context: &Context) -> Result<()> {
+        let short_rows = self.n * size_of::<T>() <= SHORT_ROW_BYTES && self.m > self.n;
+        let product = match short_rows && !self.fits_in_place() {
+            true => self.transposed(),
+            false => self,
+        };
+        if product.fits_in_place() {
+            product.run_in_place(context);
+            return Ok(());
         }
+        if product.work() < SHARED_WORK {
+            return product.run_apart(context);
+        }
+        product.run_shared(context)
+    }
+
+    /// Multiply-adds of a matrix.
+    fn work(&self) -> usize {
+        self.m.saturating_mul(self.n).saturating_mul(self.k)
+    }
+
+    /// Whether packing would take longer than it saves.
+    fn fits_in_place(&self) -> bool {
+        let small = self.work() <= SMALL_WORK && self.k <= DEPTH_BLOCK;
+        let in_lanes = self.b.strides[1] == 1 && self.c_strides[2] == 1;
+        in_lanes && (small || self.m <= FEW_ROWS)
+    }
+
+    /// The same product with rows and columns exchanged: few columns would leave lanes empty.
+    fn transposed(self) -> Self {
+        let [of_matrix, of_row, of_column] = self.c_strides;
+        Product {
+            m: self.n,
+            n: self.m,
+            a: self.b,
+            b: self.a,
+            c_strides: [of_matrix, of_column, of_row],
+            ..self
+        }
+    }
+
+    fn run_shared(&self, context: &Context) -> Result<()> {
+        let Product { m, n, k, .. } = *self;
         let block = block_length(k);
         let tile = TileShape::of::<T>(context.level());
         let row_len = m.min(SHARED_ROWS).next_multiple_of(tile.rows) * block;
         let column_len = n.min(SHARED_COLUMNS).next_multiple_of(tile.columns) * block;
         let scratch = context.scratch::<T>(ScratchLen::for_all(row_len + column_len))?;
-        for matrix in 0..self.batch.count {
+        for matrix in 0..self.count {
             for column in (0..n).step_by(SHARED_COLUMNS) {
                 for row in (0..m).step_by(SHARED_ROWS) {
                     let rows = (row, SHARED_ROWS.min(m - row));
@@ -70,19 +127,77 @@ impl<T: Element> Product<'_, T> {
         Ok(())
     }
 
+    /// Tasks that read their operands in place: some matrices each, or a part of one.
+    fn run_in_place(&self, context: &Context) {
+        let Product { count, m, n, k, .. } = *self;
+        let work = self.work();
+        if work <= TASK_WORK {
+            let of_task = (TASK_WORK / work.max(1)).clamp(1, count);
+            context.run(count.div_ceil(of_task), &|_, task| {
+                for matrix in task * of_task..count.min((task + 1) * of_task) {
+                    self.multiply_in_place(context, matrix, (0, m), (0, n));
+                }
+            });
+            return;
+        }
+        let tile = TileShape::of::<T>(context.level());
+        let limits = [TASK_ROWS, TASK_COLUMNS];
+        let grid = Grid::new([m, n, k], count, [tile.rows, tile.columns], limits);
+        context.run(grid.len() * count, &|_, task| {
+            let [rows, columns] = grid.task(task % grid.len());
+            self.multiply_in_place(context, task / grid.len(), rows, columns);
+        });
+    }
+
+    fn multiply_in_place(
+        &self,
+        context: &Context,
+        matrix: usize,
+        (row, rows): Part,
+        (column, columns): Part,
+    ) {
+        let [_, a_row, a_depth] = self.a.strides;
+        let [_, _, b_depth] = self.b.strides;
+        let (a, b) = (self.a.line(matrix, row), self.b.line(matrix, column));
+        let mut product = InPlaceProduct {
+            m: rows,
+            n: columns,
+            k: 0,
+            alpha: self.alpha,
+            a,
+            a_strides: [a_row, a_depth],
+            b,
+            ldb: b_depth,
+            beta: self.beta,
+            c: self.c.at(matrix * self.c_strides[0] + row * self.c_strides[1] + column),
+            ldc: self.c_strides[1],
+        };
+        if self.k == 0 {
+            // C = beta * C: a product without a depth.
+            T::dispatch(context.level(), product);
+        }
+        for (start, count) in depth_blocks(self.k) {
+            product.k = count;
+            product.a = a.wrapping_add(start * a_depth);
+            product.b = b.wrapping_add(start * b_depth);
+            T::dispatch(context.level(), product);
+            product.beta = T::from_f64(1.0);
+        }
+    }
+
     /// Tasks that each pack their own operands.
     fn run_apart(&self, context: &Context) -> Result<()> {
-        let GemmParams { m, n, k, .. } = self.params;
+        let Product { m, n, k, .. } = *self;
         let level = context.level();
         let tile = TileShape::of::<T>(level);
         let limits = [TASK_ROWS, TASK_COLUMNS];
-        let grid = Grid::new([m, n, k], self.batch.count, [tile.rows, tile.columns], limits);
+        let grid = Grid::new([m, n, k], self.count, [tile.rows, tile.columns], limits);
         let row_panels = PanelShape::rows(grid.task_rows, tile);
         let column_panels = PanelShape::columns(tile);
         let row_len = row_panels.len(grid.task_rows, block_length(k));
         let column_len = column_panels.len(grid.task_columns, block_length(k));
         let scratch = context.scratch::<T>(ScratchLen::for_each(row_len + column_len))?;
-        context.run(grid.len() * self.batch.count, &|slot, index| {
+        context.run(grid.len() * self.count, &|slot, index| {
             let [rows, columns] = grid.task(index % grid.len());
             let matrix = index / grid.len();
             let start = scratch.slot(slot);
@@ -116,7 +231,7 @@ impl<T: Element> Product<'_, T> {
         let level = context.level();
         let tile = TileShape::of::<T>(level);
         let limits = [TASK_ROWS, SHARED_TASK_COLUMNS];
-        let grid = Grid::new([rows, columns, self.params.k], 1, [tile.rows, tile.columns], limits);
+        let grid = Grid::new([rows, columns, self.k], 1, [tile.rows, tile.columns], limits);
         let [row_tasks, column_tasks] = grid.tasks();
         // The task in some row or column of the grid, its place in the matrices.
         let rows_of = |task: usize| {
@@ -127,7 +242,7 @@ impl<T: Element> Product<'_, T> {
             let [_, (first, count)] = grid.task(task * row_tasks);
             (column + first, count)
         };
-        for depth in depth_blocks(self.params.k) {
+        for depth in depth_blocks(self.k) {
             // SAFETY: the panels of the tasks before lie in front, within the scratch memory.
             let row_panels = |task: usize| unsafe {
                 let start = scratch.shared().add(task * grid.task_rows * depth.1);
@@ -168,10 +283,8 @@ impl<T: Element> Product<'_, T> {
         depth: Part,
         packed: Packed<T>,
     ) {
-        let (of_row, of_depth) = strides(self.params.transa, self.params.lda);
-        // SAFETY: the first row lies within A.
-        let source = unsafe { self.a.add(matrix * self.batch.stride_a + row * of_row) };
-        pack(level, source, [of_row, of_depth], rows, depth, packed);
+        let [_, of_row, of_depth] = self.a.strides;
+        pack(level, self.a.line(matrix, row), [of_row, of_depth], rows, depth, packed);
     }
 
     fn pack_columns(
@@ -182,10 +295,8 @@ impl<T: Element> Product<'_, T> {
         depth: Part,
         packed: Packed<T>,
     ) {
-        let (of_depth, of_column) = strides(self.params.transb, self.params.ldb);
-        // SAFETY: the first column lies within B.
-        let source = unsafe { self.b.add(matrix * self.batch.stride_b + column * of_column) };
-        pack(level, source, [of_column, of_depth], columns, depth, packed);
+        let [_, of_column, of_depth] = self.b.strides;
+        pack(level, self.b.line(matrix, column), [of_column, of_depth], columns, depth, packed);
     }
 
     /// Multiplies one depth block into a block of C.
@@ -212,15 +323,22 @@ impl<T: Element> Product<'_, T> {
             columns,
             row_panels: panels(row_panels),
             column_panels: panels(column_panels),
-            target: self.c.at(matrix * self.batch.stride_c),
+            target: self.c.at(matrix * self.c_strides[0]),
             first_row: row,
             first_column: column,
-            row_places: Places::every(self.params.ldc),
-            column_places: Places::every(1),
+            row_places: Places::every(self.c_strides[1]),
+            column_places: Places::every(self.c_strides[2]),
             update: Update { alpha: self.alpha, beta, bias: Bias::None, relu: false },
             ahead: Ahead::none(),
         };
         T::dispatch(level, product);
+    }
+}
+
+impl<T> Operand<T> {
+    /// The first element of a line.
+    fn line(&self, matrix: usize, line: usize) -> *const T {
+        self.start.wrapping_add(matrix * self.strides[0] + line * self.strides[1])
     }
 }
 
@@ -247,12 +365,4 @@ fn pack<T: Element>(
         panel_stride: packed.panels.width * count,
     };
     T::dispatch(level, pack);
-}
-
-/// The strides along (row, column) of op(X), given the leading dimension of X.
-fn strides(transpose: Transpose, ld: usize) -> (usize, usize) {
-    match transpose {
-        Transpose::No => (ld, 1),
-        Transpose::Yes => (1, ld),
-    }
 }
