@@ -1,14 +1,31 @@
 #!/usr/bin/env bash
-# cnnkern beside oneDNN: builds the comparison, runs it, and writes a table and a chart.
+# cnnkern beside oneDNN or OpenBLAS: builds the comparison, runs it, and writes a table and a chart.
 #
 #   benches/peers/run.sh [nchw|nhwc] [SHAPES...]
+#   benches/peers/run.sh gemm                       beside two crates and OpenBLAS: a table only
 #
 # Needs a C++ compiler, cargo and python3. ONEDNN_ROOT names an installed oneDNN (its include/ and
-# lib/); without it, one is installed from PyPI below target/. SHAPES are lists like those in
-# benches/shapes, which are taken where none are named. Leave the machine alone meanwhile: beside other
-# work the times mean nothing.
+# lib/), CNNKERN_OPENBLAS the library of an installed OpenBLAS; without them, they are installed from
+# PyPI below target/. SHAPES are lists like those in benches/shapes, which are taken where none are
+# named. Leave the machine alone meanwhile: beside other work the times mean nothing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+
+build=${CARGO_TARGET_DIR:-target}/peers
+results=benches/peers/results
+mkdir -p "$build" "$results"
+
+if [ "${1:-}" = gemm ]; then
+    if [ -z "${CNNKERN_OPENBLAS:-}" ]; then
+        python3 -m venv "$build/venv"
+        "$build/venv/bin/pip" install --quiet scipy-openblas32==0.3.34.481.3
+        CNNKERN_OPENBLAS=$("$build/venv/bin/python" -c \
+            'import scipy_openblas32 as o; print(o.get_lib_dir() + "/" + o.get_library(fullname=True))')
+        export CNNKERN_OPENBLAS
+    fi
+    cargo bench --bench gemm | tee "$results/gemm.txt"
+    exit
+fi
 
 layout=nchw
 case "${1:-}" in nchw | nhwc)
@@ -23,9 +40,6 @@ if [ ${#shapes[@]} = 0 ]; then
     done
 fi
 
-build=${CARGO_TARGET_DIR:-target}/peers
-results=benches/peers/results
-mkdir -p "$build" "$results"
 onednn=${ONEDNN_ROOT:-}
 if [ -z "$onednn" ]; then
     onednn=$build/venv
