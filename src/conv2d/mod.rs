@@ -8,6 +8,7 @@ mod direct;
 mod fill_by_cell;
 mod filter_product;
 mod forward;
+mod gather;
 mod patches;
 mod query;
 

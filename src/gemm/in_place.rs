@@ -1,12 +1,12 @@
-//! Products with the rows of B and C as they lie, small or of few rows: both operands are read in place,
-//! since packing them would take longer than it saves.
+//! Products that read A in place, and rows of B as they lie or of one packed panel: packing both operands
+//! would take longer than it saves.
 
 use crate::runs;
 use crate::simd::{Element, Kernel, Lanes, TileKernel};
 
 /// C = alpha * A B + beta * C.
 #[derive(Clone, Copy)]
-pub(super) struct InPlaceProduct<T> {
+pub(crate) struct InPlaceProduct<T> {
     pub m: usize,
     pub n: usize,
     pub k: usize,
@@ -37,8 +37,8 @@ impl<T: Element> Kernel<T> for InPlaceProduct<T> {
             let mut row = 0;
             for number in 0..tiles {
                 let rows = height + usize::from(number < higher);
-                let tile = Tile { product: self, row, column, columns };
-                simd.tile(rows, columns.div_ceil(S::LANES), tile);
+                let tile = Tile { product: &self, row, column, columns };
+                simd.tile(rows, columns.div_ceil(S::LANES), &tile);
                 row += rows;
             }
         }
@@ -46,16 +46,16 @@ impl<T: Element> Kernel<T> for InPlaceProduct<T> {
 }
 
 /// One register tile, from (`row`, `column`) of C on.
-struct Tile<T> {
-    product: InPlaceProduct<T>,
+struct Tile<'a, T> {
+    product: &'a InPlaceProduct<T>,
     row: usize,
     column: usize,
     columns: usize,
 }
 
-impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<T> {
+impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
     #[inline(always)]
-    fn run<const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+    fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
         // SAFETY: whoever made the product answers for the matrices, which have the tile.
         unsafe {
             if self.columns == VECTORS * S::LANES {
@@ -68,7 +68,7 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<T> {
     }
 }
 
-impl<T: Element> Tile<T> {
+impl<T: Element> Tile<'_, T> {
     /// `PARTIAL` where the last vector of columns is.
     ///
     /// # Safety
@@ -78,7 +78,7 @@ impl<T: Element> Tile<T> {
         &self,
         simd: S,
     ) {
-        let InPlaceProduct { k, alpha, a, a_strides, b, ldb, beta, c, ldc, .. } = self.product;
+        let InPlaceProduct { k, alpha, a, a_strides, b, ldb, beta, c, ldc, .. } = *self.product;
         let last = self.columns - (VECTORS - 1) * S::LANES;
         let mask = simd.mask_between(0, last);
         let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];

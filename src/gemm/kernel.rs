@@ -177,7 +177,7 @@ impl<T: Element> Kernel<T> for BlockProduct<T> {
                 for row in (block..block_end).step_by(self.row_panels.width) {
                     let rows = self.row_panels.width.min(self.rows - row);
                     let tile = Tile { block: &self, row, column, columns };
-                    simd.tile(rows, columns.div_ceil(S::LANES), tile);
+                    simd.tile(rows, columns.div_ceil(S::LANES), &tile);
                     for _ in 0..lines_of_tile {
                         if fetched_runs == self.ahead.runs {
                             break;
@@ -207,7 +207,7 @@ struct Tile<'a, T> {
 
 impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
     #[inline(always)]
-    fn run<const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+    fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
         let block = self.block;
         let row_panel = self.row / block.row_panels.width;
         let column_panel = self.column / block.column_panels.width;

@@ -1,10 +1,11 @@
 //! General matrix multiplication.
 
 pub(crate) mod blocking;
-mod in_place;
+pub(crate) mod in_place;
 pub(crate) mod kernel;
 pub(crate) mod pack;
 pub(crate) mod product;
+mod vector;
 
 use crate::context::Context;
 use crate::error::{Error, Result};

@@ -4,6 +4,7 @@ use super::blocking::{DEPTH_BLOCK, Grid, TASK_WORK, block_length, depth_blocks};
 use super::in_place::InPlaceProduct;
 use super::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use super::pack::{Depth, PackMatrix, PanelShape, TileShape};
+use super::vector::{MatrixByVector, VectorByMatrix};
 use crate::context::Context;
 use crate::error::Result;
 use crate::scratch::{Scratch, ScratchLen};
@@ -19,6 +20,17 @@ pub(crate) const TASK_COLUMNS: usize = 512;
 const SMALL_WORK: usize = 1 << 20;
 /// Nor with so few rows of C: each element of B is used once or twice.
 const FEW_ROWS: usize = 8;
+/// Nor with so few products in a sum: C is written row by row, B stays in the first-level cache.
+const FEW_STEPS: usize = 8;
+/// With rows of C at least so long: twelve vectors of AVX-512.
+const LONG_ROW: usize = 192;
+/// Up to so many rows of C some panels of B are packed at a time, just before they are used.
+const ROWS_BY_PANELS: usize = 64;
+/// Up to this many multiply-adds rows of A are read as they lie, and only B is packed: an element of A
+/// is used too seldom to pay for its transposition.
+const MIDDLE_WORK: usize = 1 << 28;
+/// Panels of B that are packed at once then: of AVX2 and a whole depth block, 192 KB.
+const PANELS_TOGETHER: usize = 8;
 /// With rows of C so short, rows and columns are exchanged: half a vector of AVX2.
 const SHORT_ROW_BYTES: usize = 16;
 /// From this many multiply-adds on, the operands are packed once for all tasks. Below, each task
@@ -69,18 +81,24 @@ struct Packed<T> {
 impl<T: Element> Product<'_, T> {
     pub fn run(self, context: &Context) -> Result<()> {
         let short_rows = self.n * size_of::<T>() <= SHORT_ROW_BYTES && self.m > self.n;
-        let product = match short_rows && !self.fits_in_place() {
+        let product = match short_rows && !self.fits_in_place() && !self.is_matrix_by_vector() {
             true => self.transposed(),
             false => self,
         };
-        if product.fits_in_place() {
+        if product.has_long_rows() {
+            product.run_by_rows(context);
+        } else if product.is_matrix_by_vector() {
+            product.run_matrix_by_vector(context);
+        } else if product.fits_in_place() {
             product.run_in_place(context);
-            return Ok(());
+        } else if product.has_rows_in_place() && product.m <= ROWS_BY_PANELS {
+            product.run_by_panels(context)?;
+        } else if product.work() < SHARED_WORK {
+            product.run_apart(context)?;
+        } else {
+            product.run_shared(context)?;
         }
-        if product.work() < SHARED_WORK {
-            return product.run_apart(context);
-        }
-        product.run_shared(context)
+        Ok(())
     }
 
     /// Multiply-adds of a matrix.
@@ -93,6 +111,23 @@ impl<T: Element> Product<'_, T> {
         let small = self.work() <= SMALL_WORK && self.k <= DEPTH_BLOCK;
         let in_lanes = self.b.strides[1] == 1 && self.c_strides[2] == 1;
         in_lanes && (small || self.m <= FEW_ROWS)
+    }
+
+    /// Whether A is read in place, row by row, and only B packed.
+    fn has_rows_in_place(&self) -> bool {
+        let in_rows = self.a.strides[2] == 1 && self.c_strides[2] == 1;
+        in_rows && self.k > 0 && self.work() <= MIDDLE_WORK
+    }
+
+    /// Rows of B and C contiguous, and one row of C or few of B.
+    fn has_long_rows(&self) -> bool {
+        let in_lanes = self.b.strides[1] == 1 && self.c_strides[2] == 1;
+        in_lanes && (self.m == 1 || self.k <= FEW_STEPS && self.n >= LONG_ROW)
+    }
+
+    /// One column of C, with A's rows and B contiguous.
+    fn is_matrix_by_vector(&self) -> bool {
+        self.n == 1 && self.a.strides[2] == 1 && self.b.strides[2] == 1
     }
 
     /// The same product with rows and columns exchanged: few columns would leave lanes empty.
@@ -149,40 +184,141 @@ impl<T: Element> Product<'_, T> {
         });
     }
 
-    fn multiply_in_place(
+    fn multiply_in_place(&self, context: &Context, matrix: usize, rows: Part, columns: Part) {
+        let level = context.level();
+        let (b, ldb) = (self.b.line(matrix, columns.0), self.b.strides[2]);
+        if self.k == 0 {
+            // C = beta * C: a product without a depth.
+            self.multiply_rows(level, matrix, rows, columns, (0, 0), b, ldb);
+        }
+        for depth in depth_blocks(self.k) {
+            let b = b.wrapping_add(depth.0 * ldb);
+            self.multiply_rows(level, matrix, rows, columns, depth, b, ldb);
+        }
+    }
+
+    /// Multiplies one depth block, A's in place, into a block of C.
+    #[allow(clippy::too_many_arguments, reason = "two operands and where they meet")]
+    fn multiply_rows(
         &self,
-        context: &Context,
+        level: Level,
         matrix: usize,
         (row, rows): Part,
         (column, columns): Part,
+        (start, depth): Part,
+        b: *const T,
+        ldb: usize,
     ) {
         let [_, a_row, a_depth] = self.a.strides;
-        let [_, _, b_depth] = self.b.strides;
-        let (a, b) = (self.a.line(matrix, row), self.b.line(matrix, column));
-        let mut product = InPlaceProduct {
+        let product = InPlaceProduct {
             m: rows,
             n: columns,
-            k: 0,
+            k: depth,
             alpha: self.alpha,
-            a,
+            a: self.a.line(matrix, row).wrapping_add(start * a_depth),
             a_strides: [a_row, a_depth],
             b,
-            ldb: b_depth,
-            beta: self.beta,
+            ldb,
+            beta: if start == 0 { self.beta } else { T::from_f64(1.0) },
             c: self.c.at(matrix * self.c_strides[0] + row * self.c_strides[1] + column),
             ldc: self.c_strides[1],
         };
-        if self.k == 0 {
-            // C = beta * C: a product without a depth.
-            T::dispatch(context.level(), product);
+        T::dispatch(level, product);
+    }
+
+    /// Tasks that read A in place and pack some panels of B at a time.
+    fn run_by_panels(&self, context: &Context) -> Result<()> {
+        let Product { m, n, k, .. } = *self;
+        let level = context.level();
+        let tile = TileShape::of::<T>(level);
+        let grid = Grid::new([m, n, k], self.count, [m, tile.columns], [m, TASK_COLUMNS]);
+        let panels = PanelShape::columns(tile);
+        let together = PANELS_TOGETHER * panels.width;
+        let len = together * block_length(k);
+        let scratch = context.scratch::<T>(ScratchLen::for_each(len))?;
+        context.run(grid.len() * self.count, &|slot, index| {
+            let [rows, columns] = grid.task(index % grid.len());
+            let matrix = index / grid.len();
+            let packed = Packed { panels, start: scratch.slot(slot) };
+            for depth in depth_blocks(k) {
+                for first in (0..columns.1).step_by(together) {
+                    let columns = (columns.0 + first, together.min(columns.1 - first));
+                    self.pack_columns(level, matrix, columns, depth, packed);
+                    self.multiply_panels(level, matrix, rows, columns, depth, packed);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Multiplies one depth block, A's in place and B's packed, into a block of C.
+    fn multiply_panels(
+        &self,
+        level: Level,
+        matrix: usize,
+        rows: Part,
+        (column, columns): Part,
+        depth: Part,
+        Packed { panels, start }: Packed<T>,
+    ) {
+        for panel in 0..columns.div_ceil(panels.width) {
+            let first = panel * panels.width;
+            let part = (column + first, panels.width.min(columns - first));
+            let b = start.wrapping_add(first * depth.1);
+            let ldb = panels.lines_of(panel, columns);
+            self.multiply_rows(level, matrix, rows, part, depth, b, ldb);
         }
-        for (start, count) in depth_blocks(self.k) {
-            product.k = count;
-            product.a = a.wrapping_add(start * a_depth);
-            product.b = b.wrapping_add(start * b_depth);
-            T::dispatch(context.level(), product);
-            product.beta = T::from_f64(1.0);
-        }
+    }
+
+    /// Tasks that write some rows, or a part of one, at a time.
+    fn run_by_rows(&self, context: &Context) {
+        let Product { m, n, k, .. } = *self;
+        let level = context.level();
+        let tile = TileShape::of::<T>(level);
+        // Whole rows where there are several.
+        let granule = if m == 1 { tile.rows * tile.columns } else { n };
+        let grid = Grid::new([m, n, k], self.count, [1, granule], [m, n]);
+        context.run(grid.len() * self.count, &|_, task| {
+            let [(first, rows), (column, columns)] = grid.task(task % grid.len());
+            let matrix = task / grid.len();
+            for row in first..first + rows {
+                let product = VectorByMatrix {
+                    n: columns,
+                    k,
+                    alpha: self.alpha,
+                    x: self.a.line(matrix, row),
+                    x_stride: self.a.strides[2],
+                    b: self.b.line(matrix, column),
+                    ldb: self.b.strides[2],
+                    beta: self.beta,
+                    y: self.c.at(matrix * self.c_strides[0] + row * self.c_strides[1] + column),
+                };
+                T::dispatch(level, product);
+            }
+        });
+    }
+
+    /// Tasks of some rows each.
+    fn run_matrix_by_vector(&self, context: &Context) {
+        let level = context.level();
+        let granule = TileShape::of::<T>(level).rows;
+        let grid = Grid::new([self.m, 1, self.k], self.count, [granule, 1], [self.m, 1]);
+        context.run(grid.len() * self.count, &|_, task| {
+            let [(row, rows), _] = grid.task(task % grid.len());
+            let matrix = task / grid.len();
+            let product = MatrixByVector {
+                m: rows,
+                k: self.k,
+                alpha: self.alpha,
+                a: self.a.line(matrix, row),
+                lda: self.a.strides[1],
+                x: self.b.line(matrix, 0),
+                beta: self.beta,
+                y: self.c.at(matrix * self.c_strides[0] + row * self.c_strides[1]),
+                y_stride: self.c_strides[1],
+            };
+            T::dispatch(level, product);
+        });
     }
 
     /// Tasks that each pack their own operands.
@@ -283,6 +419,9 @@ impl<T: Element> Product<'_, T> {
         depth: Part,
         packed: Packed<T>,
     ) {
+        if self.has_rows_in_place() {
+            return;
+        }
         let [_, of_row, of_depth] = self.a.strides;
         pack(level, self.a.line(matrix, row), [of_row, of_depth], rows, depth, packed);
     }
@@ -311,6 +450,10 @@ impl<T: Element> Product<'_, T> {
         row_panels: Packed<T>,
         column_panels: Packed<T>,
     ) {
+        if self.has_rows_in_place() {
+            let (columns, depth) = ((column, columns), (start, depth));
+            return self.multiply_panels(level, matrix, (row, rows), columns, depth, column_panels);
+        }
         let panels = |packed: Packed<T>| Panels {
             start: packed.start.cast_const(),
             width: packed.panels.width,

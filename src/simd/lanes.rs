@@ -57,7 +57,7 @@ pub trait Kernel<T: Element> {
 /// A kernel over a register tile of `ROWS` x `VECTORS` vectors, the size that an instruction set
 /// fills its registers with: see [`Lanes::tile`].
 pub trait TileKernel<T: Element, S: Lanes<T>> {
-    fn run<const ROWS: usize, const VECTORS: usize>(self, simd: S);
+    fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S);
 }
 
 /// Lanes that a sum across lanes has whatever the instruction set: a narrower one uses several
@@ -85,8 +85,9 @@ pub trait Lanes<T: Element>: Copy {
     /// Vectors in a row of the register tile.
     const TILE_VECTORS: usize;
 
-    /// Runs `kernel` with `rows` (1 to `TILE_ROWS`) and `vectors` (1 to `TILE_VECTORS`) as constants.
-    fn tile<K: TileKernel<T, Self>>(self, rows: usize, vectors: usize, kernel: K);
+    /// Runs `kernel` with `rows` (1 to `TILE_ROWS`) and `vectors` (1 to `TILE_VECTORS`) as constants. (By
+    /// reference: a copy, read again in larger pieces than it was written in, stalls every tile.)
+    fn tile<K: TileKernel<T, Self>>(self, rows: usize, vectors: usize, kernel: &K);
 
     fn splat(self, value: T) -> Self::Vector;
     unsafe fn load(self, source: *const T) -> Self::Vector;
@@ -230,15 +231,17 @@ macro_rules! entries {
         /// Runs one size of a tile, compiled for the instruction set. (`inline(never)` has no effect on
         /// a function with features, but such a function is not inlined in one without.)
         #[inline(never)]
-        fn run_tile<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: $token, kernel: K)
-        where
+        fn run_tile<T: Element, K, const ROWS: usize, const VECTORS: usize>(
+            simd: $token,
+            kernel: &K,
+        ) where
             $token: Lanes<T>,
             K: TileKernel<T, $token>,
         {
             #[target_feature(enable = $features)]
             fn inner<T: Element, K, const ROWS: usize, const VECTORS: usize>(
                 simd: $token,
-                kernel: K,
+                kernel: &K,
             ) where
                 $token: Lanes<T>,
                 K: TileKernel<T, $token>,

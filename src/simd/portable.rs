@@ -13,7 +13,7 @@ pub struct Portable;
 
 /// Runs one size of a tile.
 #[inline(never)]
-fn run_tile<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: Portable, kernel: K)
+fn run_tile<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: Portable, kernel: &K)
 where
     Portable: Lanes<T>,
     K: TileKernel<T, Portable>,
@@ -31,7 +31,7 @@ macro_rules! portable_lanes {
             const TILE_VECTORS: usize = 2;
 
             #[inline(always)]
-            fn tile<K: TileKernel<$element, Self>>(self, rows: usize, vectors: usize, kernel: K) {
+            fn tile<K: TileKernel<$element, Self>>(self, rows: usize, vectors: usize, kernel: &K) {
                 select_tile!(run_tile, self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
             }
 

@@ -6,8 +6,8 @@
 //! before the next one does, so that it stays in the first-level cache.
 
 use super::even_parts;
-use super::gather::Gather;
 use super::panels::PanelPlan;
+use crate::conv2d::gather::Gather;
 use crate::conv2d::patches::Taps;
 use crate::gemm::pack::TileShape;
 use crate::runs::{self, for_each_vector};
@@ -255,7 +255,7 @@ impl<T: Element> Panel<'_, T> {
                     },
                     target_stride,
                 };
-                simd.tile(pixels, lanes / S::LANES, kernel);
+                simd.tile(pixels, lanes / S::LANES, &kernel);
             }
         }
     }
@@ -335,9 +335,9 @@ struct Tiles<'a, T> {
 
 impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tiles<'_, T> {
     #[inline(always)]
-    fn run<const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+    fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
         let Panel { pass, plan, panel, packed, source: Source { strides, .. }, .. } = *self.panel;
-        let Tiles { term, terms, pixel_stride, .. } = self;
+        let Tiles { term, terms, pixel_stride, .. } = *self;
         let width = VECTORS * S::LANES;
         let [of_term, of_row, of_column] = strides;
         let row_step = pass.rows.offset_step * of_row as isize;

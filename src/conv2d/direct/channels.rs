@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::band::{CopiedAxis, copy_run};
 use super::channel_panel::{Panel, STRIP_PIXELS, Source, sums_len};
-use super::gather::Gather;
 use super::panels::{PackPanel, PanelPlan};
 use super::{PHASES, even_parts};
 use crate::context::Context;
+use crate::conv2d::gather::Gather;
 use crate::error::Result;
 use crate::gemm::blocking::{TASK_WORK, TASKS};
 use crate::gemm::pack::TileShape;

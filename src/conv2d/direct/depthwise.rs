@@ -1,9 +1,9 @@
 //! Depthwise, NCHW: one channel to one channel at stride 1 or 2, with kernels of the usual sizes
 //! unrolled and pixels read in place. Only the vectors at the edges of a row are masked.
 
-use super::gather::Gather;
 use super::pixel_lanes::Place;
 use super::strip::Strip;
+use crate::conv2d::gather::Gather;
 use crate::conv2d::patches::Taps;
 use crate::simd::{Element, Lanes};
 

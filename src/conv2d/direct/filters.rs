@@ -418,7 +418,7 @@ impl<T: Element> Tile<'_, T> {
             sums,
             sum_stride: self.sum_stride * self.width,
         };
-        simd.tile(count, self.width / S::LANES, products);
+        simd.tile(count, self.width / S::LANES, &products);
     }
 }
 
@@ -438,7 +438,7 @@ struct Products<T> {
 
 impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Products<T> {
     #[inline(always)]
-    fn run<const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+    fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
         let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
         let [row_step, column_step] = self.source_steps;
         let item_stride = self.item_stride;

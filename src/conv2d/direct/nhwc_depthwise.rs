@@ -1,9 +1,9 @@
 //! Depthwise, NHWC with one output per channel: channels in the lanes, from a ring of copied rows.
 
-use super::gather::Gather;
 use super::nhwc_band::{NhwcBand, Source};
 use super::{PHASES, TASK_WORK};
 use crate::context::Context;
+use crate::conv2d::gather::Gather;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
 use crate::scratch::ScratchLen;

@@ -1,6 +1,6 @@
 //! Packs filters into panels of target channels: the vectors that the channel kernel loads.
 
-use super::gather::Gather;
+use crate::conv2d::gather::Gather;
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::gemm::pack::TileShape;
 use crate::runs;

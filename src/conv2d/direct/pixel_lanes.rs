@@ -2,9 +2,9 @@
 //! scratch memory, and in NHWC transposed, to all of its outputs.
 
 use super::band::Band;
-use super::gather::Gather;
 use super::{PHASES, TASK_WORK, depthwise, pixels};
 use crate::context::Context;
+use crate::conv2d::gather::Gather;
 use crate::error::Result;
 use crate::scratch::ScratchLen;
 use crate::simd::{Element, Kernel, Lanes};

@@ -3,8 +3,8 @@
 
 use super::band::Band;
 use super::even_parts;
-use super::gather::Gather;
 use super::pixel_lanes::Place;
+use crate::conv2d::gather::Gather;
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::simd::{Element, Lanes, TILE_LANES};
 
