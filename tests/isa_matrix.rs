@@ -6,7 +6,7 @@ mod common;
 use cnnkern::conv2d::GradientOptions;
 use cnnkern::gemm::GemmParams;
 use cnnkern::im2col::ColLayout;
-use cnnkern::{Activation, Algorithm, Context, Conv2dParams, Isa, Pool2dParams, elementwise};
+use cnnkern::{Activation, Context, Conv2dParams, Isa, Pool2dParams, elementwise};
 
 use common::calls::{self, Backward, Places, Product};
 use common::cases::{for_each, for_each_seed};
@@ -75,7 +75,7 @@ fn check_conv<T: Real>(pairs: &[[Context; 2]], params: &Conv2dParams, random: &m
         db: Some(&db),
     };
     for pair in pairs {
-        for algorithm in [Algorithm::Auto, Algorithm::Gemm] {
+        for algorithm in shapes::algorithms(params) {
             let params = Conv2dParams { algorithm, ..*params };
             assert_same_bits("y", pair, |context| {
                 let activation = Activation::Relu;
@@ -241,7 +241,7 @@ fn check_conv_images<T: Real>(contexts: &[Context], params: &Conv2dParams, rando
     let (dy, relu_output) = (values(conv.y_len()), values(conv.y_len()));
     let nan = vec![T::NAN; conv.x_len()];
     for context in contexts {
-        for algorithm in [Algorithm::Auto, Algorithm::Gemm] {
+        for algorithm in shapes::algorithms(params) {
             let forward = |params: &Conv2dParams, x: &[T]| {
                 let params = Conv2dParams { algorithm, ..*params };
                 let (activation, bias) = (Activation::Relu, Some(&bias[..]));

@@ -1,7 +1,7 @@
 //! Every operation against its definition.
 mod common;
 
-use cnnkern::conv2d::GradientOptions;
+use cnnkern::conv2d::{self, GradientOptions, Pass};
 use cnnkern::elementwise::{
     relu_backward, relu_backward_in_place, relu_forward, relu_forward_in_place,
 };
@@ -97,11 +97,37 @@ fn check_forward<T: Real>(contexts: &[Context], case: &Forward, random: &mut Ran
         expected.iter_mut().for_each(|sum| *sum = definitions::relu_of_sum(sum));
     }
     for_each_way(contexts, &case.params, case.data, |context, params, precision| {
+        let precision = match by_winograd::<T>(context, params, Pass::Forward) {
+            true => tiles(case.params.in_channels / case.params.groups, &x, &w, 1.0),
+            false => precision,
+        };
         for placement in Placement::BOTH {
             let y = calls::conv_forward(context, params, &x, &w, bias, case.activation, placement);
             assert_sums(&way("y", context, params.algorithm), &y, &expected, precision);
         }
     });
+}
+
+fn by_winograd<T: Real>(context: &Context, params: &Conv2dParams, pass: Pass) -> bool {
+    let query = conv2d::query::<T>(context, params, pass).expect("valid parameters");
+    query.algorithm == Algorithm::Winograd
+}
+
+fn largest<T: Real>(values: &[T]) -> f64 {
+    values.iter().map(|value| value.widen().abs()).fold(0.0, f64::max)
+}
+
+/// The precision of sums over windows of 3 x 3 and `channels`, four along each axis of a tile.
+fn tiles<T: Real>(channels: usize, source: &[T], w: &[T], alpha: f64) -> Precision {
+    let magnitude = 9.0 * channels as f64 * largest(source) * largest(w) * alpha.abs();
+    Precision::Tiles { results: 4, magnitude, terms: channels }
+}
+
+/// The precision of dw, sums over tiles of 4 x 4 pixels.
+fn tiles_of_batch<T: Real>(conv: &Conv, batch: usize, x: &[T], dy: &[T], alpha: f64) -> Precision {
+    let terms = batch * conv.out_height.div_ceil(4) * conv.out_width.div_ceil(4);
+    let magnitude = 16.0 * terms as f64 * largest(x) * largest(dy) * alpha.abs();
+    Precision::Tiles { results: 3, magnitude, terms }
 }
 
 /// Calls `check` for each algorithm on each instruction set; the plain loops have only one.
@@ -116,7 +142,7 @@ fn for_each_way(
         Data::Integers | Data::Signs => Precision::Exact,
     };
     for context in contexts {
-        for algorithm in [Algorithm::Auto, Algorithm::Gemm] {
+        for algorithm in shapes::algorithms(params) {
             check(context, &Conv2dParams { algorithm, ..*params }, precision(Precision::Own));
         }
     }
@@ -257,6 +283,16 @@ fn check_backward<T: Real>(contexts: &[Context], case: &BackwardCase, random: &m
                 ["dx", "dw", "db"].iter().zip(gradients.iter().zip(&expected))
             {
                 if let (Some(gradient), Some(expected)) = (gradient, expected) {
+                    let precision = match *name {
+                        "dx" if by_winograd::<T>(context, params, Pass::BackwardData) => {
+                            let channels = params.out_channels / params.groups;
+                            tiles(channels, &dy, &w, options.dx_alpha)
+                        }
+                        "dw" if by_winograd::<T>(context, params, Pass::BackwardWeights) => {
+                            tiles_of_batch(&conv, params.batch, &x, &dy, options.dw_alpha)
+                        }
+                        _ => precision,
+                    };
                     let what = way(name, context, params.algorithm);
                     assert_sums(&what, gradient, expected, precision);
                 }

@@ -44,7 +44,8 @@ fn sizes_never_wrap() {
         for pass in PASSES {
             match query::<f64>(&context, &params, pass) {
                 Ok(query) => {
-                    assert_eq!(query.algorithm, Algorithm::Gemm);
+                    let fast = [Algorithm::Gemm, Algorithm::Winograd];
+                    assert!(fast.contains(&query.algorithm), "{query:?} of {params:?}");
                     assert!(query.scratch_bytes <= isize::MAX as usize, "{query:?} of {params:?}");
                     answers += 1;
                 }
@@ -70,16 +71,38 @@ fn the_reference_needs_no_memory() {
     }
 }
 
-/// An empty batch is nothing to do, and the same shape with images takes the same way.
+/// An empty batch is nothing to do; y and dx of the same shape with images are computed in the same way.
 #[test]
 fn the_way_is_the_same_for_any_batch() {
     let context = contexts::context(Isa::best(), 2);
-    let params = Conv2dParams::new(0, 64, 56, 56, 64, 3, 3);
+    for (channels, extent, kernel) in [(64, 56, 3), (512, 7, 3), (64, 14, 5)] {
+        let params = Conv2dParams::new(0, channels, extent, extent, channels, kernel, kernel);
+        for pass in PASSES {
+            let empty = query::<f32>(&context, &params, pass).unwrap();
+            let full = query::<f32>(&context, &Conv2dParams { batch: 64, ..params }, pass).unwrap();
+            assert_eq!(empty.scratch_bytes, 0);
+            assert!(full.scratch_bytes > 0);
+            if pass != Pass::BackwardWeights {
+                assert_eq!(empty.reason(), full.reason());
+            }
+        }
+    }
+}
+
+/// A wide layer of windows of 3 x 3 saves products; one whose filters outweigh its pixels does not, nor
+/// does one of few channels, and whoever asks for sums of products gets them.
+#[test]
+fn winograd_is_taken_where_it_pays() {
+    let context = contexts::context(Isa::best(), 2);
+    let by = |algorithm: Algorithm, [channels, extent]: [usize; 2], pass: Pass| {
+        let params = Conv2dParams::new(1, channels, extent, extent, channels, 3, 3);
+        query::<f32>(&context, &Conv2dParams { algorithm, ..params }, pass).unwrap().algorithm
+    };
     for pass in PASSES {
-        let empty = query::<f32>(&context, &params, pass).unwrap();
-        let full = query::<f32>(&context, &Conv2dParams { batch: 8, ..params }, pass).unwrap();
-        assert_eq!(empty.scratch_bytes, 0);
-        assert!(full.scratch_bytes > 0);
-        assert_eq!(empty.reason(), full.reason());
+        assert_eq!(by(Algorithm::Auto, [64, 56], pass), Algorithm::Winograd);
+        assert_eq!(by(Algorithm::Auto, [512, 7], pass), Algorithm::Gemm);
+        assert_eq!(by(Algorithm::Auto, [8, 56], pass), Algorithm::Gemm);
+        assert_eq!(by(Algorithm::Gemm, [64, 56], pass), Algorithm::Gemm);
+        assert_eq!(by(Algorithm::Winograd, [8, 5], pass), Algorithm::Winograd);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 
-use super::direct;
+use super::{direct, winograd};
 use crate::error::{Error, Result};
 use crate::shape::{Algorithm, ConvShape, Layout};
 
@@ -26,12 +26,14 @@ pub(super) enum Choice {
     Pixels,
     Channels,
     Product,
+    Winograd,
 }
 
 impl Choice {
     pub fn algorithm(self) -> Algorithm {
         match self {
             Choice::Reference => Algorithm::Reference,
+            Choice::Winograd => Algorithm::Winograd,
             _ => Algorithm::Gemm,
         }
     }
@@ -51,6 +53,9 @@ impl Choice {
             Choice::Product => {
                 c"a matrix product on packed patches: they are single pixels, or too few channels would \
                  fill the lanes of a direct kernel"
+            }
+            Choice::Winograd => {
+                c"Winograd's minimal filtering: the products that it saves outweigh its transforms"
             }
         }
     }
@@ -77,13 +82,17 @@ const MANY_OF_BOTH: usize = 128;
 
 pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
     match shape.algorithm {
-        Algorithm::Auto | Algorithm::Gemm => {}
+        Algorithm::Gemm => {}
         Algorithm::Reference => return Ok(Choice::Reference),
-        Algorithm::Winograd => {
+        Algorithm::Auto if winograd::pays(shape, pass) => return Ok(Choice::Winograd),
+        Algorithm::Auto => {}
+        Algorithm::Winograd if !winograd::fits(shape) => {
             return Err(Error::Unsupported {
-                message: "algorithm WINOGRAD does not apply to this convolution".into(),
+                message: "algorithm WINOGRAD is for windows of 3 x 3 with stride 1 and dilation 1"
+                    .into(),
             });
         }
+        Algorithm::Winograd => return Ok(Choice::Winograd),
     }
     if is_depthwise(shape) {
         return Ok(Choice::Depthwise);

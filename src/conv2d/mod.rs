@@ -11,6 +11,7 @@ mod forward;
 mod gather;
 mod patches;
 mod query;
+mod winograd;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -132,6 +133,9 @@ pub(crate) fn run_forward<T: Element>(
     match choice {
         Choice::Reference => reference::conv2d_forward(&shape, x, w, bias, activation, y),
         Choice::Product => forward::run(context, &shape, x, w, bias, activation, y)?,
+        Choice::Winograd => {
+            winograd::gather(context, &gather::forward(&shape, x, w, bias, activation, y))?;
+        }
         Choice::Depthwise | Choice::Pixels | Choice::Channels => {
             if !direct::forward(context, &shape, kind, x, w, bias, activation, y)? {
                 forward::run(context, &shape, x, w, bias, activation, y)?;
@@ -208,7 +212,10 @@ pub(crate) fn run_backward<T: Element>(
             beta: T::from_f64(options.dx_beta),
         };
         // The kernel with channels in the lanes skips taps that read no dy.
-        if choice != Choice::Channels && pass.needs_plain_loops() {
+        if choice == Choice::Winograd {
+            let phase = gather::backward_phase(&shape, &pass, dx.as_mut_ptr(), [0, 0]);
+            winograd::gather(context, &phase)?;
+        } else if choice != Choice::Channels && pass.needs_plain_loops() {
             pass.run_plain_loops(context, &shape, dx);
         } else if choice == Choice::Product {
             pass.run(context, &shape, dx)?;
@@ -231,6 +238,13 @@ pub(crate) fn run_backward<T: Element>(
         if let (Choice::Channels, Some(x), Some(dw)) = (choice, inputs.x, dw.as_deref_mut())
             && direct::filters::run(context, &shape, &pass, x, dw, db.as_deref_mut())?
         {
+            return Ok(());
+        }
+        if let (Choice::Winograd, Some(x), Some(dw)) = (choice, inputs.x, dw.as_deref_mut()) {
+            winograd::weights::run(context, &shape, &pass, x, dw)?;
+            if db.is_some() {
+                pass.run(context, &shape, None, db)?;
+            }
             return Ok(());
         }
         match choice {

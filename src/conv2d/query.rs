@@ -4,12 +4,12 @@ use std::ffi::CStr;
 
 use super::choice::{Choice, Pass, choose};
 use super::direct::{self, Kind};
-use super::{backward_weights, forward};
+use super::{backward_weights, forward, gather, winograd};
 use crate::context::Context;
 use crate::conv2d::backward_data::BackwardData;
 use crate::error::Result;
 use crate::scratch::ScratchLen;
-use crate::shape::{Algorithm, Conv2dParams, ConvShape};
+use crate::shape::{Activation, Algorithm, Conv2dParams, ConvShape};
 use crate::simd::{Element, Level};
 
 /// How a pass of a convolution is computed.
@@ -74,6 +74,19 @@ fn scratch_len<T: Element>(
     };
     Ok(match (pass, choice) {
         (_, Choice::Reference) => ScratchLen::default(),
+        (Pass::Forward, Choice::Winograd) => {
+            let pass = gather::forward::<T>(shape, &[], &[], None, Activation::None, &mut []);
+            winograd::scratch_len(level, &pass)
+        }
+        (Pass::BackwardWeights, Choice::Winograd) => {
+            let db_alone = backward_weights::scratch_len::<T>(level, shape, false);
+            winograd::weights::scratch_len::<T>(shape).max(db_alone)
+        }
+        (Pass::BackwardData, Choice::Winograd) => {
+            let pass = BackwardData::<T>::of_nothing();
+            let pass = gather::backward_phase(shape, &pass, std::ptr::null_mut(), [0, 0]);
+            winograd::scratch_len(level, &pass)
+        }
         (Pass::Forward, Choice::Product) => forward::scratch_len::<T>(level, shape),
         (Pass::Forward, _) => direct::forward_scratch::<T>(level, shape, kind).max(product(pass)?),
         (Pass::BackwardData, Choice::Product) => {

@@ -2,7 +2,7 @@
 
 use cnnkern::gemm::{GemmParams, Transpose};
 use cnnkern::im2col::ColLayout;
-use cnnkern::{Conv2dParams, FilterLayout, Layout, Pool2dParams, PoolPadding};
+use cnnkern::{Algorithm, Conv2dParams, FilterLayout, Layout, Pool2dParams, PoolPadding};
 
 use super::definitions::{Conv, Pool};
 use super::random::Random;
@@ -25,6 +25,18 @@ pub fn in_all_layouts(params: &Conv2dParams) -> Vec<Conv2dParams> {
         for filter_layout in FILTER_LAYOUTS {
             all.push(Conv2dParams { layout, filter_layout, ..*params });
         }
+    }
+    all
+}
+
+/// The algorithms that compute a convolution on vectors.
+pub fn algorithms(params: &Conv2dParams) -> Vec<Algorithm> {
+    let mut all = vec![Algorithm::Auto, Algorithm::Gemm];
+    let kernel = [params.kernel_height, params.kernel_width];
+    let steps = [params.stride_height, params.stride_width];
+    let dilations = [params.dilation_height, params.dilation_width];
+    if kernel == [3, 3] && steps == [1, 1] && dilations == [1, 1] {
+        all.push(Algorithm::Winograd);
     }
     all
 }
@@ -117,6 +129,13 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     }
     all.push(pad([1, 1, 1, 1], new(3, 2, 16, 16, 3, 3, 3)));
     all.push(pad([1, 1, 1, 1], new(5, 3, 9, 19, 2, 3, 3)));
+    // tiles: one, cut ones, several segments of a row, blocks of tiles and of both kinds of channels
+    all.push(new(2, 3, 6, 6, 5, 3, 3));
+    all.push(pad([1, 1, 1, 1], new(3, 18, 9, 14, 70, 3, 3)));
+    all.push(pad([0, 2, 1, 3], new(2, 33, 7, 8, 17, 3, 3)));
+    all.push(pad([1, 1, 1, 1], new(1, 16, 5, 230, 16, 3, 3)));
+    all.push(pad([2, 0, 0, 2], new(1, 130, 4, 5, 65, 3, 3)));
+    all.push(groups(2, pad([1, 1, 1, 1], new(2, 34, 10, 11, 40, 3, 3))));
     // channels in the lanes: several blocks of terms in either pass, rows longer than what is
     // summed before it is written, and images of more than one band
     all.push(pad([1, 1, 1, 1], new(1, 42, 4, 14, 17, 3, 3)));
@@ -363,6 +382,10 @@ pub fn gemm_edges() -> Vec<[usize; 3]> {
     // several blocks of rows and of columns, and of both with several of the sums
     all.extend([[97, 3, 20], [253, 5, 7], [505, 17, 3], [3, 300, 20], [29, 521, 12], [5, 1025, 2]]);
     all.extend([[61, 130, 300], [145, 33, 257], [255, 9, 255]]);
+    // vectors, and sums of few products along rows of C: whole vectors, and what is left
+    for long in [95, 96, 97, 191, 192, 193, 390] {
+        all.extend([[1, long, 21], [long, 1, 21], [3, long, 1], [7, long, 8], [2, long, 9]]);
+    }
     all
 }
 

@@ -24,7 +24,7 @@ pub struct Sum {
 }
 
 /// How the result that is compared with a [`Sum`] was computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Precision {
     /// In the element type.
     Own,
@@ -32,6 +32,41 @@ pub enum Precision {
     Double,
     /// From integers and factors that are multiples of one half, so without any rounding.
     Exact,
+    /// By Winograd's minimal filtering with so many results along an axis, of sums of so many terms at
+    /// each point; all products together have at most this magnitude.
+    Tiles { results: i32, magnitude: f64, terms: usize },
+}
+
+/// How much larger than its result the numbers are of which F(results, taps), with six points, adds up a
+/// result, at most: the sum, over its points p, of |p^i / f| for the result i, of |coefficients| of the
+/// polynomial that is zero at the other points (the input), and of |p^k| for the tap k; f is that
+/// polynomial at p. An error in any step is at most so many times larger, along both axes.
+fn amplification(results: i32) -> f64 {
+    let taps = 7 - results;
+    let points = [0.0, 5.0 / 8.0, -5.0 / 8.0, 1.5, -1.5f64];
+    let zero_at = |others: &[f64]| {
+        let mut coefficients = vec![1.0];
+        for point in others {
+            let mut product = vec![0.0; coefficients.len() + 1];
+            for (power, coefficient) in coefficients.iter().enumerate() {
+                product[power + 1] += coefficient;
+                product[power] -= point * coefficient;
+            }
+            coefficients = product;
+        }
+        coefficients
+    };
+    let sum = |coefficients: &[f64]| coefficients.iter().map(|number| number.abs()).sum::<f64>();
+    let of_result = |i: i32| {
+        let finite = points.iter().map(|&p| {
+            let others: Vec<f64> = points.iter().copied().filter(|&other| other != p).collect();
+            let f: f64 = others.iter().map(|other| p - other).product();
+            (p.powi(i) / f).abs() * sum(&zero_at(&others)) * p.abs().powi(taps - 1).max(1.0)
+        });
+        // the last result has the point at infinity
+        finite.sum::<f64>() + if i == results - 1 { sum(&zero_at(&points)) } else { 0.0 }
+    };
+    (0..results).map(of_result).fold(0.0, f64::max)
 }
 
 impl Sum {
@@ -75,6 +110,12 @@ impl Sum {
                     "too large to be exact: {self:?}"
                 );
                 0.0
+            }
+            Precision::Tiles { results, magnitude, terms } => {
+                // Two steps of each transform along each axis, the sum of the products.
+                let roundings = terms + 24;
+                let amplified = amplification(results).powi(2) * magnitude;
+                self.bound::<T>(Precision::Own) + error_of::<T>(roundings, amplified)
             }
         }
     }

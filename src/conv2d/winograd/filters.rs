@@ -1,0 +1,114 @@
+//! The filters at the points: packed in panels of target channels, as the products read them.
+
+use super::plan::{FILTER_TERMS, Plan};
+use super::transforms::{self, POINTS, TAPS};
+use crate::conv2d::gather::Gather;
+use crate::gemm::pack::{Depth, PackMatrix, PanelShape};
+use crate::simd::{Element, Kernel, Lanes};
+
+/// Transforms the filters of `FILTER_TERMS` source channels from `term` on to one panel of target
+/// channels.
+pub(super) struct TransformFilters<'a, T> {
+    pub pass: &'a Gather<T>,
+    pub plan: &'a Plan,
+    pub group: usize,
+    pub panel: usize,
+    pub term: usize,
+    /// Room for the filters as they are.
+    pub unpacked: *mut T,
+    /// All panels.
+    pub target: *mut T,
+}
+
+impl<T: Element> Kernel<T> for TransformFilters<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let (pass, plan) = (self.pass, self.plan);
+        let strides = pass.filter_strides;
+        let first = self.panel * plan.panel;
+        let terms = FILTER_TERMS.min(pass.terms - self.term);
+        // The taps in the order in which they read the source.
+        let in_order = |step: isize, stride: usize| match step < 0 {
+            true => ((TAPS - 1) * stride, -(stride as isize)),
+            false => (0, stride as isize),
+        };
+        let (first_row, row_step) = in_order(pass.rows.offset_step, strides.row_tap);
+        let (first_column, column_step) = in_order(pass.columns.offset_step, strides.column_tap);
+        // Read along what is contiguous.
+        let term_step = strides.term as isize;
+        let terms_inside = strides.term == 1;
+        let depth = match terms_inside {
+            true => Depth::nested([TAPS, TAPS, terms], [row_step, column_step, term_step]),
+            false => Depth::nested([terms, TAPS, TAPS], [term_step, row_step, column_step]),
+        };
+        let (of_term, of_tap) = match terms_inside {
+            true => (plan.panel, terms * plan.panel),
+            false => (TAPS * TAPS * plan.panel, plan.panel),
+        };
+        let start = self.group * strides.group
+            + first * strides.output
+            + self.term * strides.term
+            + first_row
+            + first_column;
+        let pack = PackMatrix {
+            source: pass.filters.wrapping_add(start),
+            relu_output: std::ptr::null(),
+            line_stride: strides.output,
+            depth,
+            lines: plan.panel.min(pass.outputs - first),
+            start: 0,
+            count: terms * TAPS * TAPS,
+            // With zeros up to the whole panel.
+            panels: PanelShape { width: plan.panel, granule: plan.panel },
+            target: self.unpacked,
+            panel_stride: 0,
+        };
+        pack.run(simd);
+        let (place, of_point) = plan.filter_place(self.panel);
+        let target = self.target.wrapping_add(place);
+        for term in 0..terms {
+            for lane in (0..plan.panel).step_by(S::LANES) {
+                let source = self.unpacked.wrapping_add(term * of_term + lane);
+                let target = target.wrapping_add((self.term + term) * plan.panel + lane);
+                // SAFETY: the unpacked filters have the term's taps, the panel its points.
+                unsafe { transform(simd, source, of_tap, target, of_point) };
+            }
+        }
+    }
+}
+
+/// Transforms one filter for a vector of target channels.
+///
+/// # Safety
+/// The source has nine vectors `of_tap` apart, the target POINTS * POINTS vectors `of_point` apart.
+#[inline(always)]
+unsafe fn transform<T: Element, S: Lanes<T>>(
+    simd: S,
+    source: *const T,
+    of_tap: usize,
+    target: *mut T,
+    of_point: usize,
+) {
+    let mut rows = [[simd.splat(T::default()); TAPS]; POINTS];
+    // SAFETY: as the caller answers for.
+    unsafe {
+        for column in 0..TAPS {
+            let mut taps = [simd.splat(T::default()); TAPS];
+            for (row, tap) in taps.iter_mut().enumerate() {
+                *tap = simd.load(source.add((row * TAPS + column) * of_tap));
+            }
+            let points = transforms::filter(simd, taps);
+            for (row, point) in rows.iter_mut().zip(points) {
+                row[column] = point;
+            }
+        }
+        for (row, taps) in rows.into_iter().enumerate() {
+            let points = transforms::filter(simd, taps);
+            for (column, point) in points.into_iter().enumerate() {
+                simd.store(target.add((row * POINTS + column) * of_point), point);
+            }
+        }
+    }
+}

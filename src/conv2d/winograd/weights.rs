@@ -1,0 +1,274 @@
+//! dw, by F(3x3, 4x4): the gradients of the outputs take the filters' place, tile by tile.
+//!
+//! At each point it is a matrix product over all tiles. These are cut by the shape alone and added in
+//! their order, so that dw has the same bits on any number of threads.
+
+use super::source::{CHUNK, Images, TransformTiles, strip_len};
+use super::tiles::{Tiles, spread};
+use super::transforms::{self, OUTPUTS, PLANES, POINTS, TAPS};
+use crate::context::Context;
+use crate::conv2d::backward_weights::BackwardWeights;
+use crate::conv2d::forward::{input_strides, output_strides};
+use crate::error::Result;
+use crate::gemm::in_place::InPlaceProduct;
+use crate::gemm::pack::TileShape;
+use crate::scratch::ScratchLen;
+use crate::shape::ConvShape;
+use crate::shared_mut::SharedMut;
+use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
+
+/// Output channels of a product's task.
+const TASK_OUTPUTS: usize = 64;
+/// Tiles that are summed in registers; the sums of such blocks are then added.
+const BLOCK_TILES: usize = 128;
+/// Filters of which one task makes the taps, about.
+const TASK_FILTERS: usize = 256;
+
+/// How the tiles and the sums lie in scratch memory: x at the points, dy at the points, the sums.
+#[derive(Clone, Copy)]
+struct Plan {
+    tiles: Tiles,
+    segments_together: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Plan {
+    fn new<T>(shape: &ConvShape) -> Self {
+        let tiles = Tiles::new(shape.batch, [shape.out_height, shape.out_width]);
+        let (inputs, outputs) = (shape.group_in, shape.group_out);
+        let tile_bytes = PLANES * (spread(inputs) + spread(outputs)) * size_of::<T>();
+        Plan { tiles, segments_together: tiles.together(tile_bytes), inputs, outputs }
+    }
+
+    /// Elements from point to point of tiles with so many channels.
+    fn tiles_plane(&self, channels: usize) -> usize {
+        spread(self.segments_together * self.tiles.part_tiles * spread(channels))
+    }
+
+    /// Elements from point to point of the sums, a row of input channels per output channel.
+    fn sums_plane(&self) -> usize {
+        spread(self.outputs * spread(self.inputs))
+    }
+
+    /// Where the tiles of dy and the sums begin, and where these end.
+    fn parts(&self) -> [usize; 3] {
+        let gradient = PLANES * self.tiles_plane(self.inputs);
+        let sums = gradient + PLANES * self.tiles_plane(self.outputs);
+        [gradient, sums, sums + PLANES * self.sums_plane()]
+    }
+
+    fn scratch_len(&self) -> ScratchLen {
+        let strips = strip_len::<POINTS>(&self.tiles).max(strip_len::<OUTPUTS>(&self.tiles));
+        ScratchLen { shared: self.parts()[2], per_slot: strips }
+    }
+}
+
+pub(in crate::conv2d) fn scratch_len<T>(shape: &ConvShape) -> ScratchLen {
+    Plan::new::<T>(shape).scratch_len()
+}
+
+/// Computes dw alone.
+pub(in crate::conv2d) fn run<T: Element>(
+    context: &Context,
+    shape: &ConvShape,
+    pass: &BackwardWeights<'_, T>,
+    x: &[T],
+    dw: &mut [T],
+) -> Result<()> {
+    let level = context.level();
+    let plan = Plan::new::<T>(shape);
+    let scratch = context.scratch::<T>(plan.scratch_len())?;
+    let tiles = &plan.tiles;
+    let pads = [shape.height.pad_before, shape.width.pad_before];
+    let sources = Images {
+        start: x.as_ptr(),
+        relu_output: std::ptr::null(),
+        strides: input_strides(shape),
+        first: pads.map(|pad| -(pad as isize)),
+        extents: [shape.height.input, shape.width.input],
+    };
+    let gradients = Images {
+        start: pass.dy.as_ptr(),
+        relu_output: pass.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr),
+        strides: output_strides(shape),
+        first: [0, 0],
+        extents: [shape.out_height, shape.out_width],
+    };
+    let dw = SharedMut::new(dw);
+    let (inputs, outputs) = (plan.inputs, plan.outputs);
+    let (source_stride, gradient_stride) = (spread(inputs), spread(outputs));
+    let [gradient_start, sums_start, _] = plan.parts();
+    let source_chunks = inputs.div_ceil(CHUNK);
+    let chunks = source_chunks + outputs.div_ceil(CHUNK);
+    let output_blocks = outputs.div_ceil(TASK_OUTPUTS);
+    let columns = inputs.next_multiple_of(TileShape::of::<T>(level).lanes);
+    for group in 0..shape.groups {
+        for first in (0..tiles.segments).step_by(plan.segments_together) {
+            let segments = plan.segments_together.min(tiles.segments - first);
+            let first_tile = tiles.first_tile(first);
+            context.run(segments * chunks, &|slot, task| {
+                let (number, chunk) = (first + task / chunks, task % chunks);
+                let segment = tiles.segment(number);
+                let tile = segment.first - first_tile;
+                let strip = scratch.slot(slot);
+                match chunk.checked_sub(source_chunks) {
+                    None => {
+                        let channel = chunk * CHUNK;
+                        let transform = TransformTiles::<T, POINTS> {
+                            images: &sources,
+                            tiles,
+                            segment,
+                            group_first: group * inputs,
+                            channels: (channel, CHUNK.min(inputs - channel)),
+                            strip,
+                            target: scratch.shared().wrapping_add(tile * source_stride),
+                            tile_stride: source_stride,
+                            plane: plan.tiles_plane(inputs),
+                        };
+                        T::dispatch(level, transform);
+                    }
+                    Some(chunk) => {
+                        let channel = chunk * CHUNK;
+                        let place = gradient_start + tile * gradient_stride;
+                        let transform = TransformTiles::<T, OUTPUTS> {
+                            images: &gradients,
+                            tiles,
+                            segment,
+                            group_first: group * outputs,
+                            channels: (channel, CHUNK.min(outputs - channel)),
+                            strip,
+                            target: scratch.shared().wrapping_add(place),
+                            tile_stride: gradient_stride,
+                            plane: plan.tiles_plane(outputs),
+                        };
+                        T::dispatch(level, transform);
+                    }
+                }
+            });
+            let count = tiles.first_tile(first + segments) - first_tile;
+            let blocks = count.div_ceil(BLOCK_TILES);
+            let block = count.div_ceil(blocks.max(1)).max(1);
+            context.run(PLANES * output_blocks, &|_, task| {
+                let (point, output) = (task / output_blocks, task % output_blocks * TASK_OUTPUTS);
+                let source = point * plan.tiles_plane(inputs);
+                let gradient = gradient_start + point * plan.tiles_plane(outputs) + output;
+                let sums = sums_start + point * plan.sums_plane() + output * source_stride;
+                for tile in (0..count).step_by(block) {
+                    let is_first = first + tile == 0;
+                    let product = InPlaceProduct {
+                        m: TASK_OUTPUTS.min(outputs - output),
+                        n: columns,
+                        k: block.min(count - tile),
+                        alpha: T::from_f64(1.0),
+                        a: scratch.shared().wrapping_add(gradient + tile * gradient_stride),
+                        a_strides: [1, gradient_stride],
+                        b: scratch.shared().wrapping_add(source + tile * source_stride),
+                        ldb: source_stride,
+                        beta: if is_first { T::default() } else { T::from_f64(1.0) },
+                        c: scratch.shared().wrapping_add(sums),
+                        ldc: source_stride,
+                    };
+                    T::dispatch(level, product);
+                }
+            });
+        }
+        let rows = (TASK_FILTERS / inputs).max(1);
+        context.run(outputs.div_ceil(rows), &|_, task| {
+            let first = task * rows;
+            let taps = FilterTaps {
+                plan: &plan,
+                shape,
+                group,
+                outputs: (first, rows.min(outputs - first)),
+                sums: scratch.shared().wrapping_add(sums_start),
+                target: dw,
+                alpha: pass.dw_alpha,
+                beta: pass.dw_beta,
+            };
+            T::dispatch(level, taps);
+        });
+    }
+    Ok(())
+}
+
+/// Makes the taps of some output channels' filters, and updates dw with them.
+struct FilterTaps<'a, T> {
+    plan: &'a Plan,
+    shape: &'a ConvShape,
+    group: usize,
+    /// First and number, in the group.
+    outputs: (usize, usize),
+    sums: *const T,
+    target: SharedMut<'a, T>,
+    alpha: T,
+    beta: T,
+}
+
+impl<T: Element> Kernel<T> for FilterTaps<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let plan = self.plan;
+        let [w_out, w_in, w_row, w_column] = self.shape.filter_strides();
+        for output in self.outputs.0..self.outputs.0 + self.outputs.1 {
+            let filters = (self.group * plan.outputs + output) * w_out;
+            for input in (0..plan.inputs).step_by(S::LANES) {
+                let count = S::LANES.min(plan.inputs - input);
+                let mut taps = [T::default(); TAPS * TAPS * TILE_LANES];
+                // SAFETY: the sums have these channels, rounded up to vectors; dw has the filters, and
+                // this task alone uses those of its outputs.
+                unsafe {
+                    let sums = self.sums.add(output * spread(plan.inputs) + input);
+                    transform(simd, sums, plan.sums_plane(), taps.as_mut_ptr());
+                    for tap in 0..TAPS * TAPS {
+                        let (row, column) = (tap / TAPS, tap % TAPS);
+                        let place = filters + input * w_in + row * w_row + column * w_column;
+                        for lane in 0..count {
+                            let target = self.target.at(place + lane * w_in);
+                            let value = self.alpha * taps[tap * TILE_LANES + lane];
+                            *target = match self.beta == T::default() {
+                                true => value,
+                                false => value + self.beta * *target,
+                            };
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Transforms the sums of one output and a vector of input channels to nine taps, `TILE_LANES` apart.
+///
+/// # Safety
+/// The source has POINTS * POINTS vectors, `of_point` apart; the target has nine.
+#[inline(always)]
+unsafe fn transform<T: Element, S: Lanes<T>>(
+    simd: S,
+    source: *const T,
+    of_point: usize,
+    target: *mut T,
+) {
+    let mut rows = [[simd.splat(T::default()); POINTS]; TAPS];
+    // SAFETY: as the caller answers for.
+    unsafe {
+        for column in 0..POINTS {
+            let mut products = [simd.splat(T::default()); POINTS];
+            for (row, product) in products.iter_mut().enumerate() {
+                *product = simd.load(source.add((row * POINTS + column) * of_point));
+            }
+            let results = transforms::tap_gradient(simd, products);
+            for (row, result) in rows.iter_mut().zip(results) {
+                row[column] = result;
+            }
+        }
+        for (row, products) in rows.into_iter().enumerate() {
+            let results = transforms::tap_gradient(simd, products);
+            for (column, result) in results.into_iter().enumerate() {
+                simd.store(target.add((row * TAPS + column) * TILE_LANES), result);
+            }
+        }
+    }
+}
