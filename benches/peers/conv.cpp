@@ -10,6 +10,7 @@
 //            own format, and everything in its own formats, with the reorders to and from them
 //   blocked  oneDNN's kernel on its own formats, no reorder counted
 //   cnnkern  one call, weights packed in it
+//   sums     the same without Winograd's transforms, where that makes a difference
 //
 // Both may use as many threads: OMP_NUM_THREADS and CNNKERN_NUM_THREADS.
 
@@ -88,7 +89,7 @@ void fill(float *values, size_t len) {
 
 /// One way to compute a pass.
 struct Candidate {
-    enum class Kind { plain, blocked, cnnkern } kind;
+    enum class Kind { plain, blocked, cnnkern, sums } kind;
     std::function<void()> run;
     double best = std::numeric_limits<double>::infinity();
 };
@@ -249,6 +250,14 @@ private:
     memory bias_tensor;
 };
 
+cnnkern_pass pass_of(Pass pass) {
+    switch (pass) {
+    case Pass::forward: return CNNKERN_PASS_FORWARD;
+    case Pass::backward_data: return CNNKERN_PASS_BACKWARD_DATA;
+    default: return CNNKERN_PASS_BACKWARD_WEIGHTS;
+    }
+}
+
 /// cnnkern's tensors for one layer.
 class Cnnkern {
 public:
@@ -266,8 +275,17 @@ public:
         for (std::vector<float> *tensor : {&x, &w, &y}) fill(tensor->data(), tensor->size());
     }
 
-    void run(Pass pass) {
+    bool takes_winograd(Pass pass) {
+        cnnkern_algorithm algorithm;
+        params.algorithm = CNNKERN_ALGORITHM_AUTO;
+        if (cnnkern_conv2d_query_f32(context, &params, pass_of(pass), &algorithm, nullptr, nullptr))
+            throw std::runtime_error(cnnkern_last_error());
+        return algorithm == CNNKERN_ALGORITHM_WINOGRAD;
+    }
+
+    void run(Pass pass, cnnkern_algorithm algorithm) {
         cnnkern_status status;
+        params.algorithm = algorithm;
         switch (pass) {
         case Pass::forward:
             status = cnnkern_conv2d_forward_f32(context, &params, x.data(), w.data(), bias.data(),
@@ -353,16 +371,21 @@ void compare(cnnkern_context *context, const Layer &layer, bool nhwc, int rounds
     for (const Pass pass : passes) {
         std::vector<Candidate> candidates;
         onednn.add_candidates(pass, candidates);
-        candidates.push_back({Candidate::Kind::cnnkern, [&] { cnnkern.run(pass); }});
+        candidates.push_back(
+            {Candidate::Kind::cnnkern, [&] { cnnkern.run(pass, CNNKERN_ALGORITHM_AUTO); }});
+        const bool winograd = cnnkern.takes_winograd(pass);
+        if (winograd)
+            candidates.push_back(
+                {Candidate::Kind::sums, [&] { cnnkern.run(pass, CNNKERN_ALGORITHM_GEMM); }});
         measure(candidates, rounds);
-        double best[3];
+        double best[4];
         std::fill(std::begin(best), std::end(best), std::numeric_limits<double>::infinity());
         for (const Candidate &candidate : candidates) {
             double &time = best[int(candidate.kind)];
             time = std::min(time, candidate.best);
         }
-        std::printf("%s,%s,%.4f,%.4f,%.4f,%.4f\n", layer.name.c_str(), name_of(pass), layer.gflop(),
-                    best[0], best[1], best[2]);
+        std::printf("%s,%s,%.4f,%.4f,%.4f,%.4f,%.4f\n", layer.name.c_str(), name_of(pass),
+                    layer.gflop(), best[0], best[1], best[2], winograd ? best[3] : best[2]);
         std::fflush(stdout);
     }
 }
@@ -388,7 +411,7 @@ int main(int argc, char **argv) try {
                 version->major, version->minor, version->patch, nhwc ? "NHWC" : "NCHW");
     std::printf("# %s, %zu threads\n", processor().c_str(), threads);
     std::printf("# peak %.1f GFLOP/s\n", peak(threads, isa));
-    std::printf("layer,pass,gflop,plain,blocked,cnnkern\n");
+    std::printf("layer,pass,gflop,plain,blocked,cnnkern,sums\n");
     for (const std::string &list : lists)
         for (const Layer &layer : read_layers(list)) compare(context, layer, nhwc, rounds);
     cnnkern_context_destroy(context);
