@@ -241,11 +241,7 @@ pub(crate) fn run_backward<T: Element>(
             return Ok(());
         }
         if let (Choice::Winograd, Some(x), Some(dw)) = (choice, inputs.x, dw.as_deref_mut()) {
-            winograd::weights::run(context, &shape, &pass, x, dw)?;
-            if db.is_some() {
-                pass.run(context, &shape, None, db)?;
-            }
-            return Ok(());
+            return winograd::weights::run(context, &shape, &pass, x, dw, db);
         }
         match choice {
             Choice::Depthwise => direct::weights::run(context, &shape, &pass, dw, db)?,

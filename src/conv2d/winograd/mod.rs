@@ -113,6 +113,7 @@ pub(super) fn gather<T: Element>(context: &Context, pass: &Gather<T>) -> Result<
                     target: transformed(number),
                     tile_stride: plan.term_stride(),
                     plane: plan.source_plane(),
+                    channel_sums: std::ptr::null_mut(),
                 };
                 T::dispatch(level, transform);
             });

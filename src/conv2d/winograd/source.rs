@@ -71,6 +71,8 @@ pub(super) struct TransformTiles<'a, T, const INPUTS: usize> {
     /// Elements from tile to tile, and from point to point.
     pub tile_stride: usize,
     pub plane: usize,
+    /// Where the sums over the segment's pixels go, one per channel of the group; null for nowhere.
+    pub channel_sums: *mut T,
 }
 
 impl<T: Element, const INPUTS: usize> Kernel<T> for TransformTiles<'_, T, INPUTS> {
@@ -88,6 +90,16 @@ impl<T: Element, const INPUTS: usize> Kernel<T> for TransformTiles<'_, T, INPUTS
                 for row in 0..INPUTS {
                     let strip = self.strip.add(row * of_row);
                     self.copy_row(simd, row, channel, channels, strip);
+                }
+                if !self.channel_sums.is_null() {
+                    let mut sum = simd.splat(T::default());
+                    for row in 0..INPUTS {
+                        for column in 0..self.segment.tiles * OUTPUTS {
+                            let pixel = self.strip.add(row * of_row + column * S::LANES);
+                            sum = simd.add(sum, simd.load(pixel));
+                        }
+                    }
+                    simd.store(self.channel_sums.add(channel), sum);
                 }
                 for tile in 0..self.segment.tiles {
                     let source = self.strip.add(tile * OUTPUTS * S::LANES);

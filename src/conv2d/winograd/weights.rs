@@ -1,4 +1,5 @@
-//! dw, by F(3x3, 4x4): the gradients of the outputs take the filters' place, tile by tile.
+//! dw, by F(3x3, 4x4): the gradients of the outputs take the filters' place, tile by tile. db is summed
+//! from the same rows.
 //!
 //! At each point it is a matrix product over all tiles. These are cut by the shape alone and added in
 //! their order, so that dw has the same bits on any number of threads.
@@ -51,16 +52,23 @@ impl Plan {
         spread(self.outputs * spread(self.inputs))
     }
 
-    /// Where the tiles of dy and the sums begin, and where these end.
-    fn parts(&self) -> [usize; 3] {
+    /// Where the tiles of dy and the sums of dw begin, those of db, and where these end: for each segment,
+    /// and in all, a row of channels.
+    fn parts(&self) -> [usize; 4] {
         let gradient = PLANES * self.tiles_plane(self.inputs);
         let sums = gradient + PLANES * self.tiles_plane(self.outputs);
-        [gradient, sums, sums + PLANES * self.sums_plane()]
+        let channel_sums = sums + PLANES * self.sums_plane();
+        [
+            gradient,
+            sums,
+            channel_sums,
+            channel_sums + (self.segments_together + 1) * spread(self.outputs),
+        ]
     }
 
     fn scratch_len(&self) -> ScratchLen {
         let strips = strip_len::<POINTS>(&self.tiles).max(strip_len::<OUTPUTS>(&self.tiles));
-        ScratchLen { shared: self.parts()[2], per_slot: strips }
+        ScratchLen { shared: self.parts()[3], per_slot: strips }
     }
 }
 
@@ -68,13 +76,14 @@ pub(in crate::conv2d) fn scratch_len<T>(shape: &ConvShape) -> ScratchLen {
     Plan::new::<T>(shape).scratch_len()
 }
 
-/// Computes dw alone.
+/// Computes dw, and db where it is wanted.
 pub(in crate::conv2d) fn run<T: Element>(
     context: &Context,
     shape: &ConvShape,
     pass: &BackwardWeights<'_, T>,
     x: &[T],
     dw: &mut [T],
+    db: Option<&mut [T]>,
 ) -> Result<()> {
     let level = context.level();
     let plan = Plan::new::<T>(shape);
@@ -95,14 +104,18 @@ pub(in crate::conv2d) fn run<T: Element>(
         first: [0, 0],
         extents: [shape.out_height, shape.out_width],
     };
-    let dw = SharedMut::new(dw);
+    let (dw, db) = (SharedMut::new(dw), db.map(SharedMut::new));
     let (inputs, outputs) = (plan.inputs, plan.outputs);
     let (source_stride, gradient_stride) = (spread(inputs), spread(outputs));
-    let [gradient_start, sums_start, _] = plan.parts();
+    let [gradient_start, sums_start, channels_start, _] = plan.parts();
     let source_chunks = inputs.div_ceil(CHUNK);
     let chunks = source_chunks + outputs.div_ceil(CHUNK);
     let output_blocks = outputs.div_ceil(TASK_OUTPUTS);
-    let columns = inputs.next_multiple_of(TileShape::of::<T>(level).lanes);
+    let lanes = TileShape::of::<T>(level).lanes;
+    let columns = inputs.next_multiple_of(lanes);
+    // A segment's sums of db; number 0 is for those of all segments.
+    let channel_sums =
+        |row: usize| scratch.shared().wrapping_add(channels_start + row * gradient_stride);
     for group in 0..shape.groups {
         for first in (0..tiles.segments).step_by(plan.segments_together) {
             let segments = plan.segments_together.min(tiles.segments - first);
@@ -125,12 +138,14 @@ pub(in crate::conv2d) fn run<T: Element>(
                             target: scratch.shared().wrapping_add(tile * source_stride),
                             tile_stride: source_stride,
                             plane: plan.tiles_plane(inputs),
+                            channel_sums: std::ptr::null_mut(),
                         };
                         T::dispatch(level, transform);
                     }
                     Some(chunk) => {
                         let channel = chunk * CHUNK;
                         let place = gradient_start + tile * gradient_stride;
+                        let sums = db.map(|_| channel_sums(1 + number - first));
                         let transform = TransformTiles::<T, OUTPUTS> {
                             images: &gradients,
                             tiles,
@@ -141,6 +156,7 @@ pub(in crate::conv2d) fn run<T: Element>(
                             target: scratch.shared().wrapping_add(place),
                             tile_stride: gradient_stride,
                             plane: plan.tiles_plane(outputs),
+                            channel_sums: sums.unwrap_or(std::ptr::null_mut()),
                         };
                         T::dispatch(level, transform);
                     }
@@ -149,7 +165,19 @@ pub(in crate::conv2d) fn run<T: Element>(
             let count = tiles.first_tile(first + segments) - first_tile;
             let blocks = count.div_ceil(BLOCK_TILES);
             let block = count.div_ceil(blocks.max(1)).max(1);
-            context.run(PLANES * output_blocks, &|_, task| {
+            context.run(PLANES * output_blocks + usize::from(db.is_some()), &|_, task| {
+                if task == PLANES * output_blocks {
+                    let add = AddRows {
+                        rows: channel_sums(1),
+                        count: segments,
+                        stride: gradient_stride,
+                        len: outputs.next_multiple_of(lanes),
+                        target: channel_sums(0),
+                        overwrites: first == 0,
+                    };
+                    T::dispatch(level, add);
+                    return;
+                }
                 let (point, output) = (task / output_blocks, task % output_blocks * TASK_OUTPUTS);
                 let source = point * plan.tiles_plane(inputs);
                 let gradient = gradient_start + point * plan.tiles_plane(outputs) + output;
@@ -188,8 +216,52 @@ pub(in crate::conv2d) fn run<T: Element>(
             };
             T::dispatch(level, taps);
         });
+        for output in 0..db.map_or(0, |_| outputs) {
+            let db = db.expect("wanted").at(group * outputs + output);
+            // SAFETY: the sums have the outputs, and so has db, which nobody else uses.
+            unsafe {
+                let value = pass.db_alpha * *channel_sums(0).add(output);
+                *db = match pass.db_beta == T::default() {
+                    true => value,
+                    false => value + pass.db_beta * *db,
+                };
+            }
+        }
     }
     Ok(())
+}
+
+/// Adds rows, `stride` apart, up in their order, and to the target or instead of it.
+struct AddRows<T> {
+    rows: *const T,
+    count: usize,
+    stride: usize,
+    /// Whole vectors.
+    len: usize,
+    target: *mut T,
+    overwrites: bool,
+}
+
+impl<T: Element> Kernel<T> for AddRows<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        for place in (0..self.len).step_by(S::LANES) {
+            // SAFETY: the rows and the target have `len` elements.
+            unsafe {
+                let target = self.target.add(place);
+                let mut sum = simd.splat(T::default());
+                if !self.overwrites {
+                    sum = simd.load(target);
+                }
+                for row in 0..self.count {
+                    sum = simd.add(sum, simd.load(self.rows.add(row * self.stride + place)));
+                }
+                simd.store(target, sum);
+            }
+        }
+    }
 }
 
 /// Makes the taps of some output channels' filters, and updates dw with them.
