@@ -211,10 +211,10 @@ pub(crate) fn run_backward<T: Element>(
             alpha: T::from_f64(options.dx_alpha),
             beta: T::from_f64(options.dx_beta),
         };
-        // The kernel with channels in the lanes skips taps that read no dy.
         if choice == Choice::Winograd {
             let phase = gather::backward_phase(&shape, &pass, dx.as_mut_ptr(), [0, 0]);
             winograd::gather(context, &phase)?;
+        // The kernel with channels in the lanes skips taps that read no dy.
         } else if choice != Choice::Channels && pass.needs_plain_loops() {
             pass.run_plain_loops(context, &shape, dx);
         } else if choice == Choice::Product {

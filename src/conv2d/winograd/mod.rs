@@ -1,8 +1,12 @@
 //! Winograd's minimal filtering F(4x4, 3x3): 36 products for what a direct convolution needs 144 for.
 //!
-//! Tiles of 6 x 6 inputs and the filters are transformed to their values at 36 points, which are matrix
-//! products over the channels; a second transform makes 4 x 4 outputs of them. Channels are in the
-//! lanes whatever the layout.
+//! Tiles of 6 x 6 inputs and the filters are transformed to their values at 36 points; at each point, tiles
+//! times filters is a matrix product over the channels; a second transform makes 4 x 4 outputs of the
+//! products (Lavin and Gray, 2016, algorithm 1). dw is F(3x3, 4x4), products over the tiles. Channels are
+//! in the lanes whatever the layout.
+//!
+//! Work is cut by the shape alone, and a tile's products do not depend on the tiles beside it: an image has
+//! the bits that it has alone, on any number of threads.
 
 mod filters;
 mod plan;
