@@ -163,6 +163,17 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         all.push(groups(4, pad([1, 1, 1, 1], new(2, 4, 9, columns, 4, 3, 3))));
         all.push(groups(3, stride(2, 2, pad([2, 2, 2, 2], new(2, 3, 9, columns, 3, 5, 5)))));
     }
+    // depthwise kernels with channels in the lanes: pairs of vectors, single ones and parts of one, every
+    // number of columns that no padding touches, and pixels that compete for the cache's sets
+    for channels in EDGES {
+        all.push(groups(channels, pad([1, 1, 1, 1], new(2, channels, 4, 9, channels, 3, 3))));
+        let strided = stride(2, 2, pad([1, 0, 2, 1], new(1, channels, 7, 19, channels, 3, 3)));
+        all.push(groups(channels, strided));
+    }
+    for columns in 1..=15 {
+        all.push(groups(17, pad([2, 1, 1, 2], new(1, 17, 3, columns, 17, 3, 3))));
+    }
+    all.push(groups(512, pad([1, 1, 1, 1], new(1, 512, 3, 7, 512, 3, 3))));
     all
 }
 

@@ -7,7 +7,7 @@ use super::band::CopiedAxis;
 use crate::conv2d::patches::Taps;
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::shape::{Axis, ConvShape};
-use crate::simd::{CACHE_LINE, Element, Lanes, TILE_LANES};
+use crate::simd::{Element, Lanes, TILE_LANES};
 
 /// What the ring should take: less than half of a second-level cache. (Fewer channels would keep it in the
 /// first level, but then only a part of each pixel is read and written at a time, which takes longer.)
@@ -199,27 +199,6 @@ impl NhwcBand {
                     }
                     simd.store(target.add(channel), value);
                 }
-            }
-        }
-    }
-
-    /// Asks for what the next grid row will have copied, as far as `outputs` outputs from `column` on
-    /// read it.
-    #[inline(always)]
-    pub fn prefetch<T: Element, S: Lanes<T>>(
-        &self,
-        simd: S,
-        source: &Source<T>,
-        row: usize,
-        (column, outputs): (usize, usize),
-    ) {
-        let y = ((row + 1) * self.rows.step + self.rows.reach) as isize + self.rows.least;
-        let (first, end) = (column * self.columns.step, (column + outputs) * self.columns.step);
-        for x in first..end {
-            let pixel = source.start.wrapping_offset(y * source.strides[0] as isize);
-            let pixel = pixel.wrapping_add(x * source.strides[1]);
-            for channel in (0..self.channels).step_by(CACHE_LINE / size_of::<T>()) {
-                simd.prefetch(pixel.wrapping_add(channel));
             }
         }
     }
