@@ -28,7 +28,7 @@ use filters::TransformFilters;
 use plan::{BLOCK_OUTPUTS, FILTER_TERMS, Plan};
 use source::{CHUNK, Images, TransformTiles};
 use target::MultiplyBlock;
-use transforms::{OUTPUTS, PLANES, POINTS, TAPS};
+use transforms::{OUTPUTS, POINTS, TAPS};
 
 /// Whether the transforms are made for the windows: 3 x 3, without stride and dilation.
 pub(super) fn fits(shape: &ConvShape) -> bool {
@@ -41,7 +41,8 @@ const FEWEST_CHANNELS: usize = 16;
 
 /// Whether it is faster than a direct convolution, in processor cycles of AVX2 for one group; where it is
 /// close, direct is taken. For y and dx of one image, never of the batch, so that an image's bits do not
-/// depend on it. Measured for 16 to 512 channels and extents of 5 to 56.
+/// depend on it. Measured for 16 to 512 channels and extents of 5 to 56; `cargo bench --bench choice`
+/// holds it against a sample.
 pub(super) fn pays(shape: &ConvShape, pass: Pass) -> bool {
     let forward = [shape.group_in, shape.group_out, shape.out_height, shape.out_width];
     let [terms, outputs, height, width] = match pass {
@@ -58,13 +59,25 @@ pub(super) fn pays(shape: &ConvShape, pass: Pass) -> bool {
     let pixels = images * height as f64 * width as f64;
     let (terms, outputs) = (terms as f64, outputs as f64);
     let filters = terms * outputs;
-    // A filter's points are written and read again: in a cache, or in memory.
-    let of_filter = match filters {
-        ..65_536.0 => 36.0,
-        ..131_072.0 => 50.0,
-        _ => 90.0,
+    // A filter's points are written and read again, in a cache or in memory. The filters of dx lie
+    // across; those of dw are sums that are added to.
+    let of_filter = match (pass, filters) {
+        (Pass::Forward, ..65_536.0) => 30.0,
+        (Pass::BackwardWeights, ..65_536.0) => 75.0,
+        (Pass::BackwardData, ..65_536.0) => 90.0,
+        (Pass::Forward, ..131_072.0) => 50.0,
+        (_, ..131_072.0) => 90.0,
+        (Pass::Forward, _) => 90.0,
+        _ => 130.0,
     };
-    let products = PLANES as f64 * tiles * filters / 16.0 / 0.75;
+    // Each product of dw is a short sum over tiles, added to what there is; with many rows and few
+    // columns most of its time is spent on that.
+    let of_product = match pass {
+        Pass::BackwardWeights if terms > 8.0 * outputs => return false,
+        Pass::BackwardWeights => 8.0,
+        _ => 3.0,
+    };
+    let products = of_product * tiles * filters;
     let transforms = 25.0 * tiles * terms + 40.0 * tiles * outputs + of_filter * filters;
     let direct = (TAPS * TAPS) as f64 * pixels * filters / 16.0 / 0.5;
     products + transforms < 0.9 * direct
