@@ -112,6 +112,18 @@ fn layers_that_broke_elsewhere() {
     }
 }
 
+/// A stride far beyond the image, which has one column of windows then.
+#[test]
+fn depthwise_with_a_huge_stride() {
+    for context in contexts::contexts() {
+        for layout in [Layout::Nchw, Layout::Nhwc] {
+            let depthwise = groups(17, Conv2dParams::new(2, 17, 9, 9, 17, 3, 3));
+            let params = stride(1, 1 << 40, pad([1; 4], depthwise));
+            check_conv(&context, &Conv2dParams { layout, ..params });
+        }
+    }
+}
+
 /// Overlapping windows on a large image, and padding larger than the window.
 #[test]
 fn pooling_that_broke_elsewhere() {

@@ -37,7 +37,9 @@ struct Plan {
     per_task: usize,
     /// Elements of the packed filters of a pass.
     filters_len: usize,
-    /// Zeros that stand for the pixels of a tile.
+    /// From column to column of the grid, where it has several: a stride may be of any size.
+    step: usize,
+    /// Zeros that stand for the pixels of a tile, all of which lie in a row of the source.
     zeros: usize,
 }
 
@@ -58,6 +60,9 @@ impl Plan {
         let wanted = TASKS.div_ceil(batch * blocks).min((work * height).div_ceil(TASK_WORK));
         let part_rows = height.div_ceil(wanted);
         let packed = channels.next_multiple_of(TILE_LANES);
+        let columns = &passes[0].columns;
+        let pixel = ring.map_or(passes[0].source_strides[3], |ring| ring.channels);
+        let tile = (OUTPUTS - 1).saturating_mul(columns.step).min(columns.extent);
         Plan {
             ring,
             block,
@@ -67,7 +72,8 @@ impl Plan {
             parts: height.div_ceil(part_rows),
             per_task: (TASK_WORK / (work * part_rows)).max(1),
             filters_len: most(|pass| pass.rows.count * pass.columns.count) * packed,
-            zeros: (OUTPUTS - 1) * passes[0].columns.step * channels + channels,
+            step: if width > 1 { columns.step * pixel } else { 0 },
+            zeros: (tile + 1) * channels,
         }
     }
 
@@ -185,10 +191,7 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
                         pass,
                         row,
                         source: &source,
-                        step: match &ring {
-                            Some(ring) => ring.step(),
-                            None => pass.columns.step * of_column,
-                        },
+                        step: self.plan.step,
                         ahead: (number == 0).then(|| self.ahead(&source, row)),
                         zeros: self.zeros,
                         channel,
@@ -376,7 +379,9 @@ impl<T: Element> Row<'_, T> {
         column: usize,
         (first, end): (usize, usize),
     ) {
-        let (rows, columns) = (self.pass.rows.step, self.pass.columns.step);
+        let Gather { rows, columns, .. } = self.pass;
+        // No more than it reads, where it passes over some.
+        let (new_rows, new_columns) = (rows.step.min(rows.count), columns.step.min(columns.count));
         let [of_row, of_column] = self.source.strides;
         let [.., target_row, target_column] = self.pass.target_strides;
         let target = self.target.wrapping_add(target_row + column * target_column);
@@ -385,9 +390,9 @@ impl<T: Element> Row<'_, T> {
                 simd.prefetch_second(target.wrapping_add(n * target_column + channel));
             }
             let Some(ahead) = self.ahead else { continue };
-            let mut pixels = ahead.wrapping_add(column * columns * of_column + channel);
-            for _ in 0..rows {
-                for x in 0..N * columns {
+            let mut pixels = ahead.wrapping_add(column * columns.step * of_column + channel);
+            for _ in 0..new_rows {
+                for x in 0..N * new_columns {
                     simd.prefetch_second(pixels.wrapping_add(x * of_column));
                 }
                 pixels = pixels.wrapping_sub(of_row);
