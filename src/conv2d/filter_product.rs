@@ -1,24 +1,28 @@
 //! Filters times patches: what the forward pass and the backward pass to the data both are.
 //!
 //! The filters are packed once per call. Each task packs some pixels' patches straight from the
-//! image and multiplies: NCHW has the pixels in the lanes and the filters' outputs as rows of the
-//! tile, NHWC the other way round, so that results are written as they lie.
+//! image, or reads them there where a patch is just its pixel, and multiplies: NCHW has the pixels in
+//! the lanes and the filters' outputs as rows of the tile, NHWC the other way round, so that results
+//! are written as they lie.
 
 use super::fill_by_cell::FillByCell;
 use super::patches::{Block, FillByPixel, Patches};
 use crate::context::Context;
 use crate::gemm::blocking::{Grid, block_length, depth_blocks};
-use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
+use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Order, Panels, Places, Update};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use crate::scratch::{Scratch, ScratchLen};
 use crate::shape::Layout;
-use crate::simd::{Element, Level};
+use crate::simd::{CACHE_LINE, Element, Level};
 
 /// Pixels of a task at the most: their patches of one depth block take 256 KB in f32, beside the
 /// filters' panels in the second-level cache.
 const TASK_PIXELS: usize = 256;
-/// The same for NHWC, whose patches are first filled and then transposed into panels.
+/// The same for NHWC, whose patches, if packed, are first filled and then transposed into panels.
 const TASK_PIXELS_NHWC: usize = 126;
+
+/// Channels a multiple of this apart share one set in sixteen of a cache's, or fewer.
+const COMPETING_BYTES: usize = 1024;
 
 /// Images are joined where more than a pixel is missing from the panels for every so many that there
 /// are: vectors that straddle images take longer.
@@ -120,6 +124,29 @@ impl<T: Element> FilterProduct<T> {
         joined
     }
 
+    /// Whether the rows of results, of every image and channel, begin at the same place of a cache line.
+    fn lines_up(&self) -> bool {
+        let Results { image_stride, outputs, pixels, .. } = self.results;
+        let of_line = |stride: usize| (stride * size_of::<T>()).is_multiple_of(CACHE_LINE);
+        let in_rows = pixels.inner == 1 && pixels.width == usize::MAX;
+        in_rows && of_line(outputs.inner) && of_line(image_stride)
+    }
+
+    /// Pixels that a cache line of results has before the first one.
+    fn lead(&self) -> usize {
+        match self.lines_up() {
+            true => self.results.start.addr() % CACHE_LINE / size_of::<T>(),
+            false => 0,
+        }
+    }
+
+    /// The pixels of a task, from its part of the grid's columns, which count from the line's beginning.
+    fn after_lead(&self, (first, count): (usize, usize)) -> (usize, usize) {
+        let lead = self.lead();
+        let start = first.saturating_sub(lead);
+        (start, self.pixels.min(first + count - lead).saturating_sub(start))
+    }
+
     fn plan(&self, level: Level) -> Plan {
         let tile = TileShape::of::<T>(level);
         let depth = self.patches.len();
@@ -127,8 +154,9 @@ impl<T: Element> FilterProduct<T> {
         let block = block_length(depth);
         match self.patches.layout {
             Layout::Nchw => {
+                let lead = if self.lines_up() { CACHE_LINE / size_of::<T>() - 1 } else { 0 };
                 let grid = Grid::new(
-                    [self.outputs, self.pixels, depth],
+                    [self.outputs, self.pixels + lead, depth],
                     copies,
                     [tile.rows, tile.columns],
                     [usize::MAX, TASK_PIXELS],
@@ -205,7 +233,8 @@ impl<T: Element> FilterProduct<T> {
         if self.patches.layout != Layout::Nchw || !one_row {
             return Ahead::none();
         }
-        let [_, (pixel, pixels)] = plan.grid.task(index % plan.grid.len());
+        let [_, columns] = plan.grid.task(index % plan.grid.len());
+        let (pixel, pixels) = self.after_lead(columns);
         let image = index / plan.grid.len() / self.groups;
         let group = index / plan.grid.len() % self.groups;
         let stride = self.patches.strides[0];
@@ -269,9 +298,12 @@ impl<T: Element> FilterProduct<T> {
         let image = index / plan.grid.len() / self.groups;
         let group = index / plan.grid.len() % self.groups;
         let ((output, outputs), (pixel, pixels)) = match self.patches.layout {
-            Layout::Nchw => (rows, columns),
+            Layout::Nchw => (rows, self.after_lead(columns)),
             Layout::Nhwc => (columns, rows),
         };
+        if pixels == 0 {
+            return;
+        }
         let part = output / self.task_outputs(&plan.grid);
         let mut patches = self.patches;
         let offset = image * self.image_stride + group * patches.channels * patches.strides[0];
@@ -288,18 +320,12 @@ impl<T: Element> FilterProduct<T> {
         let bias = self.bias.wrapping_add(group * self.outputs);
         let mut beta = self.beta;
         let mut multiply = |start: usize, count: usize| {
-            let block = Block { pixel, pixels, cell: start, cells: count };
-            pack_patches(level, &patches, block, plan, slot);
             let filters = Panels {
                 // SAFETY: packed before, at that place.
                 start: unsafe { packed.add(self.packed_offset(plan, group, part, start)) },
                 width: plan.filters.width,
                 stride: plan.filters.width * count,
-            };
-            let patches = Panels {
-                start: slot.cast_const(),
-                width: plan.patches.width,
-                stride: plan.panel_stride(count),
+                order: Order::Packed,
             };
             let last = start + count == plan.depth;
             let following = depth_blocks(plan.depth).find(|block| block.0 > start);
@@ -309,31 +335,63 @@ impl<T: Element> FilterProduct<T> {
                 _ => Ahead::none(),
             };
             let with_bias = last && !self.bias.is_null();
-            let product = BlockProduct {
-                depth: count,
-                rows: outputs,
-                columns: pixels,
-                row_panels: filters,
-                column_panels: patches,
-                target,
-                first_row: output,
-                first_column: pixel,
-                row_places: self.results.outputs,
-                column_places: self.results.pixels,
-                update: Update {
-                    alpha: self.alpha,
-                    beta,
-                    bias: if with_bias { Bias::Rows(bias) } else { Bias::None },
-                    relu: last && self.relu,
-                },
-                ahead,
+            let update = Update {
+                alpha: self.alpha,
+                beta,
+                bias: if with_bias { Bias::Rows(bias) } else { Bias::None },
+                relu: last && self.relu,
             };
-            let product = match self.patches.layout {
-                Layout::Nchw => product,
-                Layout::Nhwc => product.transposed(),
-            };
-            T::dispatch(level, product);
             beta = T::from_f64(1.0);
+            let product = |(pixel, pixels), patches, ahead| {
+                let product = BlockProduct {
+                    depth: count,
+                    rows: outputs,
+                    columns: pixels,
+                    row_panels: filters,
+                    column_panels: patches,
+                    target,
+                    first_row: output,
+                    first_column: pixel,
+                    row_places: self.results.outputs,
+                    column_places: self.results.pixels,
+                    update,
+                    ahead,
+                };
+                let product = match self.patches.layout {
+                    Layout::Nchw => product,
+                    Layout::Nhwc => product.transposed(),
+                };
+                T::dispatch(level, product);
+            };
+            let packed = |block: Block, ahead| {
+                pack_patches(level, &patches, block, plan, slot);
+                let panels = Panels {
+                    start: slot.cast_const(),
+                    width: plan.patches.width,
+                    stride: plan.panel_stride(count),
+                    order: Order::Packed,
+                };
+                product((block.pixel, block.pixels), panels, ahead);
+            };
+            let mut block = Block { pixel, pixels, cell: start, cells: count };
+            // Up to the first whole cache line of results.
+            if pixel == 0 && self.lead() > 0 {
+                let head = (CACHE_LINE / size_of::<T>() - self.lead()).min(pixels);
+                packed(Block { pixels: head, ..block }, Ahead::none());
+                block = Block { pixel: head, pixels: pixels - head, ..block };
+            }
+            if let Some(panels) = in_place(&patches, block, plan) {
+                // The last pixels, if they do not fill a panel of vectors, are packed.
+                let whole = match patches.layout {
+                    Layout::Nchw => block.pixels / panels.width * panels.width,
+                    Layout::Nhwc => block.pixels,
+                };
+                product((block.pixel, whole), panels, ahead);
+                block = Block { pixel: block.pixel + whole, pixels: block.pixels - whole, ..block };
+            }
+            if block.pixels > 0 {
+                packed(block, ahead);
+            }
         };
         if plan.depth == 0 {
             // No tap reaches these pixels: their sums are empty.
@@ -343,6 +401,33 @@ impl<T: Element> FilterProduct<T> {
             multiply(start, count);
         }
     }
+}
+
+/// A block of patches as panels of the image, where they are a matrix in memory that is read as fast as
+/// a packed one.
+fn in_place<T: Element>(patches: &Patches<T>, block: Block, plan: &Plan) -> Option<Panels<T>> {
+    let first = patches.matrix(block)?;
+    let [of_channel, _, of_pixel] = patches.strides;
+    let start = patches.source.wrapping_add(first + block.cell * of_channel);
+    let channel_bytes = of_channel * size_of::<T>();
+    let fast = match patches.layout {
+        // Neither do vectors straddle cache lines, nor all channels' compete for a few sets.
+        Layout::Nchw => {
+            let aligned = (start.addr() | channel_bytes).is_multiple_of(CACHE_LINE);
+            aligned && !channel_bytes.is_multiple_of(COMPETING_BYTES)
+        }
+        // Pixels are read one at a time.
+        Layout::Nhwc => true,
+    };
+    if !patches.relu_output.is_null() || !fast {
+        return None;
+    }
+    Some(Panels {
+        start,
+        width: plan.patches.width,
+        stride: plan.patches.width * of_pixel,
+        order: Order::InPlace { depth: of_channel, line: of_pixel },
+    })
 }
 
 /// Packs a block of patches into panels at `slot`; NHWC fills them behind the panels first.

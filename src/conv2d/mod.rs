@@ -215,7 +215,7 @@ pub(crate) fn run_backward<T: Element>(
             let phase = gather::backward_phase(&shape, &pass, dx.as_mut_ptr(), [0, 0]);
             winograd::gather(context, &phase)?;
         // The kernel with channels in the lanes skips taps that read no dy.
-        } else if choice != Choice::Channels && pass.needs_plain_loops() {
+        } else if choice != Choice::Channels && pass.needs_plain_loops(&shape) {
             pass.run_plain_loops(context, &shape, dx);
         } else if choice == Choice::Product {
             pass.run(context, &shape, dx)?;

@@ -147,7 +147,7 @@ impl<T> Patches<T> {
     pub fn matrix(&self, block: Block) -> Option<usize> {
         let (row, column) = (block.pixel / self.grid_width, block.pixel % self.grid_width);
         let inside = column + block.pixels <= self.grid_width && row < self.rows.extent;
-        (self.are_pixels() && inside).then(|| row * self.strides[1] + column)
+        (self.are_pixels() && inside).then(|| row * self.strides[1] + column * self.strides[2])
     }
 
     /// Takes the image as one long row where a patch is just its pixel: then no vector of pixels

@@ -1,5 +1,5 @@
-//! The block product, the one body that all matrix products and convolutions end in: packed panels
-//! in, a block of C out.
+//! The block product, the one body that all matrix products and convolutions end in: panels of both
+//! operands in, packed or in place, a block of C out.
 //!
 //! The register tile is the one of Goto and van de Geijn, "Anatomy of High-Performance Matrix
 //! Multiplication" (2008), as BLIS has it: each step of the depth multiplies a column of the row
@@ -78,16 +78,36 @@ pub(crate) struct Update<T> {
     pub relu: bool,
 }
 
-/// Packed lines of one operand: panel p holds lines `p * width ..`, and within it line i at depth k
-/// lies at `k * (lines of the panel) + i`. Panels are `stride` elements apart.
+/// Lines of one operand: panel p holds lines `p * width ..` and lies `p * stride` behind the first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Panels<T> {
     pub start: *const T,
     pub width: usize,
     pub stride: usize,
+    pub order: Order,
 }
 
-/// The product of `rows` x `depth` and `depth` x `columns`, packed, into C.
+/// Where line i of a panel lies at depth k.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Order {
+    /// At `k * (lines of the panel) + i`.
+    Packed,
+    /// At `k * depth + i * line`, as in the matrix. Columns have `line` 1, and fill whole panels.
+    InPlace { depth: usize, line: usize },
+}
+
+impl Order {
+    /// Strides along (depth, line) in a panel of some lines.
+    #[inline(always)]
+    fn strides(self, lines: usize) -> [usize; 2] {
+        match self {
+            Order::Packed => [lines, 1],
+            Order::InPlace { depth, line } => [depth, line],
+        }
+    }
+}
+
+/// The product of `rows` x `depth` and `depth` x `columns` into C.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockProduct<T> {
     pub depth: usize,
@@ -161,6 +181,8 @@ impl<T: Element> Kernel<T> for BlockProduct<T> {
         let width = S::LANES * S::TILE_VECTORS;
         assert!(self.row_panels.width <= S::TILE_ROWS, "a row panel wider than the tile");
         assert!(self.column_panels.width == width, "a column panel of another instruction set");
+        let packed = matches!(self.column_panels.order, Order::Packed);
+        assert!(packed || self.columns.is_multiple_of(width), "a part of a panel in place");
         let panel_bytes = self.row_panels.width * self.depth * size_of::<T>();
         let rows_in_block = (ROW_BLOCK_BYTES / panel_bytes.max(1)).max(1) * self.row_panels.width;
         let line = CACHE_LINE / size_of::<T>();
@@ -213,16 +235,19 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
         let column_panel = self.column / block.column_panels.width;
         let first_column = block.first_column + self.column;
         let contiguous = block.column_places.contiguous(first_column, self.columns);
-        if contiguous && block.update.beta != T::default() {
+        if contiguous {
+            // C's lines arrive while the sums are computed: else each store would wait for its own.
             let (row, column) = (block.first_row + self.row, block.column_places.at(first_column));
             for r in 0..ROWS {
                 let place = block.row_places.at(row + r) + column;
                 simd.prefetch(block.target.wrapping_add(place));
             }
         }
+        let [left_step, left_line] = block.row_panels.order.strides(ROWS);
+        let [right_step, _] = block.column_panels.order.strides(VECTORS * S::LANES);
         let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
         // SAFETY: the panels hold `depth` steps of ROWS lines and of VECTORS vectors: whoever
-        // packed them gave the same numbers of rows and columns to this block.
+        // made them gave the same numbers of rows and columns to this block.
         unsafe {
             let mut left = block.row_panels.start.add(row_panel * block.row_panels.stride);
             let mut right =
@@ -233,13 +258,13 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
                     *lane = simd.load(right.add(v * S::LANES));
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let factor = simd.splat(*left.add(r));
+                    let factor = simd.splat(*left.add(r * left_line));
                     for (sum, &lane) in sums.iter_mut().zip(&lanes) {
                         *sum = simd.mul_add(factor, lane, *sum);
                     }
                 }
-                left = left.add(ROWS);
-                right = right.add(VECTORS * S::LANES);
+                left = left.wrapping_add(left_step);
+                right = right.wrapping_add(right_step);
             }
         }
         // SAFETY: C has the tile's elements, and nobody else uses them.

@@ -2,7 +2,7 @@
 
 use super::blocking::{DEPTH_BLOCK, Grid, TASK_WORK, block_length, depth_blocks};
 use super::in_place::InPlaceProduct;
-use super::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
+use super::kernel::{Ahead, Bias, BlockProduct, Order, Panels, Places, Update};
 use super::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use super::vector::{MatrixByVector, VectorByMatrix};
 use crate::context::Context;
@@ -458,6 +458,7 @@ impl<T: Element> Product<'_, T> {
             start: packed.start.cast_const(),
             width: packed.panels.width,
             stride: packed.panels.width * depth,
+            order: Order::Packed,
         };
         let beta = if start == 0 { self.beta } else { T::from_f64(1.0) };
         let product = BlockProduct {
