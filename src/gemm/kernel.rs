@@ -240,7 +240,9 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
             let (row, column) = (block.first_row + self.row, block.column_places.at(first_column));
             for r in 0..ROWS {
                 let place = block.row_places.at(row + r) + column;
-                simd.prefetch(block.target.wrapping_add(place));
+                let target = block.target.wrapping_add(place);
+                simd.prefetch(target);
+                simd.prefetch(target.wrapping_add(self.columns - 1));
             }
         }
         let [left_step, left_line] = block.row_panels.order.strides(ROWS);

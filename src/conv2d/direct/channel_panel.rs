@@ -360,7 +360,9 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tiles<'_, T> {
                 if !self.target.is_null() {
                     // What the next tile but one will write arrives meanwhile.
                     for r in pixel + 2 * ROWS..pixel + 3 * ROWS {
-                        simd.prefetch(self.target.wrapping_add(r * self.target_stride));
+                        let target = self.target.wrapping_add(r * self.target_stride);
+                        simd.prefetch(target);
+                        simd.prefetch(target.wrapping_add(width - 1));
                     }
                 }
                 let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
