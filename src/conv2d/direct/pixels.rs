@@ -6,7 +6,7 @@ use super::even_parts;
 use super::pixel_lanes::Place;
 use crate::conv2d::gather::Gather;
 use crate::gemm::blocking::DEPTH_BLOCK;
-use crate::simd::{Element, Lanes, TILE_LANES};
+use crate::simd::{CACHE_LINE, Element, Lanes, TILE_LANES};
 
 /// The most outputs that share a load of pixels.
 const OUTPUTS: usize = 6;
@@ -155,6 +155,7 @@ impl<T: Element> Outputs<'_, T> {
                     (row, column) = (row + 1, 0);
                 }
             }
+            self.prefetch::<S, N, V>(simd, vectors[real - 1]);
             // SAFETY: the copies have what whole vectors of outputs read; the caller answers for the
             // target.
             unsafe {
@@ -182,6 +183,35 @@ impl<T: Element> Outputs<'_, T> {
                 }
             }
         }
+    }
+
+    /// Asks for the lines that the tile after next writes, where an output's pixels lie side by side, as far
+    /// behind this one's last vector: its stores would wait for them.
+    #[inline(always)]
+    fn prefetch<S: Lanes<T>, const N: usize, const V: usize>(&self, simd: S, last: Vector) {
+        if self.pass.target_strides[3] != 1 {
+            return;
+        }
+        for n in 0..N {
+            let target = self.target(self.output + n, last).wrapping_add(V * S::LANES);
+            for place in (S::LANES..=V * S::LANES).rev().step_by(CACHE_LINE / size_of::<T>()) {
+                simd.prefetch(target.wrapping_add(place + S::LANES - 1));
+            }
+        }
+    }
+
+    /// Where a vector of an output goes.
+    #[inline(always)]
+    fn target(&self, output: usize, vector: Vector) -> *mut T {
+        let (pass, place) = (&self.pass, self.place);
+        let channel = place.group * pass.outputs + output;
+        let [of_image, of_channel, of_row, stride] = pass.target_strides;
+        pass.target.wrapping_add(
+            place.image * of_image
+                + channel * of_channel
+                + (place.row + vector.row) * of_row
+                + vector.column * stride,
+        )
     }
 
     /// The sums of one block of terms.
@@ -241,13 +271,8 @@ impl<T: Element> Outputs<'_, T> {
         unsafe {
             let count = S::LANES.min(pass.grid_width - vector.column);
             let channel = place.group * pass.outputs + output;
-            let [of_image, of_channel, of_row, stride] = pass.target_strides;
-            let target = pass.target.add(
-                place.image * of_image
-                    + channel * of_channel
-                    + (place.row + vector.row) * of_row
-                    + vector.column * stride,
-            );
+            let [_, of_channel, _, stride] = pass.target_strides;
+            let target = self.target(output, vector);
             let old = match pass.adds() {
                 true => simd.gather_where(simd.mask_between(0, count), target, stride as isize),
                 false => sum,
