@@ -1,6 +1,6 @@
 //! `cargo bench --bench choice`: whether AUTO takes Winograd where it is faster, and only there.
 //!
-//! Of a sample of 3 x 3 convolutions: the times of both algorithms on one thread, the best of some rounds
+//! Of a sample of 3 x 3 and 5 x 5 convolutions: the times of both algorithms on one thread, the best of some rounds
 //! taken in turn, and what AUTO takes. It fails where AUTO takes Winograd and loses by it.
 
 use std::time::Instant;
@@ -8,24 +8,32 @@ use std::time::Instant;
 use cnnkern::conv2d::{self, BackwardInputs, GradientOptions, Gradients, Pass, query};
 use cnnkern::{Activation, Algorithm, Context, ContextOptions, Conv2dParams, Layout};
 
-/// Input channels, output channels, and the extent of the images.
-const SAMPLE: [[usize; 3]; 16] = [
-    [16, 16, 14],
-    [16, 16, 56],
-    [16, 64, 28],
-    [32, 32, 9],
-    [32, 32, 56],
-    [64, 16, 28],
-    [64, 64, 7],
-    [64, 64, 14],
-    [64, 64, 56],
-    [128, 128, 7],
-    [128, 128, 28],
-    [256, 64, 14],
-    [256, 256, 7],
-    [256, 256, 14],
-    [512, 32, 14],
-    [512, 512, 7],
+/// The extent of the windows, input channels, output channels, and the extent of the images.
+const SAMPLE: [[usize; 4]; 24] = [
+    [3, 16, 16, 14],
+    [3, 16, 16, 56],
+    [3, 16, 64, 28],
+    [3, 32, 32, 9],
+    [3, 32, 32, 56],
+    [3, 64, 16, 28],
+    [3, 64, 64, 7],
+    [3, 64, 64, 14],
+    [3, 64, 64, 56],
+    [3, 128, 128, 7],
+    [3, 128, 128, 28],
+    [3, 256, 64, 14],
+    [3, 256, 256, 7],
+    [3, 256, 256, 14],
+    [3, 512, 32, 14],
+    [3, 512, 512, 7],
+    [5, 16, 16, 14],
+    [5, 16, 16, 28],
+    [5, 32, 32, 9],
+    [5, 32, 64, 28],
+    [5, 64, 64, 7],
+    [5, 64, 64, 56],
+    [5, 128, 128, 14],
+    [5, 256, 256, 14],
 ];
 /// What a pass is measured for: the gradient of the weights looks at the batch.
 const PASSES: [(Pass, usize); 4] = [
@@ -48,8 +56,17 @@ fn main() {
     let options = ContextOptions { num_threads: 1, ..ContextOptions::default() };
     let context = Context::new(&options).expect("a context");
     println!(
-        "{:<17}{:<7}{:>5}{:>5}{:>7}{:>7}{:>14}{:>14}{:>7}  AUTO takes",
-        "pass", "layout", "in", "out", "extent", "images", "direct, us", "Winograd, us", "ratio"
+        "{:<17}{:<7}{:>7}{:>5}{:>5}{:>7}{:>7}{:>14}{:>14}{:>7}  AUTO takes",
+        "pass",
+        "layout",
+        "window",
+        "in",
+        "out",
+        "extent",
+        "images",
+        "direct, us",
+        "Winograd, us",
+        "ratio"
     );
     let mut losses = Vec::new();
     let (mut won, mut missed) = (0, 0);
@@ -67,12 +84,13 @@ fn main() {
                 }
                 let ratio = best[0] / best[1];
                 let line = format!(
-                    "{:<17}{:<7}{:>5}{:>5}{:>7}{images:>7}{:>14.1}{:>14.1}{ratio:>7.2}  {taken:?}",
+                    "{:<17}{:<7}{:>7}{:>5}{:>5}{:>7}{images:>7}{:>14.1}{:>14.1}{ratio:>7.2}  {taken:?}",
                     format!("{pass:?}"),
                     format!("{layout:?}"),
                     sample[0],
                     sample[1],
                     sample[2],
+                    sample[3],
                     best[0],
                     best[1],
                 );
@@ -108,13 +126,14 @@ struct Case {
 
 impl Case {
     fn new(
-        [inputs, outputs, extent]: [usize; 3],
+        [window, inputs, outputs, extent]: [usize; 4],
         layout: Layout,
         pass: Pass,
         images: usize,
     ) -> Self {
-        let mut params = Conv2dParams::new(images, inputs, extent, extent, outputs, 3, 3);
-        (params.pad_top, params.pad_bottom, params.pad_left, params.pad_right) = (1, 1, 1, 1);
+        let mut params = Conv2dParams::new(images, inputs, extent, extent, outputs, window, window);
+        (params.pad_top, params.pad_bottom) = (window / 2, window / 2);
+        (params.pad_left, params.pad_right) = (window / 2, window / 2);
         params.layout = layout;
         let values = |len: usize| (0..len).map(|i| (i % 17) as f32 / 17.0 - 0.4).collect();
         let pixels = images * extent * extent;
@@ -122,7 +141,7 @@ impl Case {
             params,
             pass,
             x: values(pixels * inputs),
-            w: values(9 * inputs * outputs),
+            w: values(window * window * inputs * outputs),
             y: values(pixels * outputs),
         }
     }

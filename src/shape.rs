@@ -31,13 +31,14 @@ pub enum Algorithm {
     Reference,
     /// A sum of products without a transform: GEMM on patches, or a direct kernel.
     Gemm,
-    /// Winograd's minimal filtering of windows of 3 x 3 with stride 1 and dilation 1, in tiles of 4 x 4
-    /// results; [`Error::Unsupported`] for others. It has a quarter of the products and larger errors:
-    /// y and dx, sums over C channels, are off by at most 205 (C + 24) u times the largest |x| (|dy|) times
-    /// 9 C times the largest |w|; dw, a sum over T tiles, by at most 232 (T + 24) u times 16 T times the
-    /// largest |x| times the largest |dy|; u is the unit roundoff. `cargo bench --bench accuracy` measures
-    /// errors. NaN and infinity spread to whole tiles, in dw to all taps of their channels, from weights to
-    /// all pixels; what would be exactly 0 may be a small number.
+    /// Winograd's minimal filtering of windows of 3 x 3, in tiles of 4 x 4 results, or 5 x 5, in tiles of
+    /// 2 x 2, with stride 1 and dilation 1; [`Error::Unsupported`] for others. It has a quarter or a third of
+    /// the products, and larger errors: y and dx, sums over C channels, are off by at most 205 (C + 24) u
+    /// times the largest |x| (|dy|) times 9 C times the largest |w|; dw, a sum over T tiles, by at most
+    /// 232 (T + 24) u times 16 T times the largest |x| times the largest |dy|; for windows of 5 x 5 these are
+    /// 277 and 25 C, 187 and 4 T; u is the unit roundoff. `cargo bench --bench accuracy` measures errors. NaN
+    /// and infinity spread to whole tiles, in dw to all taps of their channels, from weights to all pixels;
+    /// what would be exactly 0 may be a small number.
     Winograd,
 }
 

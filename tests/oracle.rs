@@ -98,7 +98,7 @@ fn check_forward<T: Real>(contexts: &[Context], case: &Forward, random: &mut Ran
     }
     for_each_way(contexts, &case.params, case.data, |context, params, precision| {
         let precision = match by_winograd::<T>(context, params, Pass::Forward) {
-            true => tiles(case.params.in_channels / case.params.groups, &x, &w, 1.0),
+            true => tiles(&case.params, case.params.in_channels, &x, &w, 1.0),
             false => precision,
         };
         for placement in Placement::BOTH {
@@ -117,17 +117,37 @@ fn largest<T: Real>(values: &[T]) -> f64 {
     values.iter().map(|value| value.widen().abs()).fold(0.0, f64::max)
 }
 
-/// The precision of sums over windows of 3 x 3 and `channels`, four along each axis of a tile.
-fn tiles<T: Real>(channels: usize, source: &[T], w: &[T], alpha: f64) -> Precision {
-    let magnitude = 9.0 * channels as f64 * largest(source) * largest(w) * alpha.abs();
-    Precision::Tiles { results: 4, magnitude, terms: channels }
+/// Results of a tile along an axis.
+fn results(params: &Conv2dParams) -> usize {
+    7 - params.kernel_height
 }
 
-/// The precision of dw, sums over tiles of 4 x 4 pixels.
-fn tiles_of_batch<T: Real>(conv: &Conv, batch: usize, x: &[T], dy: &[T], alpha: f64) -> Precision {
-    let terms = batch * conv.out_height.div_ceil(4) * conv.out_width.div_ceil(4);
-    let magnitude = 16.0 * terms as f64 * largest(x) * largest(dy) * alpha.abs();
-    Precision::Tiles { results: 3, magnitude, terms }
+/// The precision of sums over windows and `channels` of all groups.
+fn tiles<T: Real>(
+    params: &Conv2dParams,
+    channels: usize,
+    source: &[T],
+    w: &[T],
+    alpha: f64,
+) -> Precision {
+    let terms = channels / params.groups;
+    let products = (params.kernel_height * params.kernel_width * terms) as f64;
+    let magnitude = products * largest(source) * largest(w) * alpha.abs();
+    Precision::Tiles { results: results(params) as i32, magnitude, terms }
+}
+
+/// The precision of dw, sums over tiles of pixels.
+fn tiles_of_batch<T: Real>(
+    conv: &Conv,
+    params: &Conv2dParams,
+    x: &[T],
+    dy: &[T],
+    alpha: f64,
+) -> Precision {
+    let side = results(params);
+    let terms = params.batch * conv.out_height.div_ceil(side) * conv.out_width.div_ceil(side);
+    let magnitude = (side * side * terms) as f64 * largest(x) * largest(dy) * alpha.abs();
+    Precision::Tiles { results: params.kernel_height as i32, magnitude, terms }
 }
 
 /// Calls `check` for each algorithm on each instruction set; the plain loops have only one.
@@ -285,11 +305,10 @@ fn check_backward<T: Real>(contexts: &[Context], case: &BackwardCase, random: &m
                 if let (Some(gradient), Some(expected)) = (gradient, expected) {
                     let precision = match *name {
                         "dx" if by_winograd::<T>(context, params, Pass::BackwardData) => {
-                            let channels = params.out_channels / params.groups;
-                            tiles(channels, &dy, &w, options.dx_alpha)
+                            tiles(params, params.out_channels, &dy, &w, options.dx_alpha)
                         }
                         "dw" if by_winograd::<T>(context, params, Pass::BackwardWeights) => {
-                            tiles_of_batch(&conv, params.batch, &x, &dy, options.dw_alpha)
+                            tiles_of_batch(&conv, params, &x, &dy, options.dw_alpha)
                         }
                         _ => precision,
                     };

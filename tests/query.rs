@@ -89,16 +89,19 @@ fn the_way_is_the_same_for_any_batch() {
     }
 }
 
-/// A wide layer of windows of 3 x 3 saves products; one whose filters outweigh its pixels does not, nor
+/// A wide layer of windows of 3 x 3, or 5 x 5, saves products; one whose filters outweigh its pixels does not, nor
 /// does one of few channels, and whoever asks for sums of products gets them.
 #[test]
 fn winograd_is_taken_where_it_pays() {
     let context = contexts::context(Isa::best(), 2);
-    let by = |algorithm: Algorithm, [channels, extent]: [usize; 2], pass: Pass| {
-        let params = Conv2dParams::new(1, channels, extent, extent, channels, 3, 3);
+    let windows = |algorithm: Algorithm, kernel, [channels, extent]: [usize; 2], pass: Pass| {
+        let params = Conv2dParams::new(1, channels, extent, extent, channels, kernel, kernel);
         query::<f32>(&context, &Conv2dParams { algorithm, ..params }, pass).unwrap().algorithm
     };
+    let by = |algorithm, size, pass| windows(algorithm, 3, size, pass);
     for pass in PASSES {
+        assert_eq!(windows(Algorithm::Auto, 5, [64, 56], pass), Algorithm::Winograd);
+        assert_eq!(windows(Algorithm::Auto, 7, [64, 56], pass), Algorithm::Gemm);
         assert_eq!(by(Algorithm::Auto, [64, 56], pass), Algorithm::Winograd);
         assert_eq!(by(Algorithm::Auto, [512, 7], pass), Algorithm::Gemm);
         assert_eq!(by(Algorithm::Auto, [8, 56], pass), Algorithm::Gemm);

@@ -88,7 +88,8 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
         Algorithm::Auto => {}
         Algorithm::Winograd if !winograd::fits(shape) => {
             return Err(Error::Unsupported {
-                message: "algorithm WINOGRAD is for windows of 3 x 3 with stride 1 and dilation 1"
+                message: "algorithm WINOGRAD is for windows of 3 x 3 or 5 x 5 with stride 1 and \
+                          dilation 1"
                     .into(),
             });
         }

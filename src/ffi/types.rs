@@ -98,16 +98,17 @@ pub const CNNKERN_ALGORITHM_REFERENCE: cnnkern_algorithm = 1;
 /// (K + 2) * u / (1 - (K + 2) * u) times the sum of the terms' absolute values, alpha and beta
 /// included; u is 2^-24 in f32 and 2^-53 in f64.
 pub const CNNKERN_ALGORITHM_GEMM: cnnkern_algorithm = 2;
-/// Winograd's minimal filtering, F(4x4, 3x3), and F(3x3, 4x4) for dw: windows of 3 x 3 with stride 1 and
-/// dilation 1, CNNKERN_STATUS_UNSUPPORTED for others. A quarter of the products, and larger errors: y
-/// and dx, sums over C channels, are off by at most 205 * (C + 24) * u times the largest |x| (|dy|)
-/// times 9 * C times the largest |w|; dw, a sum over T tiles of 4 x 4 pixels, by at most
-/// 232 * (T + 24) * u times 16 * T times the largest |x| times the largest |dy|; and by
-/// CNNKERN_ALGORITHM_GEMM's bound for bias, alpha and beta. These bounds are wide: `cargo bench --bench
-/// accuracy` measures errors.
-/// A NaN or an infinity spreads to its whole tile of 4 x 4 results, and in dw to all taps of its
-/// channels; among the weights to all pixels. What would be exactly 0 may be a small number of either
-/// sign, before the ReLU is applied.
+/// Winograd's minimal filtering: windows of 3 x 3 by F(4x4, 3x3), with a quarter of the products, and of
+/// 5 x 5 by F(2x2, 5x5), with a third of them; dw by F(3x3, 4x4) and F(5x5, 2x2). Stride 1 and dilation
+/// 1, CNNKERN_STATUS_UNSUPPORTED for others. Errors are larger: y and dx, sums over C channels, are off by
+/// at most 205 * (C + 24) * u times the largest |x| (|dy|) times 9 * C times the largest |w|; dw, a sum
+/// over T tiles of 4 x 4 pixels, by at most 232 * (T + 24) * u times 16 * T times the largest |x| times
+/// the largest |dy|; with 277 and 25 * C, and 187 and 4 * T for tiles of 2 x 2 pixels, where windows are
+/// 5 x 5; and by CNNKERN_ALGORITHM_GEMM's bound for bias, alpha and beta. These bounds are wide: `cargo
+/// bench --bench accuracy` measures errors.
+/// A NaN or an infinity spreads to its whole tile of results, and in dw to all taps of its channels;
+/// among the weights to all pixels. What would be exactly 0 may be a small number of either sign, before
+/// the ReLU is applied.
 pub const CNNKERN_ALGORITHM_WINOGRAD: cnnkern_algorithm = 3;
 
 /// One of the three passes of a convolution: CNNKERN_PASS_FORWARD, _BACKWARD_DATA or

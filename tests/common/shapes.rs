@@ -35,7 +35,8 @@ pub fn algorithms(params: &Conv2dParams) -> Vec<Algorithm> {
     let kernel = [params.kernel_height, params.kernel_width];
     let steps = [params.stride_height, params.stride_width];
     let dilations = [params.dilation_height, params.dilation_width];
-    if kernel == [3, 3] && steps == [1, 1] && dilations == [1, 1] {
+    let square = kernel == [3, 3] || kernel == [5, 5];
+    if square && steps == [1, 1] && dilations == [1, 1] {
         all.push(Algorithm::Winograd);
     }
     all
@@ -145,6 +146,10 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     all.push(pad([1, 1, 1, 1], new(1, 3, 2, 141, 18, 3, 3)));
     all.push(pad([1, 1, 1, 1], new(1, 40, 21, 70, 16, 3, 3)));
     all.push(groups(2, pad([2, 2, 2, 2], new(1, 34, 6, 13, 36, 5, 5))));
+    // windows of 5 x 5 in tiles of 2 x 2: odd extents, segments of tiles, whole blocks and parts of them
+    all.push(new(2, 3, 6, 9, 5, 5, 5));
+    all.push(pad([2, 2, 2, 2], new(3, 18, 7, 10, 70, 5, 5)));
+    all.push(pad([4, 0, 1, 3], new(1, 70, 5, 118, 17, 5, 5)));
     // depthwise kernels that read in place: around the edges of vectors, pairs of them and blocks of
     // rows, and with taps that reach beyond the image on both sides at once
     for columns in EDGES {

@@ -1,14 +1,14 @@
 //! The filters at the points: packed in panels of target channels, as the products read them.
 
 use super::plan::{FILTER_TERMS, Plan};
-use super::transforms::{self, POINTS, TAPS};
+use super::transforms::{self, POINTS};
 use crate::conv2d::gather::Gather;
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape};
 use crate::simd::{Element, Kernel, Lanes};
 
 /// Transforms the filters of `FILTER_TERMS` source channels from `term` on to one panel of target
 /// channels.
-pub(super) struct TransformFilters<'a, T> {
+pub(super) struct TransformFilters<'a, T, const TAPS: usize> {
     pub pass: &'a Gather<T>,
     pub plan: &'a Plan,
     pub group: usize,
@@ -20,7 +20,7 @@ pub(super) struct TransformFilters<'a, T> {
     pub target: *mut T,
 }
 
-impl<T: Element> Kernel<T> for TransformFilters<'_, T> {
+impl<T: Element, const TAPS: usize> Kernel<T> for TransformFilters<'_, T, TAPS> {
     type Output = ();
 
     #[inline(always)]
@@ -73,7 +73,7 @@ impl<T: Element> Kernel<T> for TransformFilters<'_, T> {
                 let source = self.unpacked.wrapping_add(term * of_term + lane);
                 let target = target.wrapping_add((self.term + term) * plan.panel + lane);
                 // SAFETY: the unpacked filters have the term's taps, the panel its points.
-                unsafe { transform(simd, source, of_tap, target, of_point) };
+                unsafe { transform::<T, S, TAPS>(simd, source, of_tap, target, of_point) };
             }
         }
     }
@@ -82,9 +82,9 @@ impl<T: Element> Kernel<T> for TransformFilters<'_, T> {
 /// Transforms one filter for a vector of target channels.
 ///
 /// # Safety
-/// The source has nine vectors `of_tap` apart, the target POINTS * POINTS vectors `of_point` apart.
+/// The source has TAPS * TAPS vectors `of_tap` apart, the target POINTS * POINTS vectors `of_point` apart.
 #[inline(always)]
-unsafe fn transform<T: Element, S: Lanes<T>>(
+unsafe fn transform<T: Element, S: Lanes<T>, const TAPS: usize>(
     simd: S,
     source: *const T,
     of_tap: usize,
@@ -99,13 +99,13 @@ unsafe fn transform<T: Element, S: Lanes<T>>(
             for (row, tap) in taps.iter_mut().enumerate() {
                 *tap = simd.load(source.add((row * TAPS + column) * of_tap));
             }
-            let points = transforms::filter(simd, taps);
+            let points = transforms::evaluate(simd, taps);
             for (row, point) in rows.iter_mut().zip(points) {
                 row[column] = point;
             }
         }
         for (row, taps) in rows.into_iter().enumerate() {
-            let points = transforms::filter(simd, taps);
+            let points = transforms::evaluate(simd, taps);
             for (column, point) in points.into_iter().enumerate() {
                 simd.store(target.add((row * POINTS + column) * of_point), point);
             }

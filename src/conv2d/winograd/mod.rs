@@ -1,9 +1,10 @@
-//! Winograd's minimal filtering F(4x4, 3x3): 36 products for what a direct convolution needs 144 for.
+//! Winograd's minimal filtering F(4x4, 3x3) and F(2x2, 5x5): 36 products for what a direct convolution
+//! needs 144, or 100, for.
 //!
 //! Tiles of 6 x 6 inputs and the filters are transformed to their values at 36 points; at each point, tiles
-//! times filters is a matrix product over the channels; a second transform makes 4 x 4 outputs of the
-//! products (Lavin and Gray, 2016, algorithm 1). dw is F(3x3, 4x4), products over the tiles. Channels are
-//! in the lanes whatever the layout.
+//! times filters is a matrix product over the channels; a second transform makes 4 x 4, or 2 x 2, outputs of
+//! the products (Lavin and Gray, 2016, algorithm 1). dw is F(3x3, 4x4) or F(5x5, 2x2), products over the
+//! tiles. Channels are in the lanes whatever the layout.
 //!
 //! Work is cut by the shape alone, and a tile's products do not depend on the tiles beside it: an image has
 //! the bits that it has alone, on any number of threads.
@@ -28,12 +29,13 @@ use filters::TransformFilters;
 use plan::{BLOCK_OUTPUTS, FILTER_TERMS, Plan};
 use source::{CHUNK, Images, TransformTiles};
 use target::MultiplyBlock;
-use transforms::{OUTPUTS, POINTS, TAPS};
+use transforms::{POINTS, outputs_of};
 
-/// Whether the transforms are made for the windows: 3 x 3, without stride and dilation.
+/// Whether the transforms are made for the windows: 3 x 3 or 5 x 5, without stride and dilation.
 pub(super) fn fits(shape: &ConvShape) -> bool {
-    let axis_fits = |axis: &Axis| axis.kernel == TAPS && axis.stride == 1 && axis.dilation == 1;
-    axis_fits(&shape.height) && axis_fits(&shape.width)
+    let dense = |axis: &Axis| axis.stride == 1 && axis.dilation == 1;
+    let square = shape.height.kernel == shape.width.kernel;
+    square && matches!(shape.height.kernel, 3 | 5) && dense(&shape.height) && dense(&shape.width)
 }
 
 /// With fewer channels on either side a tile of the products has little to do.
@@ -55,7 +57,8 @@ pub(super) fn pays(shape: &ConvShape, pass: Pass) -> bool {
         return false;
     }
     let images = if pass == Pass::BackwardWeights { shape.batch as f64 } else { 1.0 };
-    let tiles = images * height.div_ceil(OUTPUTS) as f64 * width.div_ceil(OUTPUTS) as f64;
+    let extent = outputs_of(shape.height.kernel);
+    let tiles = images * height.div_ceil(extent) as f64 * width.div_ceil(extent) as f64;
     let pixels = images * height as f64 * width as f64;
     let (terms, outputs) = (terms as f64, outputs as f64);
     let filters = terms * outputs;
@@ -79,7 +82,7 @@ pub(super) fn pays(shape: &ConvShape, pass: Pass) -> bool {
     };
     let products = of_product * tiles * filters;
     let transforms = 25.0 * tiles * terms + 40.0 * tiles * outputs + of_filter * filters;
-    let direct = (TAPS * TAPS) as f64 * pixels * filters / 16.0 / 0.5;
+    let direct = shape.window() as f64 * pixels * filters / 16.0 / 0.5;
     products + transforms < 0.9 * direct
 }
 
@@ -89,6 +92,16 @@ pub(super) fn scratch_len<T: Element>(level: Level, pass: &Gather<T>) -> Scratch
 
 /// Runs a gathering pass of windows that fit.
 pub(super) fn gather<T: Element>(context: &Context, pass: &Gather<T>) -> Result<()> {
+    match pass.rows.count {
+        3 => gather_tiles::<T, 4, 3>(context, pass),
+        _ => gather_tiles::<T, 2, 5>(context, pass),
+    }
+}
+
+fn gather_tiles<T: Element, const OUTPUTS: usize, const TAPS: usize>(
+    context: &Context,
+    pass: &Gather<T>,
+) -> Result<()> {
     let level = context.level();
     let plan = Plan::new(pass, TileShape::of::<T>(level));
     let scratch = context.scratch::<T>(plan.scratch_len())?;
@@ -99,7 +112,7 @@ pub(super) fn gather<T: Element>(context: &Context, pass: &Gather<T>) -> Result<
     let (tiles, images) = (&plan.tiles, Images::source_of(pass));
     for group in 0..pass.groups {
         context.run(panels * term_blocks, &|slot, task| {
-            let transform = TransformFilters {
+            let transform = TransformFilters::<T, TAPS> {
                 pass,
                 plan: &plan,
                 group,
@@ -141,7 +154,7 @@ pub(super) fn gather<T: Element>(context: &Context, pass: &Gather<T>) -> Result<
                 let start = first + block * plan.block_segments;
                 let end = (first + segments).min(start + plan.block_segments);
                 let products = scratch.slot(slot);
-                let multiply = MultiplyBlock {
+                let multiply = MultiplyBlock::<T, OUTPUTS> {
                     pass,
                     plan: &plan,
                     group,

@@ -2,7 +2,7 @@
 
 use super::source::strip_len;
 use super::tiles::{Tiles, spread};
-use super::transforms::{OUTPUTS, PLANES, POINTS, TAPS};
+use super::transforms::{PLANES, POINTS, outputs_of};
 use crate::conv2d::gather::Gather;
 use crate::gemm::pack::TileShape;
 use crate::scratch::ScratchLen;
@@ -23,6 +23,8 @@ const TASKS: usize = 16;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
     pub tiles: Tiles,
+    /// Taps along an axis.
+    pub taps: usize,
     /// Segments that are transformed together.
     pub segments_together: usize,
     pub block_segments: usize,
@@ -34,7 +36,9 @@ pub(super) struct Plan {
 
 impl Plan {
     pub fn new<T>(pass: &Gather<T>, tile: TileShape) -> Self {
-        let tiles = Tiles::new(pass.batch, [pass.grid_height, pass.grid_width]);
+        let taps = pass.rows.count;
+        let grid = [pass.grid_height, pass.grid_width];
+        let tiles = Tiles::new(pass.batch, grid, outputs_of(taps));
         let (terms, outputs) = (pass.terms, pass.outputs);
         let segments_together = tiles.together(PLANES * spread(terms) * size_of::<T>());
         // Smaller blocks where there would be too few tasks.
@@ -44,7 +48,7 @@ impl Plan {
         let most = (block_tiles / tiles.part_tiles).max(1);
         let blocks = segments_together.div_ceil(most);
         let block_segments = segments_together.div_ceil(blocks).max(1);
-        Plan { tiles, segments_together, block_segments, terms, outputs, panel: tile.columns }
+        Plan { tiles, taps, segments_together, block_segments, terms, outputs, panel: tile.columns }
     }
 
     /// Elements from tile to tile of the transformed source.
@@ -92,12 +96,12 @@ impl Plan {
 
     /// Columns of a strip of target rows.
     pub fn target_strip_columns(&self) -> usize {
-        self.tiles.part_tiles * OUTPUTS
+        self.tiles.part_tiles * self.tiles.extent
     }
 
     /// Elements of the strip: a vector may be read past the last.
     fn target_strip(&self) -> usize {
-        (OUTPUTS * self.target_strip_columns() + TILE_LANES) * TILE_LANES
+        (self.tiles.extent * self.target_strip_columns() + TILE_LANES) * TILE_LANES
     }
 
     /// Where a task's products end and its strip of target rows begins.
@@ -107,7 +111,7 @@ impl Plan {
 
     /// The filters, then the source, for all; a strip, unpacked filters or products for each.
     pub fn scratch_len(&self) -> ScratchLen {
-        let filters = FILTER_TERMS * TAPS * TAPS * self.panel;
+        let filters = FILTER_TERMS * self.taps * self.taps * self.panel;
         let source = strip_len::<POINTS>(&self.tiles);
         ScratchLen {
             shared: self.filters() + PLANES * self.source_plane(),

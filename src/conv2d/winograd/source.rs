@@ -1,7 +1,7 @@
 //! Tiles at the points, of the source and of the gradient: channels in the lanes, tile after tile.
 
 use super::tiles::{Segment, Tiles};
-use super::transforms::{self, OUTPUTS, POINTS};
+use super::transforms::{self, POINTS};
 use crate::conv2d::gather::Gather;
 use crate::runs;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
@@ -47,7 +47,7 @@ impl<T: Element> Images<T> {
 
 /// Columns of a strip of rows from which tiles of INPUTS x INPUTS are read.
 fn strip_columns<const INPUTS: usize>(tiles: &Tiles) -> usize {
-    tiles.part_tiles * OUTPUTS + INPUTS - OUTPUTS
+    tiles.part_tiles * tiles.extent + INPUTS - tiles.extent
 }
 
 /// Elements of the strip: a vector may be written past the last.
@@ -81,6 +81,7 @@ impl<T: Element, const INPUTS: usize> Kernel<T> for TransformTiles<'_, T, INPUTS
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let (first, count) = self.channels;
+        let extent = self.tiles.extent;
         let of_row = strip_columns::<INPUTS>(self.tiles) * S::LANES;
         for channel in (first..first + count).step_by(S::LANES) {
             let channels = S::LANES.min(first + count - channel);
@@ -94,7 +95,7 @@ impl<T: Element, const INPUTS: usize> Kernel<T> for TransformTiles<'_, T, INPUTS
                 if !self.channel_sums.is_null() {
                     let mut sum = simd.splat(T::default());
                     for row in 0..INPUTS {
-                        for column in 0..self.segment.tiles * OUTPUTS {
+                        for column in 0..self.segment.tiles * extent {
                             let pixel = self.strip.add(row * of_row + column * S::LANES);
                             sum = simd.add(sum, simd.load(pixel));
                         }
@@ -102,7 +103,7 @@ impl<T: Element, const INPUTS: usize> Kernel<T> for TransformTiles<'_, T, INPUTS
                     simd.store(self.channel_sums.add(channel), sum);
                 }
                 for tile in 0..self.segment.tiles {
-                    let source = self.strip.add(tile * OUTPUTS * S::LANES);
+                    let source = self.strip.add(tile * extent * S::LANES);
                     let target = self.target.add(tile * self.tile_stride + channel);
                     transform::<T, S, INPUTS>(simd, source, of_row, target, self.plane);
                 }
@@ -128,7 +129,7 @@ impl<T: Element, const INPUTS: usize> TransformTiles<'_, T, INPUTS> {
         let Images { start: first_element, relu_output, strides, first, extents } = *self.images;
         let [of_image, of_channel, of_row, of_column] = strides;
         let zero = simd.splat(T::default());
-        let len = self.segment.tiles * OUTPUTS + INPUTS - OUTPUTS;
+        let len = self.segment.tiles * self.tiles.extent + INPUTS - self.tiles.extent;
         let source_row = (self.segment.row + row) as isize + first[0];
         let first_column = self.segment.column as isize + first[1];
         // Columns of the strip that are inside the image.

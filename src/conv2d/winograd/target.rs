@@ -2,7 +2,7 @@
 
 use super::plan::{BLOCK_OUTPUTS, Plan};
 use super::tiles::Segment;
-use super::transforms::{self, OUTPUTS, POINTS};
+use super::transforms::{self, POINTS};
 use crate::conv2d::gather::Gather;
 use crate::gemm::in_place::InPlaceProduct;
 use crate::runs;
@@ -13,7 +13,7 @@ use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 const BLOCK_TERMS: usize = 64;
 
 /// Multiplies some tiles with the filters of some target channels, and writes these.
-pub(super) struct MultiplyBlock<'a, T> {
+pub(super) struct MultiplyBlock<'a, T, const OUTPUTS: usize> {
     pub pass: &'a Gather<T>,
     pub plan: &'a Plan,
     pub group: usize,
@@ -29,7 +29,7 @@ pub(super) struct MultiplyBlock<'a, T> {
     pub strip: *mut T,
 }
 
-impl<T: Element> Kernel<T> for MultiplyBlock<'_, T> {
+impl<T: Element, const OUTPUTS: usize> Kernel<T> for MultiplyBlock<'_, T, OUTPUTS> {
     type Output = ();
 
     #[inline(always)]
@@ -74,7 +74,13 @@ impl<T: Element> Kernel<T> for MultiplyBlock<'_, T> {
                         let source = self.products.add(place);
                         let target = self.strip.add(tile * OUTPUTS * S::LANES);
                         let of_row = plan.target_strip_columns() * S::LANES;
-                        transform(simd, source, plan.product_plane(), target, of_row);
+                        transform::<T, S, OUTPUTS>(
+                            simd,
+                            source,
+                            plan.product_plane(),
+                            target,
+                            of_row,
+                        );
                     }
                     let count = S::LANES.min(outputs - column);
                     self.write(simd, &segment, self.output + column, count);
@@ -84,7 +90,7 @@ impl<T: Element> Kernel<T> for MultiplyBlock<'_, T> {
     }
 }
 
-impl<T: Element> MultiplyBlock<'_, T> {
+impl<T: Element, const OUTPUTS: usize> MultiplyBlock<'_, T, OUTPUTS> {
     /// Writes the strip's pixels of `count` target channels from `output` on.
     ///
     /// # Safety
@@ -149,7 +155,7 @@ impl<T: Element> MultiplyBlock<'_, T> {
 /// The source has POINTS * POINTS vectors, `of_point` apart; the target has OUTPUTS rows, `of_row` apart,
 /// of OUTPUTS vectors side by side.
 #[inline(always)]
-unsafe fn transform<T: Element, S: Lanes<T>>(
+unsafe fn transform<T: Element, S: Lanes<T>, const OUTPUTS: usize>(
     simd: S,
     source: *const T,
     of_point: usize,
@@ -164,13 +170,13 @@ unsafe fn transform<T: Element, S: Lanes<T>>(
             for (row, product) in products.iter_mut().enumerate() {
                 *product = simd.load(source.add((row * POINTS + column) * of_point));
             }
-            let results = transforms::result(simd, products);
+            let results = transforms::interpolate::<T, S, OUTPUTS>(simd, products);
             for (row, result) in rows.iter_mut().zip(results) {
                 row[column] = result;
             }
         }
         for (row, products) in rows.into_iter().enumerate() {
-            let results = transforms::result(simd, products);
+            let results = transforms::interpolate::<T, S, OUTPUTS>(simd, products);
             for (column, result) in results.into_iter().enumerate() {
                 simd.store(target.add(row * of_row + column * S::LANES), result);
             }

@@ -1,14 +1,15 @@
 //! The tiles of one group, and their segments.
 
-use super::transforms::OUTPUTS;
 use crate::simd::TILE_LANES;
 
 /// Tiles of a segment at most: its strip of source rows takes 50 KB at most.
 const SEGMENT_TILES: usize = 28;
 
-/// Tiles of 4 x 4 over the grids of all images. A segment is a part of a row of tiles.
+/// Tiles over the grids of all images. A segment is a part of a row of tiles.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tiles {
+    /// Outputs of a tile along an axis.
+    pub extent: usize,
     rows: usize,
     columns: usize,
     /// Segments of a row of tiles, and tiles of each but the last.
@@ -31,11 +32,11 @@ pub(super) struct Segment {
 }
 
 impl Tiles {
-    pub fn new(batch: usize, [height, width]: [usize; 2]) -> Self {
-        let (rows, columns) = (height.div_ceil(OUTPUTS), width.div_ceil(OUTPUTS));
+    pub fn new(batch: usize, [height, width]: [usize; 2], extent: usize) -> Self {
+        let (rows, columns) = (height.div_ceil(extent), width.div_ceil(extent));
         let parts = columns.div_ceil(SEGMENT_TILES).max(1);
         let part_tiles = columns.div_ceil(parts).max(1);
-        Tiles { rows, columns, parts, part_tiles, segments: batch * rows * parts }
+        Tiles { extent, rows, columns, parts, part_tiles, segments: batch * rows * parts }
     }
 
     pub fn segment(&self, number: usize) -> Segment {
@@ -43,8 +44,8 @@ impl Tiles {
         let before = part * self.part_tiles;
         Segment {
             image: row / self.rows,
-            row: row % self.rows * OUTPUTS,
-            column: before * OUTPUTS,
+            row: row % self.rows * self.extent,
+            column: before * self.extent,
             first: row * self.columns + before,
             tiles: self.part_tiles.min(self.columns - before),
         }

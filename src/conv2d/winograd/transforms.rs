@@ -1,24 +1,28 @@
-//! The one-dimensional transforms of F(4, 3), and of F(3, 4) for the gradient of the filters, which the
-//! two-dimensional ones apply along both axes.
+//! The one-dimensional transforms of F(4, 3) and F(2, 5), and of F(3, 4) and F(5, 2) for the gradient of
+//! the filters, which the two-dimensional ones apply along both axes.
 //!
-//! Four outputs of three taps, or three of four, are read off a polynomial product that is evaluated at six points: 0,
-//! +-5/8, +-3/2 and infinity (Winograd, Arithmetic Complexity of Computations, 1980; for convolutions
-//! Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016, section 4). Among points with
-//! few bits these have the smallest error, less than half of that of Lavin's 0, +-1, +-2; their powers
-//! are exact numbers. What the filters would be divided by is moved to the results.
+//! The outputs of some taps are read off a polynomial product that is evaluated at six points: 0, +-5/8,
+//! +-3/2 and infinity (Winograd, Arithmetic Complexity of Computations, 1980; for convolutions Lavin and
+//! Gray, Fast Algorithms for Convolutional Neural Networks, 2016, section 4). Outputs and taps together are
+//! one more than the points. Among points with few bits these have the smallest error, less than half of
+//! that of Lavin's 0, +-1, +-2; their powers are exact numbers. What the filters would be divided by is
+//! moved to the results.
 
 use std::array;
 
 use crate::simd::{Element, Lanes};
 
-/// Outputs of a tile along an axis.
-pub(super) const OUTPUTS: usize = 4;
 /// Points along an axis, and inputs of a tile.
 pub(super) const POINTS: usize = 6;
 /// Points of a tile.
 pub(super) const PLANES: usize = POINTS * POINTS;
-/// Taps along an axis.
-pub(super) const TAPS: usize = 3;
+/// The most taps along an axis.
+pub(super) const MOST_TAPS: usize = 5;
+
+/// Outputs of a tile along an axis.
+pub(super) fn outputs_of(taps: usize) -> usize {
+    POINTS + 1 - taps
+}
 
 /// The points are 0, +-A, +-B and infinity.
 const A: f64 = 5.0 / 8.0;
@@ -50,64 +54,68 @@ fn source<T: Element, S: Lanes<T>>(simd: S, d: [S::Vector; POINTS]) -> [S::Vecto
     ]
 }
 
-/// Three taps at the six points.
+/// A polynomial's even and odd part at a point.
 #[inline(always)]
-pub(super) fn filter<T: Element, S: Lanes<T>>(
+fn parts<T: Element, S: Lanes<T>, const N: usize>(
     simd: S,
-    g: [S::Vector; TAPS],
-) -> [S::Vector; POINTS] {
+    g: [S::Vector; N],
+    point: f64,
+) -> [S::Vector; 2] {
     let number = |value: f64| simd.splat(T::from_f64(value));
-    let even_a = simd.mul_add(number(A2), g[2], g[0]);
-    let odd_a = simd.mul(number(A), g[1]);
-    let even_b = simd.mul_add(number(B2), g[2], g[0]);
-    let odd_b = simd.mul(number(B), g[1]);
+    let square = number(point * point);
+    // Horner's scheme, two coefficients at a time.
+    let [mut even, mut odd] = [g[(N - 1) / 2 * 2], g[N / 2 * 2 - 1]];
+    for place in (0..(N - 1) / 2).rev() {
+        even = simd.mul_add(square, even, g[2 * place]);
+    }
+    for place in (0..N / 2 - 1).rev() {
+        odd = simd.mul_add(square, odd, g[2 * place + 1]);
+    }
+    [even, simd.mul(number(point), odd)]
+}
+
+/// Some taps, or gradients of outputs, the coefficients of a polynomial, at the six points.
+#[inline(always)]
+pub(super) fn evaluate<T: Element, S: Lanes<T>, const N: usize>(
+    simd: S,
+    g: [S::Vector; N],
+) -> [S::Vector; POINTS] {
+    let [even_a, odd_a] = parts(simd, g, A);
+    let [even_b, odd_b] = parts(simd, g, B);
     [
         g[0],
         simd.add(even_a, odd_a),
         simd.sub(even_a, odd_a),
         simd.add(even_b, odd_b),
         simd.sub(even_b, odd_b),
-        g[2],
+        g[N - 1],
     ]
 }
 
-/// Four results of the products at the six points.
+/// Some outputs, or gradients of taps, of the products at the six points.
 #[inline(always)]
-pub(super) fn result<T: Element, S: Lanes<T>>(
+pub(super) fn interpolate<T: Element, S: Lanes<T>, const N: usize>(
     simd: S,
     m: [S::Vector; POINTS],
-) -> [S::Vector; OUTPUTS] {
+) -> [S::Vector; N] {
     let number = |value: f64| simd.splat(T::from_f64(value));
-    let (even_a, odd_a) = (simd.add(m[1], m[2]), simd.sub(m[1], m[2]));
-    let (even_b, odd_b) = (simd.add(m[3], m[4]), simd.sub(m[3], m[4]));
-    let first = simd.mul(number(AT_A), even_a);
-    let second = simd.mul(number(AT_A * A), odd_a);
-    let third = simd.mul(number(AT_A * A2), even_a);
-    let fourth = simd.mul_add(number(AT_A * A2 * A), odd_a, m[5]);
-    [
-        simd.mul_add(number(AT_0), m[0], simd.mul_add(number(AT_B), even_b, first)),
-        simd.mul_add(number(AT_B * B), odd_b, second),
-        simd.mul_add(number(AT_B * B2), even_b, third),
-        simd.mul_add(number(AT_B * B2 * B), odd_b, fourth),
-    ]
-}
-
-/// Four gradients of outputs, the taps of F(3, 4), at the six points.
-#[inline(always)]
-fn gradient<T: Element, S: Lanes<T>>(simd: S, g: [S::Vector; OUTPUTS]) -> [S::Vector; POINTS] {
-    let number = |value: f64| simd.splat(T::from_f64(value));
-    let even_a = simd.mul_add(number(A2), g[2], g[0]);
-    let odd_a = simd.mul(number(A), simd.mul_add(number(A2), g[3], g[1]));
-    let even_b = simd.mul_add(number(B2), g[2], g[0]);
-    let odd_b = simd.mul(number(B), simd.mul_add(number(B2), g[3], g[1]));
-    [
-        g[0],
-        simd.add(even_a, odd_a),
-        simd.sub(even_a, odd_a),
-        simd.add(even_b, odd_b),
-        simd.sub(even_b, odd_b),
-        g[3],
-    ]
+    let of_a = [simd.add(m[1], m[2]), simd.sub(m[1], m[2])];
+    let of_b = [simd.add(m[3], m[4]), simd.sub(m[3], m[4])];
+    let (mut at_a, mut at_b) = (AT_A, AT_B);
+    let mut results = [m[0]; N];
+    for (power, result) in results.iter_mut().enumerate() {
+        let mut sum = match power == N - 1 {
+            true => simd.mul_add(number(at_a), of_a[power % 2], m[5]),
+            false => simd.mul(number(at_a), of_a[power % 2]),
+        };
+        sum = simd.mul_add(number(at_b), of_b[power % 2], sum);
+        if power == 0 {
+            sum = simd.mul_add(number(AT_0), m[0], sum);
+        }
+        *result = sum;
+        (at_a, at_b) = (at_a * A, at_b * B);
+    }
+    results
 }
 
 /// A tile's numbers along an axis, of the source or of the gradient of the outputs, at the six points.
@@ -118,25 +126,6 @@ pub(super) fn tile<T: Element, S: Lanes<T>, const INPUTS: usize>(
 ) -> [S::Vector; POINTS] {
     match INPUTS {
         POINTS => source(simd, array::from_fn(|input| d[input])),
-        _ => gradient(simd, array::from_fn(|input| d[input])),
+        _ => evaluate(simd, d),
     }
-}
-
-/// Three gradients of taps, the results of F(3, 4), of the products at the six points.
-#[inline(always)]
-pub(super) fn tap_gradient<T: Element, S: Lanes<T>>(
-    simd: S,
-    m: [S::Vector; POINTS],
-) -> [S::Vector; TAPS] {
-    let number = |value: f64| simd.splat(T::from_f64(value));
-    let (even_a, odd_a) = (simd.add(m[1], m[2]), simd.sub(m[1], m[2]));
-    let (even_b, odd_b) = (simd.add(m[3], m[4]), simd.sub(m[3], m[4]));
-    let first = simd.mul(number(AT_A), even_a);
-    let second = simd.mul(number(AT_A * A), odd_a);
-    let third = simd.mul_add(number(AT_A * A2), even_a, m[5]);
-    [
-        simd.mul_add(number(AT_0), m[0], simd.mul_add(number(AT_B), even_b, first)),
-        simd.mul_add(number(AT_B * B), odd_b, second),
-        simd.mul_add(number(AT_B * B2), even_b, third),
-    ]
 }

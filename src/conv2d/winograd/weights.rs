@@ -6,7 +6,7 @@
 
 use super::source::{CHUNK, Images, TransformTiles, strip_len};
 use super::tiles::{Tiles, spread};
-use super::transforms::{self, OUTPUTS, PLANES, POINTS, TAPS};
+use super::transforms::{self, MOST_TAPS, PLANES, POINTS, outputs_of};
 use crate::context::Context;
 use crate::conv2d::backward_weights::BackwardWeights;
 use crate::conv2d::forward::{input_strides, output_strides};
@@ -36,7 +36,8 @@ struct Plan {
 
 impl Plan {
     fn new<T>(shape: &ConvShape) -> Self {
-        let tiles = Tiles::new(shape.batch, [shape.out_height, shape.out_width]);
+        let extent = outputs_of(shape.height.kernel);
+        let tiles = Tiles::new(shape.batch, [shape.out_height, shape.out_width], extent);
         let (inputs, outputs) = (shape.group_in, shape.group_out);
         let tile_bytes = PLANES * (spread(inputs) + spread(outputs)) * size_of::<T>();
         Plan { tiles, segments_together: tiles.together(tile_bytes), inputs, outputs }
@@ -67,8 +68,8 @@ impl Plan {
     }
 
     fn scratch_len(&self) -> ScratchLen {
-        let strips = strip_len::<POINTS>(&self.tiles).max(strip_len::<OUTPUTS>(&self.tiles));
-        ScratchLen { shared: self.parts()[3], per_slot: strips }
+        // A tile of dy is smaller.
+        ScratchLen { shared: self.parts()[3], per_slot: strip_len::<POINTS>(&self.tiles) }
     }
 }
 
@@ -76,8 +77,22 @@ pub(in crate::conv2d) fn scratch_len<T>(shape: &ConvShape) -> ScratchLen {
     Plan::new::<T>(shape).scratch_len()
 }
 
-/// Computes dw, and db where it is wanted.
+/// Computes dw, and db where it is wanted, of windows that fit.
 pub(in crate::conv2d) fn run<T: Element>(
+    context: &Context,
+    shape: &ConvShape,
+    pass: &BackwardWeights<'_, T>,
+    x: &[T],
+    dw: &mut [T],
+    db: Option<&mut [T]>,
+) -> Result<()> {
+    match shape.height.kernel {
+        3 => run_tiles::<T, 4, 3>(context, shape, pass, x, dw, db),
+        _ => run_tiles::<T, 2, 5>(context, shape, pass, x, dw, db),
+    }
+}
+
+fn run_tiles<T: Element, const OUTPUTS: usize, const TAPS: usize>(
     context: &Context,
     shape: &ConvShape,
     pass: &BackwardWeights<'_, T>,
@@ -204,7 +219,7 @@ pub(in crate::conv2d) fn run<T: Element>(
         let rows = (TASK_FILTERS / inputs).max(1);
         context.run(outputs.div_ceil(rows), &|_, task| {
             let first = task * rows;
-            let taps = FilterTaps {
+            let taps = FilterTaps::<T, TAPS> {
                 plan: &plan,
                 shape,
                 group,
@@ -265,7 +280,7 @@ impl<T: Element> Kernel<T> for AddRows<T> {
 }
 
 /// Makes the taps of some output channels' filters, and updates dw with them.
-struct FilterTaps<'a, T> {
+struct FilterTaps<'a, T, const TAPS: usize> {
     plan: &'a Plan,
     shape: &'a ConvShape,
     group: usize,
@@ -277,7 +292,7 @@ struct FilterTaps<'a, T> {
     beta: T,
 }
 
-impl<T: Element> Kernel<T> for FilterTaps<'_, T> {
+impl<T: Element, const TAPS: usize> Kernel<T> for FilterTaps<'_, T, TAPS> {
     type Output = ();
 
     #[inline(always)]
@@ -288,12 +303,12 @@ impl<T: Element> Kernel<T> for FilterTaps<'_, T> {
             let filters = (self.group * plan.outputs + output) * w_out;
             for input in (0..plan.inputs).step_by(S::LANES) {
                 let count = S::LANES.min(plan.inputs - input);
-                let mut taps = [T::default(); TAPS * TAPS * TILE_LANES];
+                let mut taps = [T::default(); MOST_TAPS * MOST_TAPS * TILE_LANES];
                 // SAFETY: the sums have these channels, rounded up to vectors; dw has the filters, and
                 // this task alone uses those of its outputs.
                 unsafe {
                     let sums = self.sums.add(output * spread(plan.inputs) + input);
-                    transform(simd, sums, plan.sums_plane(), taps.as_mut_ptr());
+                    transform::<T, S, TAPS>(simd, sums, plan.sums_plane(), taps.as_mut_ptr());
                     for tap in 0..TAPS * TAPS {
                         let (row, column) = (tap / TAPS, tap % TAPS);
                         let place = filters + input * w_in + row * w_row + column * w_column;
@@ -312,12 +327,12 @@ impl<T: Element> Kernel<T> for FilterTaps<'_, T> {
     }
 }
 
-/// Transforms the sums of one output and a vector of input channels to nine taps, `TILE_LANES` apart.
+/// Transforms the sums of one output and a vector of input channels to its taps, `TILE_LANES` apart.
 ///
 /// # Safety
-/// The source has POINTS * POINTS vectors, `of_point` apart; the target has nine.
+/// The source has POINTS * POINTS vectors, `of_point` apart; the target has TAPS * TAPS.
 #[inline(always)]
-unsafe fn transform<T: Element, S: Lanes<T>>(
+unsafe fn transform<T: Element, S: Lanes<T>, const TAPS: usize>(
     simd: S,
     source: *const T,
     of_point: usize,
@@ -331,13 +346,13 @@ unsafe fn transform<T: Element, S: Lanes<T>>(
             for (row, product) in products.iter_mut().enumerate() {
                 *product = simd.load(source.add((row * POINTS + column) * of_point));
             }
-            let results = transforms::tap_gradient(simd, products);
+            let results = transforms::interpolate::<T, S, TAPS>(simd, products);
             for (row, result) in rows.iter_mut().zip(results) {
                 row[column] = result;
             }
         }
         for (row, products) in rows.into_iter().enumerate() {
-            let results = transforms::tap_gradient(simd, products);
+            let results = transforms::interpolate::<T, S, TAPS>(simd, products);
             for (column, result) in results.into_iter().enumerate() {
                 simd.store(target.add((row * TAPS + column) * TILE_LANES), result);
             }
