@@ -115,7 +115,7 @@ static bool prepare(struct training *training)
     const size_t batch = (size_t)options->batch, count = training->train.count;
     const size_t steps = (size_t)options->epochs * ((count + batch - 1) / batch);
     training->random.state = options->seed;
-    training->net = lenet_create(training->context, batch, &training->random);
+    training->net = lenet_create(training->context, batch, options->algorithm, &training->random);
     training->order = malloc(count * sizeof *training->order);
     training->images = malloc(batch * LENET_IMAGE_PIXELS * sizeof *training->images);
     training->labels = malloc(batch);
@@ -315,6 +315,7 @@ int main(int argc, char **argv)
 {
     const struct options defaults = {
         .data = DEFAULT_DATA, .output = ".", .epochs = 12, .batch = 32, .threads = 0, .seed = 1,
+        .algorithm = CNNKERN_ALGORITHM_AUTO,
     };
     struct training training = {.options = options_parse(argc, argv, defaults)};
     bool done = prepare(&training);

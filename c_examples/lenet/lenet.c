@@ -44,6 +44,7 @@ enum {
 
 struct lenet {
     cnnkern_context *context;
+    cnnkern_algorithm algorithm;
     struct layer layers[LAYERS];
     size_t parameter_count;
     struct activations value, gradient;
@@ -80,13 +81,15 @@ static void draw_weights(struct layer *layer, struct random_stream *random)
     }
 }
 
-struct lenet *lenet_create(cnnkern_context *context, size_t max_batch, struct random_stream *random)
+struct lenet *lenet_create(cnnkern_context *context, size_t max_batch, cnnkern_algorithm algorithm,
+                           struct random_stream *random)
 {
     struct lenet *net = calloc(1, sizeof *net);
     if (net == NULL) {
         return NULL;
     }
     net->context = context;
+    net->algorithm = algorithm;
     for (size_t i = 0; i < LAYERS; i++) {
         net->parameter_count += SHAPES[i].outputs * (SHAPES[i].fan_in + 1);
     }
@@ -129,16 +132,19 @@ size_t lenet_parameter_count(const struct lenet *net) { return net->parameter_co
 float *lenet_parameters(struct lenet *net) { return net->floats; }
 const float *lenet_gradients(const struct lenet *net) { return net->floats + net->parameter_count; }
 
-static cnnkern_conv2d_params conv1_params(size_t batch)
+static cnnkern_conv2d_params conv1_params(const struct lenet *net, size_t batch)
 {
     cnnkern_conv2d_params params = cnnkern_conv2d_params_default(batch, 1, 28, 28, 6, 5, 5);
     params.pad_top = params.pad_bottom = params.pad_left = params.pad_right = 2;
+    params.algorithm = net->algorithm;
     return params;
 }
 
-static cnnkern_conv2d_params conv2_params(size_t batch)
+static cnnkern_conv2d_params conv2_params(const struct lenet *net, size_t batch)
 {
-    return cnnkern_conv2d_params_default(batch, 6, 14, 14, 16, 5, 5);
+    cnnkern_conv2d_params params = cnnkern_conv2d_params_default(batch, 6, 14, 14, 16, 5, 5);
+    params.algorithm = net->algorithm;
+    return params;
 }
 
 static cnnkern_pool2d_params pool_params(size_t batch, size_t channels, size_t size)
@@ -185,7 +191,8 @@ static cnnkern_status forward(struct lenet *net, size_t batch, const float *imag
     cnnkern_context *context = net->context;
     const struct layer *layers = net->layers;
     const struct activations *value = &net->value;
-    const cnnkern_conv2d_params conv1 = conv1_params(batch), conv2 = conv2_params(batch);
+    const cnnkern_conv2d_params conv1 = conv1_params(net, batch);
+    const cnnkern_conv2d_params conv2 = conv2_params(net, batch);
     const cnnkern_pool2d_params pool1 = pool_params(batch, 6, 28);
     const cnnkern_pool2d_params pool2 = pool_params(batch, 16, 10);
 
@@ -209,7 +216,8 @@ static cnnkern_status backward(struct lenet *net, size_t batch, const float *ima
     cnnkern_context *context = net->context;
     const struct layer *layers = net->layers;
     const struct activations *value = &net->value, *gradient = &net->gradient;
-    const cnnkern_conv2d_params conv1 = conv1_params(batch), conv2 = conv2_params(batch);
+    const cnnkern_conv2d_params conv1 = conv1_params(net, batch);
+    const cnnkern_conv2d_params conv2 = conv2_params(net, batch);
     const cnnkern_pool2d_params pool1 = pool_params(batch, 6, 28);
     const cnnkern_pool2d_params pool2 = pool_params(batch, 16, 10);
 

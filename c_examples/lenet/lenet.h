@@ -20,9 +20,10 @@ enum { LENET_IMAGE_SIZE = 28, LENET_IMAGE_PIXELS = 28 * 28, LENET_CLASSES = 10 }
 
 struct lenet;
 
-/* A network with weights drawn from `random`, for batches of at most `max_batch` images. It uses
-   the context for as long as it lives. NULL when out of memory. */
-struct lenet *lenet_create(cnnkern_context *context, size_t max_batch,
+/* A network with weights drawn from `random`, for batches of at most `max_batch` images, whose
+   convolutions are computed by `algorithm`. It uses the context for as long as it lives. NULL when
+   out of memory. */
+struct lenet *lenet_create(cnnkern_context *context, size_t max_batch, cnnkern_algorithm algorithm,
                            struct random_stream *random);
 void lenet_destroy(struct lenet *net);
 

@@ -24,6 +24,8 @@ static void print_help(const struct options *defaults)
            "                 (default: %" PRIu64 ")\n"
            "  --seed N       of the first weights and the images' order (default: %" PRIu64 ");\n"
            "                 the same seed gives the same weights for any --threads\n"
+           "  --algorithm NAME  of the convolutions: auto, gemm, winograd or reference\n"
+           "                 (default: auto)\n"
            "  --help         this text\n"
            "\n"
            "Exit status: 0 when all is done, 1 when something failed, 2 for wrong options.\n",
@@ -51,9 +53,28 @@ static uint64_t parse_number(const char *name, const char *text, uint64_t least,
     return number;
 }
 
+static cnnkern_algorithm parse_algorithm(const char *name, const char *text)
+{
+    static const struct { const char *text; cnnkern_algorithm algorithm; } KNOWN[] = {
+        {"auto", CNNKERN_ALGORITHM_AUTO},
+        {"gemm", CNNKERN_ALGORITHM_GEMM},
+        {"winograd", CNNKERN_ALGORITHM_WINOGRAD},
+        {"reference", CNNKERN_ALGORITHM_REFERENCE},
+    };
+    for (size_t i = 0; i < sizeof KNOWN / sizeof KNOWN[0]; i++) {
+        if (strcmp(text, KNOWN[i].text) == 0) {
+            return KNOWN[i].algorithm;
+        }
+    }
+    fprintf(stderr, "train_lenet: %s: '%s' is not auto, gemm, winograd or reference (see --help)\n",
+            name, text);
+    exit(2);
+}
+
 struct options options_parse(int argc, char **argv, struct options defaults)
 {
     struct options parsed = defaults;
+    const char *algorithm = NULL;
     /* Each option is a text or a number with its range. */
     const struct {
         const char *name;
@@ -66,6 +87,7 @@ struct options options_parse(int argc, char **argv, struct options defaults)
         {"--batch", NULL, &parsed.batch, 1, 10000},
         {"--threads", NULL, &parsed.threads, 0, 1024},
         {"--seed", NULL, &parsed.seed, 0, UINT64_MAX},
+        {"--algorithm", &algorithm, NULL, 0, 0},
     };
     enum { KNOWN = sizeof known / sizeof known[0] };
 
@@ -95,6 +117,9 @@ struct options options_parse(int argc, char **argv, struct options defaults)
             *known[option].number =
                 parse_number(known[option].name, value, known[option].least, known[option].most);
         }
+    }
+    if (algorithm != NULL) {
+        parsed.algorithm = parse_algorithm("--algorithm", algorithm);
     }
     return parsed;
 }

@@ -2,11 +2,14 @@
 #ifndef LENET_OPTIONS_H
 #define LENET_OPTIONS_H
 
+#include <cnnkern.h>
+
 #include <stdint.h>
 
 struct options {
     const char *data, *output; /* folders */
     uint64_t epochs, batch, threads, seed;
+    cnnkern_algorithm algorithm; /* of the convolutions */
 };
 
 /* Prints the help and exits with status 0 if that is asked for, or says what is wrong and exits

@@ -73,6 +73,8 @@ done
 refuses 2 'is not a number from 0 to 1024' --threads=1025
 refuses 2 'is not a number from 0 to 18446744073709551615' --seed 18446744073709551616
 
+refuses 2 "'fast' is not auto, gemm, winograd or reference" --algorithm fast
+
 "$program" --help | grep -q -e '--threads N' || fail '--help'
 "$program" --data "$work/good" --output "$work/out" --epochs=1 --seed 18446744073709551615 \
     >/dev/null || fail 'the good data were refused'
