@@ -41,37 +41,17 @@ fn source<T: Element, S: Lanes<T>>(simd: S, d: [S::Vector; POINTS]) -> [S::Vecto
     let number = |value: f64| simd.splat(T::from_f64(value));
     let (product, sum) = (number(A2 * B2), number(-(A2 + B2)));
     let even_a = simd.mul_add(number(-B2), d[2], d[4]);
-    let odd_a = simd.mul(number(A), simd.mul_add(number(-B2), d[1], d[3]));
+    let odd_a = simd.mul_add(number(-B2), d[1], d[3]);
     let even_b = simd.mul_add(number(-A2), d[2], d[4]);
-    let odd_b = simd.mul(number(B), simd.mul_add(number(-A2), d[1], d[3]));
+    let odd_b = simd.mul_add(number(-A2), d[1], d[3]);
     [
         simd.mul_add(product, d[0], simd.mul_add(sum, d[2], d[4])),
-        simd.add(even_a, odd_a),
-        simd.sub(even_a, odd_a),
-        simd.add(even_b, odd_b),
-        simd.sub(even_b, odd_b),
+        simd.mul_add(number(A), odd_a, even_a),
+        simd.mul_add(number(-A), odd_a, even_a),
+        simd.mul_add(number(B), odd_b, even_b),
+        simd.mul_add(number(-B), odd_b, even_b),
         simd.mul_add(product, d[1], simd.mul_add(sum, d[3], d[5])),
     ]
-}
-
-/// A polynomial's even and odd part at a point.
-#[inline(always)]
-fn parts<T: Element, S: Lanes<T>, const N: usize>(
-    simd: S,
-    g: [S::Vector; N],
-    point: f64,
-) -> [S::Vector; 2] {
-    let number = |value: f64| simd.splat(T::from_f64(value));
-    let square = number(point * point);
-    // Horner's scheme, two coefficients at a time.
-    let [mut even, mut odd] = [g[(N - 1) / 2 * 2], g[N / 2 * 2 - 1]];
-    for place in (0..(N - 1) / 2).rev() {
-        even = simd.mul_add(square, even, g[2 * place]);
-    }
-    for place in (0..N / 2 - 1).rev() {
-        odd = simd.mul_add(square, odd, g[2 * place + 1]);
-    }
-    [even, simd.mul(number(point), odd)]
 }
 
 /// Some taps, or gradients of outputs, the coefficients of a polynomial, at the six points.
@@ -80,16 +60,35 @@ pub(super) fn evaluate<T: Element, S: Lanes<T>, const N: usize>(
     simd: S,
     g: [S::Vector; N],
 ) -> [S::Vector; POINTS] {
-    let [even_a, odd_a] = parts(simd, g, A);
-    let [even_b, odd_b] = parts(simd, g, B);
+    let number = |value: f64| simd.splat(T::from_f64(value));
+    let [even_a, odd_a] = halves(simd, g, A2);
+    let [even_b, odd_b] = halves(simd, g, B2);
     [
         g[0],
-        simd.add(even_a, odd_a),
-        simd.sub(even_a, odd_a),
-        simd.add(even_b, odd_b),
-        simd.sub(even_b, odd_b),
+        simd.mul_add(number(A), odd_a, even_a),
+        simd.mul_add(number(-A), odd_a, even_a),
+        simd.mul_add(number(B), odd_b, even_b),
+        simd.mul_add(number(-B), odd_b, even_b),
         g[N - 1],
     ]
+}
+
+/// The polynomials of a polynomial's even and odd coefficients at a point's square: Horner's scheme.
+#[inline(always)]
+fn halves<T: Element, S: Lanes<T>, const N: usize>(
+    simd: S,
+    g: [S::Vector; N],
+    square: f64,
+) -> [S::Vector; 2] {
+    let square = simd.splat(T::from_f64(square));
+    let [mut even, mut odd] = [g[(N - 1) / 2 * 2], g[N / 2 * 2 - 1]];
+    for place in (0..(N - 1) / 2).rev() {
+        even = simd.mul_add(square, even, g[2 * place]);
+    }
+    for place in (0..N / 2 - 1).rev() {
+        odd = simd.mul_add(square, odd, g[2 * place + 1]);
+    }
+    [even, odd]
 }
 
 /// Some outputs, or gradients of taps, of the products at the six points.
