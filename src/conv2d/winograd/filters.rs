@@ -29,15 +29,9 @@ impl<T: Element, const TAPS: usize> Kernel<T> for TransformFilters<'_, T, TAPS> 
         let strides = pass.filter_strides;
         let first = self.panel * plan.panel;
         let terms = FILTER_TERMS.min(pass.terms - self.term);
-        // The taps in the order in which they read the source.
-        let in_order = |step: isize, stride: usize| match step < 0 {
-            true => ((TAPS - 1) * stride, -(stride as isize)),
-            false => (0, stride as isize),
-        };
-        let (first_row, row_step) = in_order(pass.rows.offset_step, strides.row_tap);
-        let (first_column, column_step) = in_order(pass.columns.offset_step, strides.column_tap);
         // Read along what is contiguous.
-        let term_step = strides.term as isize;
+        let [term_step, row_step, column_step] =
+            [strides.term, strides.row_tap, strides.column_tap].map(|stride| stride as isize);
         let terms_inside = strides.term == 1;
         let depth = match terms_inside {
             true => Depth::nested([TAPS, TAPS, terms], [row_step, column_step, term_step]),
@@ -47,11 +41,7 @@ impl<T: Element, const TAPS: usize> Kernel<T> for TransformFilters<'_, T, TAPS> 
             true => (plan.panel, terms * plan.panel),
             false => (TAPS * TAPS * plan.panel, plan.panel),
         };
-        let start = self.group * strides.group
-            + first * strides.output
-            + self.term * strides.term
-            + first_row
-            + first_column;
+        let start = self.group * strides.group + first * strides.output + self.term * strides.term;
         let pack = PackMatrix {
             source: pass.filters.wrapping_add(start),
             relu_output: std::ptr::null(),
@@ -68,12 +58,17 @@ impl<T: Element, const TAPS: usize> Kernel<T> for TransformFilters<'_, T, TAPS> 
         pack.run(simd);
         let (place, of_point) = plan.filter_place(self.panel);
         let target = self.target.wrapping_add(place);
+        // The taps in the order in which they read the source: dx reads dy from the last one on.
+        let (first_tap, tap_step) = match pass.rows.offset_step < 0 {
+            true => ((TAPS * TAPS - 1) * of_tap, -(of_tap as isize)),
+            false => (0, of_tap as isize),
+        };
         for term in 0..terms {
             for lane in (0..plan.panel).step_by(S::LANES) {
-                let source = self.unpacked.wrapping_add(term * of_term + lane);
+                let source = self.unpacked.wrapping_add(first_tap + term * of_term + lane);
                 let target = target.wrapping_add((self.term + term) * plan.panel + lane);
                 // SAFETY: the unpacked filters have the term's taps, the panel its points.
-                unsafe { transform::<T, S, TAPS>(simd, source, of_tap, target, of_point) };
+                unsafe { transform::<T, S, TAPS>(simd, source, tap_step, target, of_point) };
             }
         }
     }
@@ -87,7 +82,7 @@ impl<T: Element, const TAPS: usize> Kernel<T> for TransformFilters<'_, T, TAPS> 
 unsafe fn transform<T: Element, S: Lanes<T>, const TAPS: usize>(
     simd: S,
     source: *const T,
-    of_tap: usize,
+    of_tap: isize,
     target: *mut T,
     of_point: usize,
 ) {
@@ -97,7 +92,7 @@ unsafe fn transform<T: Element, S: Lanes<T>, const TAPS: usize>(
         for column in 0..TAPS {
             let mut taps = [simd.splat(T::default()); TAPS];
             for (row, tap) in taps.iter_mut().enumerate() {
-                *tap = simd.load(source.add((row * TAPS + column) * of_tap));
+                *tap = simd.load(source.offset((row * TAPS + column) as isize * of_tap));
             }
             let points = transforms::evaluate(simd, taps);
             for (row, point) in rows.iter_mut().zip(points) {
