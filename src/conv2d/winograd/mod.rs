@@ -109,15 +109,20 @@ fn gather_tiles<T: Element, const OUTPUTS: usize, const TAPS: usize>(
     let source_start = plan.filters();
     let term_blocks = pass.terms.div_ceil(FILTER_TERMS);
     let chunks = pass.terms.div_ceil(CHUNK);
-    let (tiles, images) = (&plan.tiles, Images::source_of(pass));
+    let (tiles, images, strides) = (&plan.tiles, Images::source_of(pass), pass.filter_strides);
     for group in 0..pass.groups {
         context.run(panels * term_blocks, &|slot, task| {
+            // In the order in which they lie in memory.
+            let (panel, block) = match strides.output < strides.term {
+                true => (task % panels, task / panels),
+                false => (task / term_blocks, task % term_blocks),
+            };
             let transform = TransformFilters::<T, TAPS> {
                 pass,
                 plan: &plan,
                 group,
-                panel: task / term_blocks,
-                term: task % term_blocks * FILTER_TERMS,
+                panel,
+                term: block * FILTER_TERMS,
                 unpacked: scratch.slot(slot),
                 target: scratch.shared(),
             };
