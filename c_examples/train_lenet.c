@@ -2,6 +2,7 @@
    plain C. This file holds the training itself: what is read, learned, tested and written. */
 #define _POSIX_C_SOURCE 200809L /* for mkdir and access */
 
+#include "lenet/benchmark.h"
 #include "lenet/chart.h"
 #include "lenet/idx.h"
 #include "lenet/lenet.h"
@@ -325,7 +326,12 @@ int main(int argc, char **argv)
                cnnkern_version(), cnnkern_context_num_threads(training.context),
                cnnkern_context_isa(training.context), lenet_parameter_count(training.net),
                training.train.count, training.test.count);
-        done = train(&training) && report(&training);
+        if (training.options.benchmark) {
+            done = succeeded(benchmark_run(training.context, training.options.algorithm,
+                                           &training.train));
+        } else {
+            done = train(&training) && report(&training);
+        }
     }
     release(&training);
     return done ? EXIT_SUCCESS : EXIT_FAILURE;

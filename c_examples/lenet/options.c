@@ -26,6 +26,7 @@ static void print_help(const struct options *defaults)
            "                 the same seed gives the same weights for any --threads\n"
            "  --algorithm NAME  of the convolutions: auto, gemm, winograd or reference\n"
            "                 (default: auto)\n"
+           "  --benchmark    prints the best time of a training step at some batch sizes instead\n"
            "  --help         this text\n"
            "\n"
            "Exit status: 0 when all is done, 1 when something failed, 2 for wrong options.\n",
@@ -96,6 +97,10 @@ struct options options_parse(int argc, char **argv, struct options defaults)
         if (strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0) {
             print_help(&defaults);
             exit(EXIT_SUCCESS);
+        }
+        if (strcmp(argument, "--benchmark") == 0) {
+            parsed.benchmark = true;
+            continue;
         }
         /* --name value or --name=value */
         const size_t length = strcspn(argument, "=");

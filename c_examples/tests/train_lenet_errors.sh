@@ -76,5 +76,8 @@ refuses 2 'is not a number from 0 to 18446744073709551615' --seed 18446744073709
 refuses 2 "'fast' is not auto, gemm, winograd or reference" --algorithm fast
 
 "$program" --help | grep -q -e '--threads N' || fail '--help'
+lines=$("$program" --data "$work/good" --output "$work/out" --benchmark | grep -c ' ms a step')
+[ "$lines" = 4 ] || fail "--benchmark: $lines lines"
+
 "$program" --data "$work/good" --output "$work/out" --epochs=1 --seed 18446744073709551615 \
     >/dev/null || fail 'the good data were refused'

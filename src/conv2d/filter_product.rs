@@ -297,14 +297,13 @@ impl<T: Element> FilterProduct<T> {
         let [rows, columns] = plan.grid.task(index % plan.grid.len());
         let image = index / plan.grid.len() / self.groups;
         let group = index / plan.grid.len() % self.groups;
-        let ((output, outputs), (pixel, pixels)) = match self.patches.layout {
+        let (outputs, pixels) = match self.patches.layout {
             Layout::Nchw => (rows, self.after_lead(columns)),
             Layout::Nhwc => (columns, rows),
         };
-        if pixels == 0 {
+        if pixels.1 == 0 {
             return;
         }
-        let part = output / self.task_outputs(&plan.grid);
         let mut patches = self.patches;
         let offset = image * self.image_stride + group * patches.channels * patches.strides[0];
         // SAFETY: the image's and group's first elements lie within the tensors.
@@ -316,82 +315,29 @@ impl<T: Element> FilterProduct<T> {
             let offset = image * self.results.image_stride + group * self.results.group_stride;
             self.results.start.add(offset)
         };
-        // SAFETY: the group's biases; computed without touching them when there are none.
-        let bias = self.bias.wrapping_add(group * self.outputs);
-        let mut beta = self.beta;
-        let mut multiply = |start: usize, count: usize| {
-            let filters = Panels {
-                // SAFETY: packed before, at that place.
-                start: unsafe { packed.add(self.packed_offset(plan, group, part, start)) },
-                width: plan.filters.width,
-                stride: plan.filters.width * count,
-                order: Order::Packed,
-            };
-            let last = start + count == plan.depth;
+        let part = outputs.0 / self.task_outputs(&plan.grid);
+        let task = Task {
+            product: self,
+            level,
+            plan,
+            slot,
+            patches,
+            outputs,
+            pixels,
+            target,
+            // The group's; no element where there are none.
+            bias: self.bias.wrapping_add(group * self.outputs),
+        };
+        let multiply = |start: usize, count: usize| {
             let following = depth_blocks(plan.depth).find(|block| block.0 > start);
             let ahead = match (following, next, depth_blocks(plan.depth).next()) {
                 (Some(block), ..) => self.ahead(plan, index, block),
                 (None, Some(next), Some(block)) => self.ahead(plan, next, block),
                 _ => Ahead::none(),
             };
-            let with_bias = last && !self.bias.is_null();
-            let update = Update {
-                alpha: self.alpha,
-                beta,
-                bias: if with_bias { Bias::Rows(bias) } else { Bias::None },
-                relu: last && self.relu,
-            };
-            beta = T::from_f64(1.0);
-            let product = |(pixel, pixels), patches, ahead| {
-                let product = BlockProduct {
-                    depth: count,
-                    rows: outputs,
-                    columns: pixels,
-                    row_panels: filters,
-                    column_panels: patches,
-                    target,
-                    first_row: output,
-                    first_column: pixel,
-                    row_places: self.results.outputs,
-                    column_places: self.results.pixels,
-                    update,
-                    ahead,
-                };
-                let product = match self.patches.layout {
-                    Layout::Nchw => product,
-                    Layout::Nhwc => product.transposed(),
-                };
-                T::dispatch(level, product);
-            };
-            let packed = |block: Block, ahead| {
-                pack_patches(level, &patches, block, plan, slot);
-                let panels = Panels {
-                    start: slot.cast_const(),
-                    width: plan.patches.width,
-                    stride: plan.panel_stride(count),
-                    order: Order::Packed,
-                };
-                product((block.pixel, block.pixels), panels, ahead);
-            };
-            let mut block = Block { pixel, pixels, cell: start, cells: count };
-            // Up to the first whole cache line of results.
-            if pixel == 0 && self.lead() > 0 {
-                let head = (CACHE_LINE / size_of::<T>() - self.lead()).min(pixels);
-                packed(Block { pixels: head, ..block }, Ahead::none());
-                block = Block { pixel: head, pixels: pixels - head, ..block };
-            }
-            if let Some(panels) = in_place(&patches, block, plan) {
-                // The last pixels, if they do not fill a panel of vectors, are packed.
-                let whole = match patches.layout {
-                    Layout::Nchw => block.pixels / panels.width * panels.width,
-                    Layout::Nhwc => block.pixels,
-                };
-                product((block.pixel, whole), panels, ahead);
-                block = Block { pixel: block.pixel + whole, pixels: block.pixels - whole, ..block };
-            }
-            if block.pixels > 0 {
-                packed(block, ahead);
-            }
+            // SAFETY: packed before, at that place.
+            let filters = unsafe { packed.add(self.packed_offset(plan, group, part, start)) };
+            task.multiply((start, count), filters, ahead);
         };
         if plan.depth == 0 {
             // No tap reaches these pixels: their sums are empty.
@@ -400,6 +346,103 @@ impl<T: Element> FilterProduct<T> {
         for (start, count) in depth_blocks(plan.depth) {
             multiply(start, count);
         }
+    }
+}
+
+/// Some outputs of some pixels of one image and group.
+struct Task<'a, T> {
+    product: &'a FilterProduct<T>,
+    level: Level,
+    plan: &'a Plan,
+    slot: *mut T,
+    /// The image's and group's.
+    patches: Patches<T>,
+    /// First and number.
+    outputs: (usize, usize),
+    pixels: (usize, usize),
+    /// Where the group's first output of the image's first pixel lies.
+    target: *mut T,
+    bias: *const T,
+}
+
+impl<T: Element> Task<'_, T> {
+    /// Multiplies a depth block with its packed filters, pixels that are read in place and others in turn.
+    fn multiply(&self, (cell, cells): (usize, usize), filters: *const T, ahead: Ahead<T>) {
+        let Task { product, plan, pixels: (pixel, pixels), .. } = *self;
+        let filters = Panels {
+            start: filters,
+            width: plan.filters.width,
+            stride: plan.filters.width * cells,
+            order: Order::Packed,
+        };
+        let mut block = Block { pixel, pixels, cell, cells };
+        // Up to the first whole cache line of results.
+        if pixel == 0 && product.lead() > 0 {
+            let head = (CACHE_LINE / size_of::<T>() - product.lead()).min(pixels);
+            self.multiply_packed(Block { pixels: head, ..block }, filters, Ahead::none());
+            block = Block { pixel: head, pixels: pixels - head, ..block };
+        }
+        if let Some(panels) = in_place(&self.patches, block, plan) {
+            // The last pixels, if they do not fill a panel of vectors, are packed.
+            let whole = match self.patches.layout {
+                Layout::Nchw => block.pixels / panels.width * panels.width,
+                Layout::Nhwc => block.pixels,
+            };
+            self.multiply_panels(Block { pixels: whole, ..block }, filters, panels, ahead);
+            block = Block { pixel: block.pixel + whole, pixels: block.pixels - whole, ..block };
+        }
+        if block.pixels > 0 {
+            self.multiply_packed(block, filters, ahead);
+        }
+    }
+
+    fn multiply_packed(&self, block: Block, filters: Panels<T>, ahead: Ahead<T>) {
+        pack_patches(self.level, &self.patches, block, self.plan, self.slot);
+        let patches = Panels {
+            start: self.slot.cast_const(),
+            width: self.plan.patches.width,
+            stride: self.plan.panel_stride(block.cells),
+            order: Order::Packed,
+        };
+        self.multiply_panels(block, filters, patches, ahead);
+    }
+
+    fn multiply_panels(
+        &self,
+        block: Block,
+        filters: Panels<T>,
+        patches: Panels<T>,
+        ahead: Ahead<T>,
+    ) {
+        let FilterProduct { alpha, beta, results, relu, .. } = *self.product;
+        let last = block.cell + block.cells == self.plan.depth;
+        let product = BlockProduct {
+            depth: block.cells,
+            rows: self.outputs.1,
+            columns: block.pixels,
+            row_panels: filters,
+            column_panels: patches,
+            target: self.target,
+            first_row: self.outputs.0,
+            first_column: block.pixel,
+            row_places: results.outputs,
+            column_places: results.pixels,
+            update: Update {
+                alpha,
+                beta: if block.cell == 0 { beta } else { T::from_f64(1.0) },
+                bias: match last && !self.product.bias.is_null() {
+                    true => Bias::Rows(self.bias),
+                    false => Bias::None,
+                },
+                relu: last && relu,
+            },
+            ahead,
+        };
+        let product = match self.patches.layout {
+            Layout::Nchw => product,
+            Layout::Nhwc => product.transposed(),
+        };
+        T::dispatch(self.level, product);
     }
 }
 
