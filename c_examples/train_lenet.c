@@ -151,22 +151,11 @@ static void release(struct training *training)
     idx_free(&training->train);
 }
 
-/* Puts an image into the batch, moved down and to the right, with its grey values scaled to
-   0..1. */
+/* Puts an image into the batch, moved down and to the right. */
 static void load_image(struct training *training, const struct idx_dataset *dataset, size_t index,
                        size_t place, int down, int right)
 {
-    enum { SIZE = LENET_IMAGE_SIZE };
-    const unsigned char *pixels = dataset->images + index * LENET_IMAGE_PIXELS;
-    float *image = training->images + place * LENET_IMAGE_PIXELS;
-    for (int row = 0; row < SIZE; row++) {
-        for (int column = 0; column < SIZE; column++) {
-            const int from_row = row - down, from_column = column - right;
-            const bool inside =
-                from_row >= 0 && from_row < SIZE && from_column >= 0 && from_column < SIZE;
-            *image++ = inside ? (float)pixels[from_row * SIZE + from_column] / 255.0f : 0.0f;
-        }
-    }
+    idx_load(dataset, index, down, right, training->images + place * LENET_IMAGE_PIXELS);
     training->labels[place] = dataset->labels[index];
 }
 

@@ -48,12 +48,8 @@ cnnkern_status benchmark_run(cnnkern_context *context, cnnkern_algorithm algorit
     if (net != NULL && images != NULL && labels != NULL &&
         adam_create(&adam, lenet_parameter_count(net))) {
         for (size_t i = 0; i < MAX_BATCH; i++) {
-            const size_t from = i % dataset->count;
-            labels[i] = dataset->labels[from];
-            for (size_t pixel = 0; pixel < LENET_IMAGE_PIXELS; pixel++) {
-                images[i * LENET_IMAGE_PIXELS + pixel] =
-                    (float)dataset->images[from * LENET_IMAGE_PIXELS + pixel] / 255.0f;
-            }
+            idx_load(dataset, i % dataset->count, 0, 0, images + i * LENET_IMAGE_PIXELS);
+            labels[i] = dataset->labels[i % dataset->count];
         }
         status = CNNKERN_STATUS_OK;
         for (size_t i = 0; i < sizeof BATCHES / sizeof BATCHES[0]; i++) {

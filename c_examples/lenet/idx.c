@@ -147,3 +147,17 @@ void idx_free(struct idx_dataset *dataset)
     free(dataset->labels);
     *dataset = (struct idx_dataset){0};
 }
+
+void idx_load(const struct idx_dataset *dataset, size_t index, int down, int right, float *image)
+{
+    const int height = (int)dataset->height, width = (int)dataset->width;
+    const unsigned char *pixels = dataset->images + index * dataset->height * dataset->width;
+    for (int row = 0; row < height; row++) {
+        for (int column = 0; column < width; column++) {
+            const int from_row = row - down, from_column = column - right;
+            const bool inside =
+                from_row >= 0 && from_row < height && from_column >= 0 && from_column < width;
+            *image++ = inside ? (float)pixels[from_row * width + from_column] / 255.0f : 0.0f;
+        }
+    }
+}

@@ -19,4 +19,8 @@ bool idx_read(const char *images_path, const char *labels_path, unsigned classes
 
 void idx_free(struct idx_dataset *dataset);
 
+/* Writes image number `index` [height, width], moved down and to the right, with its grey values
+   scaled to 0..1. */
+void idx_load(const struct idx_dataset *dataset, size_t index, int down, int right, float *image);
+
 #endif

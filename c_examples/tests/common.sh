@@ -10,6 +10,17 @@ fail() {
     exit 1
 }
 
+# reads_digits: what comes in, of train_lenet, ends in an accuracy of at least 97 of 100.
+reads_digits() {
+    tee "$work/log"
+    last=$(tail -n 1 "$work/log")
+    accuracy=${last#test accuracy }
+    case $accuracy in
+        0.9[7-9][0-9] | 1.000) ;;
+        *) fail "the last line is '$last'" ;;
+    esac
+}
+
 # A number as four big-endian bytes.
 big_endian() {
     for shift in 24 16 8 0; do

@@ -2,12 +2,7 @@
 # Winograd's minimal filtering learns as well as sums of products do, and other weights.
 . "$(dirname "$0")/common.sh"
 
-"$program" --output "$work" --algorithm winograd | tee "$work/log"
-accuracy=$(sed -n 's/^test accuracy //p' "$work/log")
-case $accuracy in
-    0.9[7-9][0-9] | 1.000) ;;
-    *) fail "an accuracy of '$accuracy'" ;;
-esac
+"$program" --output "$work" --algorithm winograd | reads_digits
 
 for algorithm in gemm winograd; do
     "$program" --output "$work" --epochs 1 --algorithm "$algorithm" |
