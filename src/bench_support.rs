@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::blocking::DEPTH_BLOCK;
-use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Order, Panels, Places, Update};
+use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{PanelShape, TileShape};
 use crate::gemm::product::{TASK_COLUMNS, TASK_ROWS};
 use crate::scratch::{Scratch, ScratchLen};
@@ -42,8 +42,7 @@ impl<'a, T: Element> PackedProduct<'a, T> {
             // SAFETY: the scratch memory has that many elements.
             unsafe { scratch.shared().add(place).write(T::from_f64(1.0)) };
         }
-        let panels =
-            |start, width| Panels { start, width, stride: width * depth, order: Order::Packed };
+        let panels = |start, width| Panels::packed(start, width, depth);
         // SAFETY: within the scratch memory, which has the row panels first, then the column
         // panels, then C.
         let (column_start, target) =

@@ -13,7 +13,7 @@ use super::patches::{Block, FillByPixel, Patches};
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, Grid, block_length, depth_blocks};
-use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Order, Panels, Places, Update};
+use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use crate::scratch::ScratchLen;
 use crate::shape::{ConvShape, Layout};
@@ -290,18 +290,8 @@ fn task<T: Element>(level: Level, plan: &Plan<'_, T>, sums: *mut T, slot: *mut T
             depth,
             rows: outputs,
             columns: cells,
-            row_panels: Panels {
-                start: slot,
-                width: plan.output_panels.width,
-                stride: plan.output_panels.width * depth,
-                order: Order::Packed,
-            },
-            column_panels: Panels {
-                start: cell_target,
-                width: plan.cell_panels.width,
-                stride: plan.cell_panels.width * depth,
-                order: Order::Packed,
-            },
+            row_panels: Panels::packed(slot, plan.output_panels.width, depth),
+            column_panels: Panels::packed(cell_target, plan.cell_panels.width, depth),
             target: dw,
             first_row: output,
             first_column: cell,

@@ -367,14 +367,9 @@ struct Task<'a, T> {
 
 impl<T: Element> Task<'_, T> {
     /// Multiplies a depth block with its packed filters, pixels that are read in place and others in turn.
-    fn multiply(&self, (cell, cells): (usize, usize), filters: *const T, ahead: Ahead<T>) {
+    fn multiply(&self, (cell, cells): (usize, usize), filters: *const T, mut ahead: Ahead<T>) {
         let Task { product, plan, pixels: (pixel, pixels), .. } = *self;
-        let filters = Panels {
-            start: filters,
-            width: plan.filters.width,
-            stride: plan.filters.width * cells,
-            order: Order::Packed,
-        };
+        let filters = Panels::packed(filters, plan.filters.width, cells);
         let mut block = Block { pixel, pixels, cell, cells };
         // Up to the first whole cache line of results.
         if pixel == 0 && product.lead() > 0 {
@@ -388,7 +383,10 @@ impl<T: Element> Task<'_, T> {
                 Layout::Nchw => block.pixels / panels.width * panels.width,
                 Layout::Nhwc => block.pixels,
             };
-            self.multiply_panels(Block { pixels: whole, ..block }, filters, panels, ahead);
+            if whole > 0 {
+                self.multiply_panels(Block { pixels: whole, ..block }, filters, panels, ahead);
+                ahead = Ahead::none();
+            }
             block = Block { pixel: block.pixel + whole, pixels: block.pixels - whole, ..block };
         }
         if block.pixels > 0 {
@@ -399,10 +397,8 @@ impl<T: Element> Task<'_, T> {
     fn multiply_packed(&self, block: Block, filters: Panels<T>, ahead: Ahead<T>) {
         pack_patches(self.level, &self.patches, block, self.plan, self.slot);
         let patches = Panels {
-            start: self.slot.cast_const(),
-            width: self.plan.patches.width,
             stride: self.plan.panel_stride(block.cells),
-            order: Order::Packed,
+            ..Panels::packed(self.slot, self.plan.patches.width, block.cells)
         };
         self.multiply_panels(block, filters, patches, ahead);
     }

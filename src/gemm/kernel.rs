@@ -87,6 +87,13 @@ pub(crate) struct Panels<T> {
     pub order: Order,
 }
 
+impl<T> Panels<T> {
+    /// Packed panels of `depth` steps, one behind the other.
+    pub fn packed(start: *const T, width: usize, depth: usize) -> Self {
+        Panels { start, width, stride: width * depth, order: Order::Packed }
+    }
+}
+
 /// Where line i of a panel lies at depth k.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Order {

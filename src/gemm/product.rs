@@ -2,7 +2,7 @@
 
 use super::blocking::{DEPTH_BLOCK, Grid, TASK_WORK, block_length, depth_blocks};
 use super::in_place::InPlaceProduct;
-use super::kernel::{Ahead, Bias, BlockProduct, Order, Panels, Places, Update};
+use super::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use super::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use super::vector::{MatrixByVector, VectorByMatrix};
 use crate::context::Context;
@@ -454,12 +454,7 @@ impl<T: Element> Product<'_, T> {
             let (columns, depth) = ((column, columns), (start, depth));
             return self.multiply_panels(level, matrix, (row, rows), columns, depth, column_panels);
         }
-        let panels = |packed: Packed<T>| Panels {
-            start: packed.start.cast_const(),
-            width: packed.panels.width,
-            stride: packed.panels.width * depth,
-            order: Order::Packed,
-        };
+        let panels = |packed: Packed<T>| Panels::packed(packed.start, packed.panels.width, depth);
         let beta = if start == 0 { self.beta } else { T::from_f64(1.0) };
         let product = BlockProduct {
             depth,

@@ -23,8 +23,6 @@ const TASKS: usize = 16;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
     pub tiles: Tiles,
-    /// Taps along an axis.
-    pub taps: usize,
     /// Segments that are transformed together.
     pub segments_together: usize,
     pub block_segments: usize,
@@ -36,9 +34,8 @@ pub(super) struct Plan {
 
 impl Plan {
     pub fn new<T>(pass: &Gather<T>, tile: TileShape) -> Self {
-        let taps = pass.rows.count;
         let grid = [pass.grid_height, pass.grid_width];
-        let tiles = Tiles::new(pass.batch, grid, outputs_of(taps));
+        let tiles = Tiles::new(pass.batch, grid, outputs_of(pass.rows.count));
         let (terms, outputs) = (pass.terms, pass.outputs);
         let segments_together = tiles.together(PLANES * spread(terms) * size_of::<T>());
         // Smaller blocks where there would be too few tasks.
@@ -48,7 +45,7 @@ impl Plan {
         let most = (block_tiles / tiles.part_tiles).max(1);
         let blocks = segments_together.div_ceil(most);
         let block_segments = segments_together.div_ceil(blocks).max(1);
-        Plan { tiles, taps, segments_together, block_segments, terms, outputs, panel: tile.columns }
+        Plan { tiles, segments_together, block_segments, terms, outputs, panel: tile.columns }
     }
 
     /// Elements from tile to tile of the transformed source.
@@ -111,7 +108,8 @@ impl Plan {
 
     /// The filters, then the source, for all; a strip, unpacked filters or products for each.
     pub fn scratch_len(&self) -> ScratchLen {
-        let filters = FILTER_TERMS * self.taps * self.taps * self.panel;
+        let taps = POINTS + 1 - self.tiles.extent;
+        let filters = FILTER_TERMS * taps * taps * self.panel;
         let source = strip_len::<POINTS>(&self.tiles);
         ScratchLen {
             shared: self.filters() + PLANES * self.source_plane(),
