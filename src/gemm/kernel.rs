@@ -252,43 +252,24 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
                 simd.prefetch(target.wrapping_add(self.columns - 1));
             }
         }
-        let [left_step, left_line] = block.row_panels.order.strides(ROWS);
         let [right_step, _] = block.column_panels.order.strides(VECTORS * S::LANES);
-        let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
         // SAFETY: the panels hold `depth` steps of ROWS lines and of VECTORS vectors: whoever
-        // made them gave the same numbers of rows and columns to this block.
+        // made them gave the same numbers of rows and columns to this block. C has the tile's
+        // elements, and nobody else uses them.
         unsafe {
-            let mut left = block.row_panels.start.add(row_panel * block.row_panels.stride);
-            let mut right =
-                block.column_panels.start.add(column_panel * block.column_panels.stride);
-            for _ in 0..block.depth {
-                let mut lanes = [simd.splat(T::default()); VECTORS];
-                for (v, lane) in lanes.iter_mut().enumerate() {
-                    *lane = simd.load(right.add(v * S::LANES));
+            let left = block.row_panels.start.add(row_panel * block.row_panels.stride);
+            let right = block.column_panels.start.add(column_panel * block.column_panels.stride);
+            // Apart, so that the lines of a packed step are found without arithmetic.
+            let sums = match block.row_panels.order {
+                Order::Packed => self.sums(simd, left, [ROWS, 1], right, right_step),
+                Order::InPlace { depth, line } => {
+                    self.sums(simd, left, [depth, line], right, right_step)
                 }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let factor = simd.splat(*left.add(r * left_line));
-                    for (sum, &lane) in sums.iter_mut().zip(&lanes) {
-                        *sum = simd.mul_add(factor, lane, *sum);
-                    }
-                }
-                left = left.wrapping_add(left_step);
-                right = right.wrapping_add(right_step);
-            }
-        }
-        // SAFETY: C has the tile's elements, and nobody else uses them.
-        unsafe {
-            if self.columns >= VECTORS * S::LANES && contiguous {
-                self.write_whole(simd, sums);
+            };
+            if contiguous {
+                self.write(simd, sums);
             } else {
-                let mut buffer = [T::default(); MOST_ROWS * MOST_COLUMNS];
-                for (r, sums) in sums.iter().enumerate() {
-                    for (v, &sum) in sums.iter().enumerate() {
-                        let place = r * MOST_COLUMNS + v * S::LANES;
-                        simd.store(buffer.as_mut_ptr().add(place), sum);
-                    }
-                }
-                self.write_buffer(simd, ROWS, &buffer);
+                self.write_scattered::<S, ROWS, VECTORS>(simd, &sums);
             }
         }
     }
@@ -299,12 +280,47 @@ const MOST_ROWS: usize = 14;
 pub(crate) const MOST_COLUMNS: usize = 32;
 
 impl<T: Element> Tile<'_, T> {
-    /// Updates a tile of whole vectors, straight from the registers.
+    /// The sums along the depth.
     ///
     /// # Safety
-    /// C has the tile's elements, its columns contiguous, and nobody else uses them.
+    /// `left` has ROWS lines, with these strides along (depth, line), and `right` VECTORS vectors
+    /// at each step of the depth.
     #[inline(always)]
-    unsafe fn write_whole<S: Lanes<T>, const ROWS: usize, const VECTORS: usize>(
+    unsafe fn sums<S: Lanes<T>, const ROWS: usize, const VECTORS: usize>(
+        &self,
+        simd: S,
+        mut left: *const T,
+        [left_step, left_line]: [usize; 2],
+        mut right: *const T,
+        right_step: usize,
+    ) -> [[S::Vector; VECTORS]; ROWS] {
+        let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
+        for _ in 0..self.block.depth {
+            // SAFETY: the caller answers for the lines and vectors of each step.
+            unsafe {
+                let mut lanes = [simd.splat(T::default()); VECTORS];
+                for (v, lane) in lanes.iter_mut().enumerate() {
+                    *lane = simd.load(right.add(v * S::LANES));
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let factor = simd.splat(*left.add(r * left_line));
+                    for (sum, &lane) in sums.iter_mut().zip(&lanes) {
+                        *sum = simd.mul_add(factor, lane, *sum);
+                    }
+                }
+            }
+            left = left.wrapping_add(left_step);
+            right = right.wrapping_add(right_step);
+        }
+        sums
+    }
+
+    /// Updates a tile whose columns are contiguous, straight from the registers.
+    ///
+    /// # Safety
+    /// C has the tile's elements, and nobody else uses them.
+    #[inline(always)]
+    unsafe fn write<S: Lanes<T>, const ROWS: usize, const VECTORS: usize>(
         &self,
         simd: S,
         mut sums: [[S::Vector; VECTORS]; ROWS],
@@ -312,21 +328,35 @@ impl<T: Element> Tile<'_, T> {
         let block = self.block;
         let Update { alpha, beta, bias, relu } = block.update;
         let (row, column) = (block.first_row + self.row, block.first_column + self.column);
+        let place = block.column_places.at(column);
+        let rows: [usize; ROWS] = block.row_places.run(row, ROWS);
+        // Columns of the last vector.
+        let last = self.columns - (VECTORS - 1) * S::LANES;
+        let whole = last == S::LANES;
+        let load = |source: *const T, v: usize| {
+            // SAFETY: the source has the tile's columns.
+            unsafe {
+                let source = source.add(v * S::LANES);
+                if whole || v + 1 < VECTORS {
+                    simd.load(source)
+                } else {
+                    simd.load_first(last, source)
+                }
+            }
+        };
         // SAFETY: the caller answers for C; the bias has an element per row or column of C.
         unsafe {
-            let first = block.target.add(block.column_places.at(column));
-            let place = |r| first.add(block.row_places.at(row + r));
-            // One loop a step, so that each is unrolled and the sums stay in registers.
+            let target = block.target.add(place);
+            // One short loop a step, so that each is unrolled and the sums stay in registers.
             for sums in &mut sums {
                 for sum in sums {
                     *sum = simd.mul(simd.splat(alpha), *sum);
                 }
             }
             if beta != T::default() {
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let old = place(r);
+                for (sums, &row) in sums.iter_mut().zip(&rows) {
                     for (v, sum) in sums.iter_mut().enumerate() {
-                        let old = simd.load(old.add(v * S::LANES));
+                        let old = load(target.add(row), v);
                         *sum = simd.mul_add(simd.splat(beta), old, *sum);
                     }
                 }
@@ -343,7 +373,7 @@ impl<T: Element> Tile<'_, T> {
                 }
                 Bias::Columns(bias) => {
                     for v in 0..VECTORS {
-                        let bias = simd.load(bias.add(column + v * S::LANES));
+                        let bias = load(bias.add(column), v);
                         for sums in &mut sums {
                             sums[v] = simd.add(sums[v], bias);
                         }
@@ -357,34 +387,47 @@ impl<T: Element> Tile<'_, T> {
                     }
                 }
             }
-            for (r, sums) in sums.into_iter().enumerate() {
-                let new = place(r);
-                for (v, sum) in sums.into_iter().enumerate() {
-                    simd.store(new.add(v * S::LANES), sum);
+            for (sums, &row) in sums.iter().zip(&rows) {
+                let (target, (&end, sums)) =
+                    (target.add(row), sums.split_last().expect("a vector"));
+                for (v, &sum) in sums.iter().enumerate() {
+                    simd.store(target.add(v * S::LANES), sum);
+                }
+                if whole {
+                    simd.store(target.add((VECTORS - 1) * S::LANES), end);
+                } else {
+                    simd.store_first(last, target.add((VECTORS - 1) * S::LANES), end);
                 }
             }
         }
     }
 
-    /// Updates a tile at C's edge, or one whose columns are scattered.
+    /// Updates a tile whose columns are scattered.
     ///
     /// # Safety
     /// C has the tile's elements, and nobody else uses them.
     #[inline(always)]
-    unsafe fn write_buffer<S: Lanes<T>>(
+    unsafe fn write_scattered<S: Lanes<T>, const ROWS: usize, const VECTORS: usize>(
         &self,
         simd: S,
-        rows: usize,
-        buffer: &[T; MOST_ROWS * MOST_COLUMNS],
+        sums: &[[S::Vector; VECTORS]; ROWS],
     ) {
+        let mut buffer = [T::default(); MOST_ROWS * MOST_COLUMNS];
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, &sum) in sums.iter().enumerate() {
+                let place = r * MOST_COLUMNS + v * S::LANES;
+                // SAFETY: a tile is no larger than the buffer.
+                unsafe { simd.store(buffer.as_mut_ptr().add(place), sum) };
+            }
+        }
         let block = self.block;
         let Update { alpha, beta, bias, relu } = block.update;
         let first_row = block.first_row + self.row;
         let first_column = block.first_column + self.column;
-        let row_places: [usize; MOST_ROWS] = block.row_places.run(first_row, rows);
+        let row_places: [usize; MOST_ROWS] = block.row_places.run(first_row, ROWS);
         let column_places: [usize; MOST_COLUMNS] =
             block.column_places.run(first_column, self.columns);
-        for (r, &row_place) in row_places[..rows].iter().enumerate() {
+        for (r, &row_place) in row_places[..ROWS].iter().enumerate() {
             for first in (0..self.columns).step_by(S::LANES) {
                 let (row, column) = (first_row + r, first_column + first);
                 let count = S::LANES.min(self.columns - first);
