@@ -66,8 +66,8 @@ impl Choice {
 const FEW_OUTPUTS: usize = 16;
 /// In NHWC so have those that would leave many lanes of a vector of channels empty.
 const FEW_NHWC_OUTPUTS: usize = 7;
-/// With at most this many terms, as in first layers, NCHW has pixels in the lanes whatever the number
-/// of outputs: transposing sums of few products would take longer than the products.
+/// With at most this many terms and short sums, NCHW has pixels in the lanes whatever the number of
+/// outputs: transposing sums of few products would take longer than the products.
 const FEW_TERMS: usize = 4;
 /// Outputs from which on channels fill the lanes well enough, and products of one output from which
 /// on its tile is worth its transposition.
@@ -116,7 +116,7 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
     };
     let pixels = few && direct::pixel_lanes_fit(shape, terms);
     let fills_lanes = match nhwc {
-        false => outputs >= MANY_OUTPUTS && terms > FEW_TERMS,
+        false => outputs >= MANY_OUTPUTS,
         true => !pixels,
     };
     let matrix = shape.window() == 1 && shape.height.stride == 1 && shape.width.stride == 1;

@@ -96,7 +96,7 @@ impl<T: Element> Gather<T> {
                 false => runs::load(simd, count, bias),
             };
             let values = self.results(simd, sums, old, bias);
-            for (n, value) in values.into_iter().enumerate() {
+            for (n, &value) in values.iter().enumerate() {
                 runs::store(simd, count, target.add(n * stride), value);
             }
         }
@@ -130,7 +130,7 @@ impl<T: Element> Gather<T> {
             *value = simd.mul(simd.splat(self.alpha), *value);
         }
         if self.adds() {
-            for (value, old) in values.iter_mut().zip(old) {
+            for (value, &old) in values.iter_mut().zip(&old) {
                 *value = simd.mul_add(simd.splat(self.beta), old, *value);
             }
         }

@@ -104,9 +104,9 @@ impl<T: Element> Tile<'_, T> {
                 left = left.wrapping_add(a_strides[1]);
                 right = right.wrapping_add(ldb);
             }
-            for (r, sums) in sums.into_iter().enumerate() {
+            for (r, sums) in sums.iter().enumerate() {
                 let row = c.add((self.row + r) * ldc + self.column);
-                for (v, sum) in sums.into_iter().enumerate() {
+                for (v, &sum) in sums.iter().enumerate() {
                     let count = if PARTIAL && v == VECTORS - 1 { last } else { S::LANES };
                     let target = row.add(v * S::LANES);
                     let mut value = simd.mul(simd.splat(alpha), sum);

@@ -74,8 +74,8 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Columns<'_, T> {
                 left = left.wrapping_add(x_stride);
                 right = right.wrapping_add(ldb);
             }
-            for (r, sums) in sums.into_iter().enumerate() {
-                for (v, sum) in sums.into_iter().enumerate() {
+            for (r, sums) in sums.iter().enumerate() {
+                for (v, &sum) in sums.iter().enumerate() {
                     let target = y.add(self.column + (r * VECTORS + v) * S::LANES);
                     let mut value = simd.mul(simd.splat(alpha), sum);
                     if beta != T::default() {
@@ -155,9 +155,9 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Rows<'_, T> {
                     sums[v] = simd.mul_add(lanes, factor, sums[v]);
                 }
             }
-            for (r, sums) in sums.into_iter().enumerate() {
+            for (r, sums) in sums.iter().enumerate() {
                 let mut lanes = [T::default(); CACHE_LINE / size_of::<f32>()];
-                for (v, sum) in sums.into_iter().enumerate() {
+                for (v, &sum) in sums.iter().enumerate() {
                     simd.store(lanes.as_mut_ptr().add(v * S::LANES), sum);
                 }
                 let target = y.add((self.row + r) * y_stride);

@@ -26,6 +26,7 @@ impl Lanes<f32> for Avx2 {
     type Vector = __m256;
     type Mask = __m256;
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
     const TILE_ROWS: usize = 6;
     const TILE_VECTORS: usize = 2;
 
@@ -189,6 +190,7 @@ impl Lanes<f64> for Avx2 {
     type Vector = __m256d;
     type Mask = __m256d;
     const LANES: usize = 4;
+    const REGISTERS: usize = 16;
     const TILE_ROWS: usize = 6;
     const TILE_VECTORS: usize = 2;
 

@@ -32,6 +32,7 @@ impl Lanes<f32> for Avx512 {
     type Vector = __m512;
     type Mask = __mmask16;
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
     const TILE_ROWS: usize = 14;
     const TILE_VECTORS: usize = 2;
 
@@ -183,6 +184,7 @@ impl Lanes<f64> for Avx512 {
     type Vector = __m512d;
     type Mask = __mmask8;
     const LANES: usize = 8;
+    const REGISTERS: usize = 32;
     const TILE_ROWS: usize = 14;
     const TILE_VECTORS: usize = 2;
 

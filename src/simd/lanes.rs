@@ -80,6 +80,8 @@ pub trait Lanes<T: Element>: Copy {
 
     /// Elements of a vector.
     const LANES: usize;
+    /// Vectors that the registers hold.
+    const REGISTERS: usize;
     /// Rows of the register tile: see `tile`.
     const TILE_ROWS: usize;
     /// Vectors in a row of the register tile.

@@ -27,6 +27,7 @@ macro_rules! portable_lanes {
             type Vector = $vector;
             type Mask = $vector;
             const LANES: usize = $lanes;
+            const REGISTERS: usize = 16;
             const TILE_ROWS: usize = 6;
             const TILE_VECTORS: usize = 2;
 

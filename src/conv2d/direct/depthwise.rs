@@ -174,7 +174,7 @@ impl<T: Element, const K: usize, const STEP: usize> Channel<T, K, STEP> {
                 }
                 if phase == (K - 1) % STEP && number + 1 >= K {
                     let row = self.place.row + (number + 1 - K) / STEP;
-                    for (sum, strip) in sums[0].into_iter().zip(strips) {
+                    for (&sum, strip) in sums[0].iter().zip(strips) {
                         // SAFETY: the caller answers for the target.
                         unsafe {
                             let target = self.target.add(row * self.pass.target_strides[2]);

@@ -216,7 +216,7 @@ impl<T: Element> Pairs<'_, T> {
                     }
                 }
             }
-            for (p, [even, odd]) in sums.into_iter().enumerate() {
+            for (p, &[even, odd]) in sums.iter().enumerate() {
                 if 2 * pair + p < height.input {
                     let place = (2 * pair + p) * width.input + 2 * strip.pair;
                     // SAFETY: the caller answers for the row.
@@ -240,7 +240,7 @@ impl<T: Element> Pairs<'_, T> {
         columns: usize,
         target: *mut T,
     ) {
-        for (number, sum) in sums.into_iter().enumerate() {
+        for (number, &sum) in sums.iter().enumerate() {
             let count = columns.saturating_sub(number * S::LANES).min(S::LANES);
             let mut value = simd.mul(simd.splat(self.pass.alpha), sum);
             // SAFETY: the caller answers for the target.

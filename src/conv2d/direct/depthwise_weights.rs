@@ -101,8 +101,8 @@ impl<T: Element> Plane<T> {
                     // SAFETY: these lanes.
                     unsafe { simd.store(total, simd.add(simd.load(total), sum)) };
                 };
-                for (n, sums) in sums.into_iter().enumerate() {
-                    for (c, sum) in sums.into_iter().enumerate() {
+                for (n, sums) in sums.iter().enumerate() {
+                    for (c, &sum) in sums.iter().enumerate() {
                         add((row_tap + n) * K + c, sum);
                     }
                 }

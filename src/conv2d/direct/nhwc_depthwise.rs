@@ -433,7 +433,7 @@ impl<T: Element> Row<'_, T> {
                 filters = filters.wrapping_add(TILE_LANES);
             }
             let stride = self.pass.target_strides[3];
-            for (v, sums) in sums.into_iter().enumerate() {
+            for (v, &sums) in sums.iter().enumerate() {
                 let channel = channel + v * S::LANES;
                 let bias = match self.pass.bias.is_null() {
                     true => self.pass.bias,

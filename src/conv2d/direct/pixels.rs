@@ -101,16 +101,21 @@ pub(super) unsafe fn gather<T: Element, S: Lanes<T>>(
         // SAFETY: the packed filters have the group's outputs.
         let filters = unsafe { filters.add((place.group * pass.outputs + output) * depth) };
         let outputs = Outputs { pass, band, products, place, output, filters, copies };
-        // As many sums as registers hold: twelve, or what hides the additions' latency.
+        // As many sums as registers hold: twelve or 24, or what hides the additions' latency.
         // SAFETY: the caller answers for the place.
         unsafe {
-            match count {
-                1 => outputs.run::<S, 1, 8>(simd),
-                2 => outputs.run::<S, 2, 6>(simd),
-                3 => outputs.run::<S, 3, 4>(simd),
-                4 => outputs.run::<S, 4, 3>(simd),
-                5 => outputs.run::<S, 5, 2>(simd),
-                _ => outputs.run::<S, OUTPUTS, 2>(simd),
+            match (count, S::REGISTERS >= 32) {
+                (1, _) => outputs.run::<S, 1, 8>(simd),
+                (2, false) => outputs.run::<S, 2, 6>(simd),
+                (3, false) => outputs.run::<S, 3, 4>(simd),
+                (4, false) => outputs.run::<S, 4, 3>(simd),
+                (5, false) => outputs.run::<S, 5, 2>(simd),
+                (_, false) => outputs.run::<S, OUTPUTS, 2>(simd),
+                (2, true) => outputs.run::<S, 2, 12>(simd),
+                (3, true) => outputs.run::<S, 3, 8>(simd),
+                (4, true) => outputs.run::<S, 4, 6>(simd),
+                (5, true) => outputs.run::<S, 5, 4>(simd),
+                (_, true) => outputs.run::<S, OUTPUTS, 4>(simd),
             }
         }
     }
@@ -166,8 +171,8 @@ impl<T: Element> Outputs<'_, T> {
                     let terms = block_terms.min(self.pass.terms - term);
                     let starts = &self.products.starts[..terms * self.products.taps];
                     let block = self.sum::<S, N, V>(simd, starts, filters, pixels);
-                    for (sums, block) in sums.iter_mut().zip(block) {
-                        for (sum, block) in sums.iter_mut().zip(block) {
+                    for (sums, block) in sums.iter_mut().zip(&block) {
+                        for (sum, &block) in sums.iter_mut().zip(block) {
                             *sum = simd.add(*sum, block);
                         }
                     }
@@ -176,8 +181,8 @@ impl<T: Element> Outputs<'_, T> {
                         *pixels = pixels.wrapping_add(terms * self.band.len());
                     }
                 }
-                for (n, sums) in sums.into_iter().enumerate() {
-                    for (sum, &vector) in sums.into_iter().zip(&vectors[..real]) {
+                for (n, sums) in sums.iter().enumerate() {
+                    for (&sum, &vector) in sums.iter().zip(&vectors[..real]) {
                         self.finish(simd, self.output + n, vector, sum);
                     }
                 }

@@ -99,9 +99,9 @@ unsafe fn transform<T: Element, S: Lanes<T>, const TAPS: usize>(
                 row[column] = point;
             }
         }
-        for (row, taps) in rows.into_iter().enumerate() {
+        for (row, &taps) in rows.iter().enumerate() {
             let points = transforms::evaluate(simd, taps);
-            for (column, point) in points.into_iter().enumerate() {
+            for (column, &point) in points.iter().enumerate() {
                 simd.store(target.add((row * POINTS + column) * of_point), point);
             }
         }

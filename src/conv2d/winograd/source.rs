@@ -222,9 +222,9 @@ unsafe fn transform<T: Element, S: Lanes<T>, const INPUTS: usize>(
                 row[column] = point;
             }
         }
-        for (row, inputs) in rows.into_iter().enumerate() {
+        for (row, &inputs) in rows.iter().enumerate() {
             let points = transforms::tile(simd, inputs);
-            for (column, point) in points.into_iter().enumerate() {
+            for (column, &point) in points.iter().enumerate() {
                 simd.store(target.add((row * POINTS + column) * of_point), point);
             }
         }

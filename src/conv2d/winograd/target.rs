@@ -175,9 +175,9 @@ unsafe fn transform<T: Element, S: Lanes<T>, const OUTPUTS: usize>(
                 row[column] = result;
             }
         }
-        for (row, products) in rows.into_iter().enumerate() {
+        for (row, &products) in rows.iter().enumerate() {
             let results = transforms::interpolate::<T, S, OUTPUTS>(simd, products);
-            for (column, result) in results.into_iter().enumerate() {
+            for (column, &result) in results.iter().enumerate() {
                 simd.store(target.add(row * of_row + column * S::LANES), result);
             }
         }

@@ -351,9 +351,9 @@ unsafe fn transform<T: Element, S: Lanes<T>, const TAPS: usize>(
                 row[column] = result;
             }
         }
-        for (row, products) in rows.into_iter().enumerate() {
+        for (row, &products) in rows.iter().enumerate() {
             let results = transforms::interpolate::<T, S, TAPS>(simd, products);
-            for (column, result) in results.into_iter().enumerate() {
+            for (column, &result) in results.iter().enumerate() {
                 simd.store(target.add((row * TAPS + column) * TILE_LANES), result);
             }
         }
