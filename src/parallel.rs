@@ -1,8 +1,9 @@
 //! Runs the tasks of one operation on a context's threads: the only file that names rayon.
 //!
-//! An operation cuts its work into tasks by its shape alone and says "run task i of n". Who runs
-//! which task is settled by a shared counter, so a slow or preempted thread takes fewer tasks, and
-//! no result depends on it.
+//! An operation cuts its work into tasks by its shape alone and says "run task i of n". Each thread
+//! begins with a share of its own, the same in each region of as many tasks: what it wrote in one,
+//! it finds in its cache in the next. Then it takes tasks from the shares of others, so a slow or
+//! preempted thread runs fewer, and no result depends on it.
 //!
 //! The threads are those of a rayon pool of the context's own, never of rayon's global pool. Each
 //! runs [`Team::serve`] for the pool's whole life: it joins regions that callers open, and sleeps
@@ -71,37 +72,60 @@ pub(crate) fn catch_panic<R>(quiet: bool, call: impl FnOnce() -> R) -> std::thre
     result
 }
 
+/// The most shares that tasks are divided into; of more threads, some begin with the same.
+const SHARES: usize = 64;
+
 /// The tasks of one region, as the threads that run it see them.
 struct Region<'a> {
     /// `task(slot, index)`: slot is a number below the thread count that no other thread has.
     task: &'a (dyn Fn(usize, usize) + Sync),
     count: usize,
-    next: AtomicUsize,
+    shares: usize,
+    /// Of each share, the number of tasks that were taken.
+    taken: [AtomicUsize; SHARES],
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// As on the thread that opened it.
     quiet: bool,
 }
 
 impl<'a> Region<'a> {
-    fn new(count: usize, task: &'a (dyn Fn(usize, usize) + Sync)) -> Self {
-        let quiet = is_quiet();
-        Region { task, count, next: AtomicUsize::new(0), panic: Mutex::new(None), quiet }
+    fn new(threads: usize, count: usize, task: &'a (dyn Fn(usize, usize) + Sync)) -> Self {
+        Region {
+            task,
+            count,
+            shares: threads.min(SHARES),
+            taken: [const { AtomicUsize::new(0) }; SHARES],
+            panic: Mutex::new(None),
+            quiet: is_quiet(),
+        }
+    }
+
+    /// The first task of a share.
+    fn first(&self, share: usize) -> usize {
+        let (each, rest) = (self.count / self.shares, self.count % self.shares);
+        share * each + share.min(rest)
     }
 
     /// Runs tasks until none is left. A panic is kept for the caller and ends the region early.
     fn work(&self, slot: usize) {
         let _mode = DefaultMode::enter();
         let result = catch_panic(self.quiet, || {
-            loop {
-                let index = self.next.fetch_add(1, Ordering::Relaxed);
-                if index >= self.count {
-                    break;
+            for number in slot..slot + self.shares {
+                let share = number % self.shares;
+                let (first, end) = (self.first(share), self.first(share + 1));
+                loop {
+                    let index = first + self.taken[share].fetch_add(1, Ordering::Relaxed);
+                    if index >= end {
+                        break;
+                    }
+                    (self.task)(slot, index);
                 }
-                (self.task)(slot, index);
             }
         });
         if let Err(payload) = result {
-            self.next.store(self.count, Ordering::Relaxed);
+            for taken in &self.taken[..self.shares] {
+                taken.store(self.count, Ordering::Relaxed);
+            }
             self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
         }
     }
@@ -151,7 +175,7 @@ pub(crate) fn run_on(
 
     let slots = threads.min(count);
     let shared = Shared {
-        region: Region::new(count, task),
+        region: Region::new(slots, count, task),
         slots,
         started: [const { AtomicU64::new(0) }; MAX_THREADS / 64],
     };
@@ -309,7 +333,7 @@ impl Pool {
         if count <= 1 || self.busy.swap(true, Ordering::Acquire) {
             return run_inline(count, task);
         }
-        let region = Region::new(count, task);
+        let region = Region::new(self.threads.len() + 1, count, task);
         // SAFETY: only the lifetime changes, and the region is left by all before it ends, below.
         let shared = unsafe {
             std::mem::transmute::<*const Region<'_>, *const Region<'static>>(&raw const region)

@@ -418,7 +418,13 @@ impl<T: Element> Tile<'_, T> {
             sums,
             sum_stride: self.sum_stride * self.width,
         };
-        simd.tile(count, self.width / S::LANES, &products);
+        let vectors = self.width / S::LANES;
+        if self.item_stride == 1 && tap == 0 {
+            // In NHWC pixels lie apart, and the first tap meets them first.
+            simd.tile(count, vectors, &Fetching(products));
+        } else {
+            simd.tile(count, vectors, &products);
+        }
     }
 }
 
@@ -436,9 +442,32 @@ struct Products<T> {
     sum_stride: usize,
 }
 
+/// The same, with pixels asked for ahead of their use.
+struct Fetching<T>(Products<T>);
+
+/// As many pixels as take longer to multiply than one takes to arrive from the third-level cache.
+const PIXELS_AHEAD: usize = 24;
+
 impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Products<T> {
     #[inline(always)]
     fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
+        self.sum::<S, ROWS, VECTORS, false>(simd);
+    }
+}
+
+impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Fetching<T> {
+    #[inline(always)]
+    fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
+        self.0.sum::<S, ROWS, VECTORS, true>(simd);
+    }
+}
+
+impl<T: Element> Products<T> {
+    #[inline(always)]
+    fn sum<S: Lanes<T>, const ROWS: usize, const VECTORS: usize, const FETCH: bool>(
+        &self,
+        simd: S,
+    ) {
         let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
         let [row_step, column_step] = self.source_steps;
         let item_stride = self.item_stride;
@@ -457,6 +486,11 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Products<T> {
                         for (sum, &lane) in sums.iter_mut().zip(&lanes) {
                             *sum = simd.mul_add(item, lane, *sum);
                         }
+                    }
+                    if FETCH {
+                        let ahead = source.wrapping_add(PIXELS_AHEAD * column_step);
+                        simd.prefetch(ahead);
+                        simd.prefetch(ahead.wrapping_add((ROWS - 1) * item_stride));
                     }
                     source = source.wrapping_add(column_step);
                     gradient = gradient.add(VECTORS * S::LANES);
