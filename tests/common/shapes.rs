@@ -146,6 +146,11 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     all.push(pad([1, 1, 1, 1], new(1, 3, 2, 141, 18, 3, 3)));
     all.push(pad([1, 1, 1, 1], new(1, 40, 21, 70, 16, 3, 3)));
     all.push(groups(2, pad([2, 2, 2, 2], new(1, 34, 6, 13, 36, 5, 5))));
+    // images so small that several of them are taken together, the last ones fewer
+    all.push(pad([1, 1, 1, 1], new(37, 5, 4, 5, 33, 3, 3)));
+    all.push(pad([1, 1, 1, 1], new(33, 43, 3, 3, 17, 3, 3)));
+    all.push(groups(2, pad([1, 0, 2, 1], new(33, 34, 3, 8, 40, 3, 3))));
+    all.push(stride(2, 2, pad([1, 1, 1, 1], new(35, 18, 8, 7, 40, 3, 3))));
     // windows of 5 x 5 in tiles of 2 x 2: odd extents, segments of tiles, whole blocks and parts of them
     all.push(new(2, 3, 6, 9, 5, 5, 5));
     all.push(pad([2, 2, 2, 2], new(3, 18, 7, 10, 70, 5, 5)));

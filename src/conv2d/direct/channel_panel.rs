@@ -1,5 +1,5 @@
-//! One panel of target channels for some rows of the grid: a register tile of some pixels times the
-//! panel's vectors at a time.
+//! One panel of target channels for some rows of the grid of some images: a register tile of some
+//! pixels times the panel's vectors at a time.
 //!
 //! Taps that lie in the padding are skipped: the grid is cut into regions whose pixels have the same
 //! taps. A block of filters passes over a strip of pixels, with a sum for each of them in memory,
@@ -13,7 +13,7 @@ use crate::gemm::pack::TileShape;
 use crate::runs::{self, for_each_vector};
 use crate::simd::{Element, Lanes, TileKernel};
 
-/// A panel of a group's channels of one image.
+/// A panel of a group's channels of some images.
 #[derive(Clone, Copy)]
 pub(super) struct Panel<'a, T> {
     pub pass: &'a Gather<T>,
@@ -22,30 +22,33 @@ pub(super) struct Panel<'a, T> {
     pub panel: usize,
     /// The group's packed filters.
     pub packed: *const T,
+    pub images: usize,
+    /// Of the first image.
     pub source: Source<T>,
-    /// The panel's first channel at the first pixel of the grid.
+    /// The panel's first channel at the first pixel of the first image's grid.
     pub target: *mut T,
-    /// Strides of the target along (channel, grid row, grid column).
-    pub target_strides: [usize; 3],
+    /// Strides of the target along (image, channel, grid row, grid column).
+    pub target_strides: [usize; 4],
     /// Of the panel's first channel; null for none.
     pub bias: *const T,
     /// Room for `sums_len` elements.
     pub sums: *mut T,
 }
 
-/// Pixels of a strip at the most.
+/// Pixels of a strip of one image at the most.
 pub(super) const STRIP_PIXELS: usize = 256;
 
-/// Elements of the sums of a strip.
-pub(super) fn sums_len(tile: TileShape) -> usize {
-    STRIP_PIXELS * tile.columns
+/// Elements of the sums of a strip, of an image or of some images' whole grids.
+pub(super) fn sums_len(tile: TileShape, images: usize, grid_pixels: usize) -> usize {
+    let pixels = if images == 1 { STRIP_PIXELS } else { images * grid_pixels };
+    pixels * tile.columns
 }
 
-/// Where the first term of a source pixel lies, and the strides along (term, row, column).
+/// Where the first term of a source pixel lies, and the strides along (image, term, row, column).
 #[derive(Clone, Copy)]
 pub(super) struct Source<T> {
     pub start: *const T,
-    pub strides: [usize; 3],
+    pub strides: [usize; 4],
 }
 
 /// Positions of one axis of the grid: the first, and the one behind the last.
@@ -83,7 +86,7 @@ impl Segment {
     }
 }
 
-/// A rectangle of the grid of at most `STRIP_PIXELS` pixels.
+/// A rectangle of the grid, of at most `STRIP_PIXELS` pixels, in each of the images.
 #[derive(Clone, Copy)]
 struct Strip {
     rows: Range,
@@ -101,19 +104,35 @@ impl Strip {
         self.columns.1 - self.columns.0
     }
 
-    /// The number of a pixel.
+    /// Pixels of an image.
+    #[inline(always)]
+    fn pixels(&self) -> usize {
+        self.height() * self.width()
+    }
+
+    /// The number of a pixel of the first image.
     #[inline(always)]
     fn number(&self, row: usize, column: usize) -> usize {
         (row - self.rows.0) * self.width() + column - self.columns.0
     }
 }
 
+/// An axis of a region: images, rows or columns.
+#[derive(Clone, Copy)]
+struct Axis {
+    len: usize,
+    /// From one to the next in the source, among the sums' pixels and in the target.
+    source: usize,
+    number: usize,
+    target: usize,
+}
+
 impl<T: Element> Panel<'_, T> {
-    /// Computes some rows of the grid.
+    /// Computes some rows of the grid: of several images, all of them.
     #[inline(always)]
     pub fn run<S: Lanes<T>>(&self, simd: S, (first, end): Range) {
         let taps = self.pass.rows.count * self.pass.columns.count;
-        if taps == 0 && self.target_strides[2] == 1 && !self.pass.adds() {
+        if taps == 0 && self.target_strides[3] == 1 && !self.pass.adds() {
             return self.write_empty_sums(simd, (first, end));
         }
         for (column, width) in even_parts(self.pass.grid_width, STRIP_PIXELS) {
@@ -128,20 +147,23 @@ impl<T: Element> Panel<'_, T> {
     /// Writes rows that no tap reaches, as a stride larger than the kernel leaves them.
     #[inline(always)]
     fn write_empty_sums<S: Lanes<T>>(&self, simd: S, (first, end): Range) {
-        let [of_channel, of_row, _] = self.target_strides;
+        let [of_image, of_channel, of_row, _] = self.target_strides;
         let sum = simd.mul(simd.splat(self.pass.alpha), simd.splat(T::default()));
-        for channel in 0..self.plan.channels(self.panel) {
-            for row in first..end {
-                let target = self.target.wrapping_add(channel * of_channel + row * of_row);
-                for_each_vector(
-                    simd,
-                    self.pass.grid_width,
-                    #[inline(always)]
-                    |column, count| {
-                        // SAFETY: within a row of the grid, of one of the panel's channels.
-                        unsafe { runs::store(simd, count, target.add(column), sum) }
-                    },
-                );
+        for image in 0..self.images {
+            for channel in 0..self.plan.channels(self.panel) {
+                for row in first..end {
+                    let offset = image * of_image + channel * of_channel + row * of_row;
+                    let target = self.target.wrapping_add(offset);
+                    for_each_vector(
+                        simd,
+                        self.pass.grid_width,
+                        #[inline(always)]
+                        |column, count| {
+                            // SAFETY: within a row of the grid, of one of the panel's channels.
+                            unsafe { runs::store(simd, count, target.add(column), sum) }
+                        },
+                    );
+                }
             }
         }
     }
@@ -149,13 +171,13 @@ impl<T: Element> Panel<'_, T> {
     /// Whether a pixel's channels lie side by side, so that tiles write them: NHWC.
     #[inline(always)]
     fn writes_vectors(&self) -> bool {
-        self.target_strides[0] == 1
+        self.target_strides[1] == 1
     }
 
-    /// The panel's first channel of a pixel of the target.
+    /// The panel's first channel of a pixel of the first image's target.
     #[inline(always)]
     fn pixel(&self, row: usize, column: usize) -> *mut T {
-        let [_, of_row, of_column] = self.target_strides;
+        let [.., of_row, of_column] = self.target_strides;
         self.target.wrapping_add(row * of_row + column * of_column)
     }
 
@@ -183,17 +205,19 @@ impl<T: Element> Panel<'_, T> {
         if self.writes_vectors() {
             return;
         }
-        let [_, of_row, of_column] = self.target_strides;
-        let target = |row: usize| self.pixel(strip.rows.0 + row, strip.columns.0);
-        // SAFETY: the sums are there; the strip lies within this task's part of the target.
-        unsafe {
-            if of_row == strip.width() * of_column {
-                self.finish(simd, strip.height() * strip.width(), self.sums, target(0));
-                return;
-            }
-            for row in 0..strip.height() {
-                let sums = self.sums.add(row * strip.width() * S::LANES * S::TILE_VECTORS);
-                self.finish(simd, strip.width(), sums, target(row));
+        let [of_image, _, of_row, of_column] = self.target_strides;
+        let (lines, pixels) = match of_row == strip.width() * of_column {
+            true => (1, strip.pixels()),
+            false => (strip.height(), strip.width()),
+        };
+        for image in 0..self.images {
+            for line in 0..lines {
+                let number = image * strip.pixels() + line * pixels;
+                let sums = self.sums.wrapping_add(number * S::LANES * S::TILE_VECTORS);
+                let target = self.pixel(strip.rows.0 + line, strip.columns.0);
+                let target = target.wrapping_add(image * of_image);
+                // SAFETY: the sums are there; the strip lies within this task's part of the target.
+                unsafe { self.finish(simd, pixels, sums, target) };
             }
         }
     }
@@ -208,36 +232,57 @@ impl<T: Element> Panel<'_, T> {
         (term, terms): (usize, usize),
     ) {
         let (row_taps, column_taps) = (&self.pass.rows, &self.pass.columns);
-        let [of_term, of_row, of_column] = self.source.strides;
-        // Tiles along the longer side: fewer of them are narrow.
-        let across = columns.len() >= rows.len();
-        let (lines, line, pixel_stride, number_stride) = match across {
-            true => (rows.len(), columns.len(), column_taps.step * of_column, 1),
-            false => (columns.len(), rows.len(), row_taps.step * of_row, strip.width()),
-        };
-        let target_stride = self.target_strides[if across { 2 } else { 1 }];
-        let last = term + terms >= self.pass.terms;
+        let [of_image, of_term, of_row, of_column] = self.source.strides;
+        let [target_image, _, target_row, target_column] = self.target_strides;
+        // Tiles along the longest axis: fewer of them are narrow.
+        let mut axes = [
+            Axis {
+                len: self.images,
+                source: of_image,
+                number: strip.pixels(),
+                target: target_image,
+            },
+            Axis {
+                len: rows.len(),
+                source: row_taps.step * of_row,
+                number: strip.width(),
+                target: target_row,
+            },
+            Axis {
+                len: columns.len(),
+                source: column_taps.step * of_column,
+                number: 1,
+                target: target_column,
+            },
+        ];
+        for axis in [1, 0] {
+            if axes[axis].len > axes[2].len {
+                axes.swap(axis, 2);
+            }
+        }
+        let [outer, inner, along] = axes;
+        let source_row = row_taps.source(rows.first, rows.first_tap);
+        let source_column = column_taps.source(columns.first, columns.first_tap);
+        let offset = source_row * of_row as isize
+            + source_column * of_column as isize
+            + (term * of_term) as isize;
+        let number = strip.number(rows.first, columns.first);
+        let target = self.pixel(rows.first, columns.first);
+        let writes = term + terms >= self.pass.terms && self.writes_vectors();
         let lanes = self.plan.lanes(self.panel);
         let width = S::LANES * S::TILE_VECTORS;
         // As even tiles as can be: some of `pixels` + 1 pixels, and then those of `pixels`.
-        let tiles = line.div_ceil(S::TILE_ROWS);
-        let (pixels, longer) = (line / tiles, line % tiles);
-        for number in 0..lines {
+        let tiles = along.len.div_ceil(S::TILE_ROWS);
+        let (pixels, longer) = (along.len / tiles, along.len % tiles);
+        for line in 0..outer.len * inner.len {
+            let (i, j) = (line / inner.len, line % inner.len);
             let mut pixel = 0;
             for (pixels, tiles) in [(pixels + 1, longer), (pixels, tiles - longer)] {
                 if tiles == 0 {
                     continue;
                 }
-                let (row, column) = match across {
-                    true => (rows.first + number, columns.first + pixel),
-                    false => (rows.first + pixel, columns.first + number),
-                };
-                pixel += tiles * pixels;
-                let source_row = row_taps.source(row, rows.first_tap);
-                let source_column = column_taps.source(column, columns.first_tap);
-                let offset = source_row * of_row as isize
-                    + source_column * of_column as isize
-                    + (term * of_term) as isize;
+                let place =
+                    |of: fn(&Axis) -> usize| i * of(&outer) + j * of(&inner) + pixel * of(&along);
                 let kernel = Tiles {
                     panel: self,
                     count: tiles,
@@ -245,17 +290,22 @@ impl<T: Element> Panel<'_, T> {
                     term,
                     terms,
                     // Of no meaning, and not read, where there are no taps.
-                    source: self.source.start.wrapping_offset(offset),
-                    pixel_stride,
-                    sums: self.sums.wrapping_add(strip.number(row, column) * width),
-                    sums_stride: number_stride * width,
-                    target: match last && self.writes_vectors() {
-                        true => self.pixel(row, column),
+                    source: self
+                        .source
+                        .start
+                        .wrapping_offset(offset)
+                        .wrapping_add(place(|axis| axis.source)),
+                    pixel_stride: along.source,
+                    sums: self.sums.wrapping_add((number + place(|axis| axis.number)) * width),
+                    sums_stride: along.number * width,
+                    target: match writes {
+                        true => target.wrapping_add(place(|axis| axis.target)),
                         false => std::ptr::null_mut(),
                     },
-                    target_stride,
+                    target_stride: along.target,
                 };
                 simd.tile(pixels, lanes / S::LANES, &kernel);
+                pixel += tiles * pixels;
             }
         }
     }
@@ -270,7 +320,7 @@ impl<T: Element> Panel<'_, T> {
         let Panel { pass, plan, panel, bias, .. } = *self;
         let width = S::LANES * S::TILE_VECTORS;
         let channels = plan.channels(panel);
-        let [of_channel, _, of_pixel] = self.target_strides;
+        let [_, of_channel, _, of_pixel] = self.target_strides;
         for channel in (0..channels).step_by(S::LANES) {
             let count = S::LANES.min(channels - channel);
             // SAFETY: the biases have the group's channels, the sums the pixels, and the caller
@@ -339,7 +389,7 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tiles<'_, T> {
         let Panel { pass, plan, panel, packed, source: Source { strides, .. }, .. } = *self.panel;
         let Tiles { term, terms, pixel_stride, .. } = *self;
         let width = VECTORS * S::LANES;
-        let [of_term, of_row, of_column] = strides;
+        let [_, of_term, of_row, of_column] = strides;
         let row_step = pass.rows.offset_step * of_row as isize;
         let column_step = pass.columns.offset_step * of_column as isize;
         let [(first_row, end_row), (first_column, end_column)] = self.taps;

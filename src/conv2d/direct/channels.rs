@@ -29,9 +29,16 @@ use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, Level};
 /// What a band of the source may take, beside a panel of filters in the second-level cache.
 const BAND_BYTES: usize = 192 * 1024;
 
+/// Images of at most so many rows and columns are taken together: alone, each leaves rows of the tile
+/// empty, and reads all filters for few pixels.
+const SMALL_EXTENT: usize = 8;
+
 /// How some passes are cut. By the shape alone.
 #[derive(Clone, Copy)]
 struct Plan {
+    /// Images of a task, but for the last, and tasks of the batch.
+    images: usize,
+    image_parts: usize,
     /// Of each pass.
     panels: [PanelPlan; PHASES],
     /// Elements of a pass's packed filters, of all groups.
@@ -42,8 +49,10 @@ struct Plan {
     /// Panels of a task, but for the last of a band.
     part_panels: usize,
     parts: usize,
-    /// Elements of a band's copy, when the source is copied.
+    /// Elements of the copy of an image's band, when the source is copied.
     copy_len: usize,
+    /// Of a strip's sums.
+    sums_len: usize,
     /// Where the sums of pairs of passes are interleaved: the width of their grid. 0 elsewhere.
     staged_width: usize,
 }
@@ -57,11 +66,20 @@ impl Plan {
         let panels_len = panels.iter().map(PanelPlan::len).max().unwrap_or(0);
         let count = panels[0].count;
         let height = most(|pass| pass.grid_height);
+        let width = most(|pass| pass.grid_width);
+        let small = height.max(width) <= SMALL_EXTENT && !interleaves(passes);
+        let enough = if small { (pass.batch * count / TASKS).min(tile.rows) } else { 1 };
+        let image_parts = pass.batch.div_ceil(enough.max(1));
+        let images = pass.batch.div_ceil(image_parts);
+        let image_parts = pass.batch.div_ceil(images);
         let row_bytes = pass.columns.extent * pass.terms * size_of::<T>() * pass.rows.step;
-        let most_rows = (BAND_BYTES / row_bytes.max(1)).clamp(1, height);
+        let most_rows = match images {
+            1 => (BAND_BYTES / row_bytes.max(1)).clamp(1, height),
+            _ => height,
+        };
         let row_work = passes.iter().map(Gather::row_work).sum::<usize>();
         let work = row_work.saturating_mul(height * pass.batch * pass.groups);
-        let wanted = (work / TASK_WORK).clamp(1, TASKS).div_ceil(pass.batch * pass.groups);
+        let wanted = (work / TASK_WORK).clamp(1, TASKS).div_ceil(image_parts * pass.groups);
         let bands = height.div_ceil(most_rows).max(wanted.min(height.div_ceil(tile.rows)));
         let band_rows = height.div_ceil(bands);
         let bands = height.div_ceil(band_rows);
@@ -76,6 +94,8 @@ impl Plan {
             }
         };
         Plan {
+            images,
+            image_parts,
             panels,
             packed_len: pass.groups * panels_len,
             band_rows,
@@ -83,15 +103,16 @@ impl Plan {
             part_panels,
             parts: count.div_ceil(part_panels),
             copy_len,
-            staged_width: if interleaves(passes) { most(|pass| pass.grid_width) } else { 0 },
+            sums_len: sums_len(tile, images, height * width),
+            staged_width: if interleaves(passes) { width } else { 0 },
         }
     }
 
     /// A slot has a band's copy, the staged sums of a pair of passes, and a strip's sums.
-    fn scratch_len(&self, passes: usize, tile: TileShape) -> ScratchLen {
+    fn scratch_len(&self, passes: usize) -> ScratchLen {
         ScratchLen {
             shared: passes * self.packed_len,
-            per_slot: self.copy_len + 2 * self.staged_strides()[0] + sums_len(tile),
+            per_slot: self.images * self.copy_len + 2 * self.staged_strides()[0] + self.sums_len,
         }
     }
 
@@ -160,7 +181,7 @@ fn source_rows<T>(passes: &[Gather<T>], rows: (usize, usize)) -> Range<usize> {
 
 pub(super) fn scratch_len<T: Element>(level: Level, passes: &[Gather<T>]) -> ScratchLen {
     let tile = TileShape::of::<T>(level);
-    Plan::new(passes, tile).scratch_len(passes.len(), tile)
+    Plan::new(passes, tile).scratch_len(passes.len())
 }
 
 /// Runs gathering passes from the same source to different places of the same rows; a band is copied
@@ -174,7 +195,7 @@ pub(super) fn gather<T: Element>(
     let level = context.level();
     let tile = TileShape::of::<T>(level);
     let plan = Plan::new(passes, tile);
-    let scratch = context.scratch::<T>(plan.scratch_len(passes.len(), tile))?;
+    let scratch = context.scratch::<T>(plan.scratch_len(passes.len()))?;
     let packed_at = |offset: usize| scratch.shared().wrapping_add(offset);
     let all_finite = AtomicBool::new(true);
     let Gather { batch, groups, .. } = passes[0];
@@ -193,36 +214,39 @@ pub(super) fn gather<T: Element>(
     if finite && !all_finite.into_inner() {
         return Ok(false);
     }
-    context.run(batch * groups * plan.bands * plan.parts, &|slot, index| {
+    context.run(plan.image_parts * groups * plan.bands * plan.parts, &|slot, index| {
         let (rest, part) = (index / plan.parts, index % plan.parts);
         let (rest, band) = (rest / plan.bands, rest % plan.bands);
-        let (image, group) = (rest / groups, rest % groups);
+        let (images, group) = (rest / groups, rest % groups);
+        let image = images * plan.images;
         let row = band * plan.band_rows;
         let panel = part * plan.part_panels;
         let copy = scratch.slot(slot);
+        let staged = copy.wrapping_add(plan.images * plan.copy_len);
         let kernel = Band {
             passes,
             plan: &plan,
-            image,
+            images: (image, batch.min(image + plan.images)),
             group,
             rows: (row, row + plan.band_rows),
             part: (panel, panel_count.min(panel + plan.part_panels)),
             packed: packed_at(0),
             copy,
-            staged: copy.wrapping_add(plan.copy_len),
-            sums: copy.wrapping_add(plan.copy_len + 2 * plan.staged_strides()[0]),
+            staged,
+            sums: staged.wrapping_add(2 * plan.staged_strides()[0]),
         };
         T::dispatch(level, kernel);
     });
     Ok(true)
 }
 
-/// Some panels of channels for a band of one group of one image.
+/// Some panels of channels for a band of one group of some images.
 #[derive(Clone, Copy)]
 struct Band<'a, T> {
     passes: &'a [Gather<T>],
     plan: &'a Plan,
-    image: usize,
+    /// First and end.
+    images: (usize, usize),
     group: usize,
     /// First row of the grids, and the one behind the last, of which a grid may have fewer.
     rows: (usize, usize),
@@ -272,26 +296,26 @@ impl<T: Element> Band<'_, T> {
         let (pass, plan) = (&self.passes[number], self.plan.panels[number]);
         let group = number * self.plan.packed_len + self.group * plan.len();
         let (target, target_strides) = if self.plan.staged_width == 0 {
-            (self.target(pass, panel), [1, 2, 3].map(|axis| pass.target_strides[axis]))
+            (self.target(pass, panel), pass.target_strides)
         } else {
             let [of_pass, of_channel, of_row] = self.plan.staged_strides();
             let target = self.staged.wrapping_add(number % 2 * of_pass);
-            (target.wrapping_sub(self.rows.0 * of_row), [of_channel, of_row, 1])
+            (target.wrapping_sub(self.rows.0 * of_row), [0, of_channel, of_row, 1])
         };
         let bias = match pass.bias.is_null() {
             true => ptr::null(),
             false => pass.bias.wrapping_add(self.group * pass.outputs + panel * plan.width),
         };
         let packed = self.packed.wrapping_add(group);
-        let sums = self.sums;
-        Panel { pass, plan, panel, packed, source, target, target_strides, bias, sums }
+        let (images, sums) = (self.images.1 - self.images.0, self.sums);
+        Panel { pass, plan, panel, packed, images, source, target, target_strides, bias, sums }
     }
 
-    /// The first channel of a panel at the first pixel of the grid.
+    /// The first channel of a panel at the first pixel of the first image's grid.
     #[inline(always)]
     fn target(&self, pass: &Gather<T>, panel: usize) -> *mut T {
         let channel = self.group * pass.outputs + panel * self.plan.panels[0].width;
-        let offset = self.image * pass.target_strides[0] + channel * pass.target_strides[1];
+        let offset = self.images.0 * pass.target_strides[0] + channel * pass.target_strides[1];
         pass.target.wrapping_add(offset)
     }
 
@@ -337,37 +361,40 @@ impl<T: Element> Band<'_, T> {
     /// The source of the band: in place, or a copy of its rows.
     ///
     /// # Safety
-    /// The source has the band, and the copy has room for it.
+    /// The source has the band in every image, and the copy has room for it.
     #[inline(always)]
     unsafe fn source<S: Lanes<T>>(&self, simd: S) -> Source<T> {
         let pass = &self.passes[0];
         let [of_image, of_channel, of_row, of_column] = pass.source_strides;
-        let offset = self.image * of_image + self.group * pass.terms * of_channel;
-        if self.plan.copy_len == 0 {
+        let offset = self.images.0 * of_image + self.group * pass.terms * of_channel;
+        let of_copy = self.plan.copy_len;
+        if of_copy == 0 {
             let start = pass.source.wrapping_add(offset);
-            return Source { start, strides: [of_channel, of_row, of_column] };
+            return Source { start, strides: pass.source_strides };
         }
         let rows = source_rows(self.passes, self.rows);
         let (height, width) = (rows.len(), pass.columns.extent);
         // The copy is laid out as the source, but for what it leaves out.
         let (runs, run, of_run, of_copied_run, strides) = if of_column == 1 {
             let of_term = copied_stride(pass, height * width);
-            (pass.terms, height * width, of_channel, of_term, [of_term, width, 1])
+            (pass.terms, height * width, of_channel, of_term, [of_copy, of_term, width, 1])
         } else {
             let terms = pass.terms;
-            (height * width, terms, of_column, terms, [1, width * terms, terms])
+            (height * width, terms, of_column, terms, [of_copy, 1, width * terms, terms])
         };
         // SAFETY: the runs are the source's rows, whose elements follow on from one another.
         unsafe {
-            let first = offset + rows.start * of_row;
-            for number in 0..runs {
-                let from = first + number * of_run;
-                let to = self.copy.add(number * of_copied_run);
-                let [source, relu_output] = pass.source_at(from);
-                copy_run(simd, source, relu_output, 1, run, to);
+            for image in 0..self.images.1 - self.images.0 {
+                let first = offset + image * of_image + rows.start * of_row;
+                for number in 0..runs {
+                    let from = first + number * of_run;
+                    let to = self.copy.add(image * of_copy + number * of_copied_run);
+                    let [source, relu_output] = pass.source_at(from);
+                    copy_run(simd, source, relu_output, 1, run, to);
+                }
             }
         }
-        let start = self.copy.cast_const().wrapping_sub(rows.start * strides[1]);
+        let start = self.copy.cast_const().wrapping_sub(rows.start * strides[2]);
         Source { start, strides }
     }
 }
