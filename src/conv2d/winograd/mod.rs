@@ -41,6 +41,9 @@ pub(super) fn fits(shape: &ConvShape) -> bool {
 /// With fewer channels on either side a tile of the products has little to do.
 const FEWEST_CHANNELS: usize = 16;
 
+/// What the filters, the tiles and the products take beside their work: each is a parallel region.
+const THREE_REGIONS: f64 = 25_000.0;
+
 /// Whether it is faster than a direct convolution, in processor cycles of AVX2 for one group; where it is
 /// close, direct is taken. For y and dx of one image, never of the batch, so that an image's bits do not
 /// depend on it. Measured for 16 to 512 channels and extents of 5 to 56; `cargo bench --bench choice`
@@ -65,25 +68,26 @@ pub(super) fn pays(shape: &ConvShape, pass: Pass) -> bool {
     // A filter's points are written and read again, in a cache or in memory. The filters of dx lie
     // across; those of dw are sums that are added to.
     let of_filter = match (pass, filters) {
-        (Pass::Forward, ..65_536.0) => 30.0,
+        (Pass::Forward, ..16_384.0) => 30.0,
+        (Pass::Forward, ..65_536.0) => 40.0,
         (Pass::BackwardWeights, ..65_536.0) => 75.0,
         (Pass::BackwardData, ..65_536.0) => 90.0,
         (Pass::Forward, ..131_072.0) => 50.0,
         (_, ..131_072.0) => 90.0,
         (Pass::Forward, _) => 90.0,
-        _ => 130.0,
+        (Pass::BackwardData, _) => 130.0,
+        (Pass::BackwardWeights, _) => 150.0,
     };
-    // Each product of dw is a short sum over tiles, added to what there is; with many rows and few
-    // columns most of its time is spent on that.
-    let of_product = match pass {
-        Pass::BackwardWeights if terms > 8.0 * outputs => return false,
-        Pass::BackwardWeights => 8.0,
-        _ => 3.0,
-    };
+    // With many terms and few outputs, there are few products for what is transformed.
+    if terms > 8.0 * outputs {
+        return false;
+    }
+    // Each product of dw is a short sum over tiles, added to what there is.
+    let of_product = if pass == Pass::BackwardWeights { 9.5 } else { 3.0 };
     let products = of_product * tiles * filters;
     let transforms = 25.0 * tiles * terms + 40.0 * tiles * outputs + of_filter * filters;
     let direct = shape.window() as f64 * pixels * filters / 16.0 / 0.5;
-    products + transforms < 0.9 * direct
+    THREE_REGIONS + products + transforms < 0.9 * direct
 }
 
 pub(super) fn scratch_len<T: Element>(level: Level, pass: &Gather<T>) -> ScratchLen {

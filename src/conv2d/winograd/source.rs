@@ -140,58 +140,85 @@ impl<T: Element, const INPUTS: usize> TransformTiles<'_, T, INPUTS> {
         };
         // SAFETY: as the caller answers for; columns from `start` to `end` are inside the source.
         unsafe {
+            if start < end {
+                let offset = self.segment.image * of_image
+                    + (self.group_first + channel) * of_channel
+                    + source_row as usize * of_row
+                    + (first_column + start as isize) as usize * of_column;
+                let source = first_element.add(offset);
+                let relu_output = match relu_output.is_null() {
+                    true => relu_output,
+                    false => relu_output.add(offset),
+                };
+                let target = strip.add(start * S::LANES);
+                if of_channel == 1 {
+                    for column in 0..end - start {
+                        let place = column * of_column;
+                        let mut value = runs::load(simd, channels, source.add(place));
+                        if !relu_output.is_null() {
+                            let output = runs::load(simd, channels, relu_output.add(place));
+                            value = simd.relu_gradient(output, value);
+                        }
+                        simd.store(target.add(column * S::LANES), value);
+                    }
+                } else {
+                    // Rows that follow may be read too: what they leave behind the columns is
+                    // overwritten, below or by the next row of the strip.
+                    let rows_behind = (extents[0] as isize - 1 - source_row) as usize;
+                    let readable = end - start + rows_behind * of_row;
+                    let planes = Planes { source, relu_output, of_channel, channels };
+                    let mut column = 0;
+                    while column < end - start {
+                        // The last whole vector overlaps the one before.
+                        column = column.min((end - start).saturating_sub(S::LANES));
+                        let count = S::LANES.min(readable - column);
+                        planes.turn(simd, column, count, target.add(column * S::LANES));
+                        column += S::LANES;
+                    }
+                }
+            }
             for column in (0..start).chain(end.max(start)..len) {
                 simd.store(strip.add(column * S::LANES), zero);
             }
-            if start >= end {
+        }
+    }
+}
+
+/// A vector of NCHW channels of one row.
+struct Planes<T> {
+    source: *const T,
+    /// Null for no mask.
+    relu_output: *const T,
+    of_channel: usize,
+    channels: usize,
+}
+
+impl<T: Element> Planes<T> {
+    /// Writes a vector of channels for each of a vector of columns, of which `count` are there.
+    ///
+    /// # Safety
+    /// The planes have the columns, the target has room for the vectors.
+    #[inline(always)]
+    unsafe fn turn<S: Lanes<T>>(&self, simd: S, column: usize, count: usize, target: *mut T) {
+        let Planes { source, relu_output, of_channel, channels } = *self;
+        // SAFETY: as the caller answers for.
+        unsafe {
+            let source = source.add(column);
+            if count == S::LANES && channels == S::LANES && relu_output.is_null() {
+                simd.transpose(S::LANES, source, of_channel, target, S::LANES);
                 return;
             }
-            let offset = self.segment.image * of_image
-                + (self.group_first + channel) * of_channel
-                + source_row as usize * of_row
-                + (first_column + start as isize) as usize * of_column;
-            let source = first_element.add(offset);
-            let relu_output = match relu_output.is_null() {
-                true => relu_output,
-                false => relu_output.add(offset),
-            };
-            if of_channel == 1 {
-                for column in 0..end - start {
-                    let place = column * of_column;
-                    let mut value = runs::load(simd, channels, source.add(place));
-                    if !relu_output.is_null() {
-                        let output = runs::load(simd, channels, relu_output.add(place));
-                        value = simd.relu_gradient(output, value);
-                    }
-                    simd.store(strip.add((start + column) * S::LANES), value);
+            let mut block = [T::default(); TILE_LANES * TILE_LANES];
+            for channel in 0..channels {
+                let place = channel * of_channel;
+                let mut value = runs::load(simd, count, source.add(place));
+                if !relu_output.is_null() {
+                    let output = runs::load(simd, count, relu_output.add(place + column));
+                    value = simd.relu_gradient(output, value);
                 }
-                return;
+                simd.store(block.as_mut_ptr().add(channel * S::LANES), value);
             }
-            for column in (0..end - start).step_by(S::LANES) {
-                let count = S::LANES.min(end - start - column);
-                let target = strip.add((start + column) * S::LANES);
-                let source = source.add(column);
-                if count == S::LANES && channels == S::LANES && relu_output.is_null() {
-                    simd.transpose(S::LANES, source, of_channel, target, S::LANES);
-                    continue;
-                }
-                let mut block = [T::default(); TILE_LANES * TILE_LANES];
-                for channel in 0..channels {
-                    let place = channel * of_channel;
-                    let mut value = runs::load(simd, count, source.add(place));
-                    if !relu_output.is_null() {
-                        let output = runs::load(simd, count, relu_output.add(place + column));
-                        value = simd.relu_gradient(output, value);
-                    }
-                    simd.store(block.as_mut_ptr().add(channel * S::LANES), value);
-                }
-                let mut turned = [T::default(); TILE_LANES * TILE_LANES];
-                simd.transpose(S::LANES, block.as_ptr(), S::LANES, turned.as_mut_ptr(), S::LANES);
-                for pixel in 0..count {
-                    let lanes = simd.load(turned.as_ptr().add(pixel * S::LANES));
-                    simd.store(target.add(pixel * S::LANES), lanes);
-                }
-            }
+            simd.transpose(S::LANES, block.as_ptr(), S::LANES, target, S::LANES);
         }
     }
 }
