@@ -1,8 +1,9 @@
 //! Products that read A in place, and rows of B as they lie or of one packed panel: packing both operands
 //! would take longer than it saves.
 
+use super::lines::Lines;
 use crate::runs;
-use crate::simd::{Element, Kernel, Lanes, TileKernel};
+use crate::simd::{Element, Kernel, Lanes, TileKernel, unrolled};
 
 /// C = alpha * A B + beta * C.
 #[derive(Clone, Copy)]
@@ -84,7 +85,7 @@ impl<T: Element> Tile<'_, T> {
         let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
         // SAFETY: the caller answers for the tile.
         unsafe {
-            let mut left = a.add(self.row * a_strides[0]);
+            let mut lines = Lines::<T, ROWS>::new(a.add(self.row * a_strides[0]), a_strides[0]);
             let mut right = b.add(self.column);
             for _ in 0..k {
                 let mut lanes = [simd.splat(T::default()); VECTORS];
@@ -95,13 +96,16 @@ impl<T: Element> Tile<'_, T> {
                         false => simd.load(from),
                     };
                 }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let factor = simd.splat(*left.add(r * a_strides[0]));
-                    for (sum, &lanes) in sums.iter_mut().zip(&lanes) {
-                        *sum = simd.mul_add(factor, lanes, *sum);
-                    }
-                }
-                left = left.wrapping_add(a_strides[1]);
+                unrolled::<ROWS>(
+                    #[inline(always)]
+                    |r| {
+                        let factor = simd.splat(*lines.at(r));
+                        for (sum, &lanes) in sums[r].iter_mut().zip(&lanes) {
+                            *sum = simd.mul_add(factor, lanes, *sum);
+                        }
+                    },
+                );
+                lines.advance(a_strides[1] as isize);
                 right = right.wrapping_add(ldb);
             }
             for (r, sums) in sums.iter().enumerate() {

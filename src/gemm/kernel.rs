@@ -8,7 +8,8 @@
 //! Every element of C is one chain of multiply-adds in the order of the depth, whatever the tile's
 //! size. That is why AVX2 and AVX-512 give the same bits.
 
-use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES, TileKernel};
+use super::lines::Lines;
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES, TileKernel, unrolled};
 
 /// Where the rows or the columns of C lie: number i at `i / width * outer + i % width * inner`.
 #[derive(Debug, Clone, Copy)]
@@ -289,11 +290,12 @@ impl<T: Element> Tile<'_, T> {
     unsafe fn sums<S: Lanes<T>, const ROWS: usize, const VECTORS: usize>(
         &self,
         simd: S,
-        mut left: *const T,
+        left: *const T,
         [left_step, left_line]: [usize; 2],
         mut right: *const T,
         right_step: usize,
     ) -> [[S::Vector; VECTORS]; ROWS] {
+        let mut lines = Lines::<T, ROWS>::new(left, left_line);
         let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
         for _ in 0..self.block.depth {
             // SAFETY: the caller answers for the lines and vectors of each step.
@@ -302,14 +304,17 @@ impl<T: Element> Tile<'_, T> {
                 for (v, lane) in lanes.iter_mut().enumerate() {
                     *lane = simd.load(right.add(v * S::LANES));
                 }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let factor = simd.splat(*left.add(r * left_line));
-                    for (sum, &lane) in sums.iter_mut().zip(&lanes) {
-                        *sum = simd.mul_add(factor, lane, *sum);
-                    }
-                }
+                unrolled::<ROWS>(
+                    #[inline(always)]
+                    |r| {
+                        let factor = simd.splat(*lines.at(r));
+                        for (sum, &lane) in sums[r].iter_mut().zip(&lanes) {
+                            *sum = simd.mul_add(factor, lane, *sum);
+                        }
+                    },
+                );
             }
-            left = left.wrapping_add(left_step);
+            lines.advance(left_step as isize);
             right = right.wrapping_add(right_step);
         }
         sums

@@ -3,6 +3,7 @@
 pub(crate) mod blocking;
 pub(crate) mod in_place;
 pub(crate) mod kernel;
+pub(crate) mod lines;
 pub(crate) mod pack;
 pub(crate) mod product;
 mod vector;

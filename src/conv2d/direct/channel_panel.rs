@@ -9,9 +9,10 @@ use super::even_parts;
 use super::panels::PanelPlan;
 use crate::conv2d::gather::Gather;
 use crate::conv2d::patches::Taps;
+use crate::gemm::lines::Lines;
 use crate::gemm::pack::TileShape;
 use crate::runs::{self, for_each_vector};
-use crate::simd::{Element, Lanes, TileKernel};
+use crate::simd::{Element, Lanes, TileKernel, unrolled};
 
 /// A panel of a group's channels of some images.
 #[derive(Clone, Copy)]
@@ -421,20 +422,24 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tiles<'_, T> {
                     let source = source.offset((row_tap - first_row) as isize * row_step);
                     let weights = block.add((row_tap * terms * plan.column_taps + first) * width);
                     for number in 0..middle {
-                        let mut source = source.offset(number as isize * middle_step);
+                        let source = source.offset(number as isize * middle_step);
+                        let mut pixels = Lines::<T, ROWS>::new(source, pixel_stride);
                         let mut weights = weights.add(number * middle_width * width);
                         for _ in 0..inner {
                             let mut lanes = [simd.splat(T::default()); VECTORS];
                             for (v, lane) in lanes.iter_mut().enumerate() {
                                 *lane = simd.load(weights.add(v * S::LANES));
                             }
-                            for (r, sums) in sums.iter_mut().enumerate() {
-                                let pixel = simd.splat(*source.add(r * pixel_stride));
-                                for (sum, &lane) in sums.iter_mut().zip(&lanes) {
-                                    *sum = simd.mul_add(pixel, lane, *sum);
-                                }
-                            }
-                            source = source.wrapping_offset(inner_step);
+                            unrolled::<ROWS>(
+                                #[inline(always)]
+                                |r| {
+                                    let pixel = simd.splat(*pixels.at(r));
+                                    for (sum, &lane) in sums[r].iter_mut().zip(&lanes) {
+                                        *sum = simd.mul_add(pixel, lane, *sum);
+                                    }
+                                },
+                            );
+                            pixels.advance(inner_step);
                             weights = weights.add(width);
                         }
                     }

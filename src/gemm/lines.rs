@@ -1,0 +1,68 @@
+//! The elements that a register tile reads at each step, one of every line.
+
+/// Lines that share a pointer in tall tiles.
+const TOGETHER: usize = 5;
+/// Rows from which on a tile is tall: all instruction sets but AVX-512 have fewer.
+const TALL: usize = 7;
+
+/// The next element of each of a tile's lines, at most 15, `stride` apart.
+///
+/// In tall tiles some lines share a pointer: with one for all, compilers find each address from the one
+/// before, and a tile of one vector waits for them twice as long as for its products.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<T, const ROWS: usize> {
+    first: *const T,
+    second: *const T,
+    third: *const T,
+    stride: usize,
+}
+
+impl<T, const ROWS: usize> Lines<T, ROWS> {
+    #[inline(always)]
+    pub fn new(start: *const T, stride: usize) -> Self {
+        let second = opaque(start.wrapping_add(TOGETHER * stride));
+        let third = opaque(start.wrapping_add(2 * TOGETHER * stride));
+        Lines { first: start, second, third, stride }
+    }
+
+    /// Of line number `line`.
+    #[inline(always)]
+    pub fn at(&self, line: usize) -> *const T {
+        let (start, line) = match line / TOGETHER {
+            _ if ROWS < TALL => (self.first, line),
+            0 => (self.first, line),
+            1 => (self.second, line - TOGETHER),
+            _ => (self.third, line - 2 * TOGETHER),
+        };
+        start.wrapping_add(line * self.stride)
+    }
+
+    /// Goes on by `step` elements.
+    #[inline(always)]
+    pub fn advance(&mut self, step: isize) {
+        for start in [&mut self.first, &mut self.second, &mut self.third] {
+            *start = start.wrapping_offset(step);
+        }
+    }
+}
+
+/// The same pointer, of which the compiler does not know where it came from: else it would find it
+/// from another. (`black_box` takes it through memory.)
+#[inline(always)]
+fn opaque<T>(pointer: *const T) -> *const T {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut pointer = pointer;
+        // SAFETY: there is no instruction, and the register keeps its value.
+        unsafe {
+            std::arch::asm!(
+                "/* {0} */",
+                inout(reg) pointer,
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
+        pointer
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    pointer
+}
