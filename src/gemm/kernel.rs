@@ -37,11 +37,14 @@ impl Places {
     #[inline(always)]
     fn run<const N: usize>(&self, first: usize, count: usize) -> [usize; N] {
         let mut places = [0; N];
+        if self.width == usize::MAX {
+            for (number, place) in places[..count].iter_mut().enumerate() {
+                *place = (first + number) * self.inner;
+            }
+            return places;
+        }
         // One division, not one per number.
-        let (mut quotient, mut remainder) = match self.width {
-            usize::MAX => (0, first),
-            width => (first / width, first % width),
-        };
+        let (mut quotient, mut remainder) = (first / self.width, first % self.width);
         for place in &mut places[..count] {
             *place = quotient * self.outer + remainder * self.inner;
             remainder += 1;
@@ -243,14 +246,13 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
         let column_panel = self.column / block.column_panels.width;
         let first_column = block.first_column + self.column;
         let contiguous = block.column_places.contiguous(first_column, self.columns);
+        let rows: [usize; ROWS] = block.row_places.run(block.first_row + self.row, ROWS);
+        let target = block.target.wrapping_add(block.column_places.at(first_column));
         if contiguous {
             // C's lines arrive while the sums are computed: else each store would wait for its own.
-            let (row, column) = (block.first_row + self.row, block.column_places.at(first_column));
-            for r in 0..ROWS {
-                let place = block.row_places.at(row + r) + column;
-                let target = block.target.wrapping_add(place);
-                simd.prefetch(target);
-                simd.prefetch(target.wrapping_add(self.columns - 1));
+            for row in rows {
+                simd.prefetch(target.wrapping_add(row));
+                simd.prefetch(target.wrapping_add(row + self.columns - 1));
             }
         }
         let [right_step, _] = block.column_panels.order.strides(VECTORS * S::LANES);
@@ -268,9 +270,9 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
                 }
             };
             if contiguous {
-                self.write(simd, sums);
+                self.write(simd, sums, target, &rows);
             } else {
-                self.write_scattered::<S, ROWS, VECTORS>(simd, &sums);
+                self.write_scattered::<S, ROWS, VECTORS>(simd, &sums, &rows);
             }
         }
     }
@@ -320,7 +322,8 @@ impl<T: Element> Tile<'_, T> {
         sums
     }
 
-    /// Updates a tile whose columns are contiguous, straight from the registers.
+    /// Updates a tile whose columns are contiguous, straight from the registers: `target` is the first
+    /// one's, from which the rows lie at `rows`.
     ///
     /// # Safety
     /// C has the tile's elements, and nobody else uses them.
@@ -329,12 +332,12 @@ impl<T: Element> Tile<'_, T> {
         &self,
         simd: S,
         mut sums: [[S::Vector; VECTORS]; ROWS],
+        target: *mut T,
+        rows: &[usize; ROWS],
     ) {
         let block = self.block;
         let Update { alpha, beta, bias, relu } = block.update;
         let (row, column) = (block.first_row + self.row, block.first_column + self.column);
-        let place = block.column_places.at(column);
-        let rows: [usize; ROWS] = block.row_places.run(row, ROWS);
         // Columns of the last vector.
         let last = self.columns - (VECTORS - 1) * S::LANES;
         let whole = last == S::LANES;
@@ -351,15 +354,16 @@ impl<T: Element> Tile<'_, T> {
         };
         // SAFETY: the caller answers for C; the bias has an element per row or column of C.
         unsafe {
-            let target = block.target.add(place);
             // One short loop a step, so that each is unrolled and the sums stay in registers.
-            for sums in &mut sums {
-                for sum in sums {
-                    *sum = simd.mul(simd.splat(alpha), *sum);
+            if alpha != T::from_f64(1.0) {
+                for sums in &mut sums {
+                    for sum in sums {
+                        *sum = simd.mul(simd.splat(alpha), *sum);
+                    }
                 }
             }
             if beta != T::default() {
-                for (sums, &row) in sums.iter_mut().zip(&rows) {
+                for (sums, &row) in sums.iter_mut().zip(rows) {
                     for (v, sum) in sums.iter_mut().enumerate() {
                         let old = load(target.add(row), v);
                         *sum = simd.mul_add(simd.splat(beta), old, *sum);
@@ -392,7 +396,7 @@ impl<T: Element> Tile<'_, T> {
                     }
                 }
             }
-            for (sums, &row) in sums.iter().zip(&rows) {
+            for (sums, &row) in sums.iter().zip(rows) {
                 let (target, (&end, sums)) =
                     (target.add(row), sums.split_last().expect("a vector"));
                 for (v, &sum) in sums.iter().enumerate() {
@@ -416,6 +420,7 @@ impl<T: Element> Tile<'_, T> {
         &self,
         simd: S,
         sums: &[[S::Vector; VECTORS]; ROWS],
+        rows: &[usize; ROWS],
     ) {
         let mut buffer = [T::default(); MOST_ROWS * MOST_COLUMNS];
         for (r, sums) in sums.iter().enumerate() {
@@ -429,10 +434,9 @@ impl<T: Element> Tile<'_, T> {
         let Update { alpha, beta, bias, relu } = block.update;
         let first_row = block.first_row + self.row;
         let first_column = block.first_column + self.column;
-        let row_places: [usize; MOST_ROWS] = block.row_places.run(first_row, ROWS);
         let column_places: [usize; MOST_COLUMNS] =
             block.column_places.run(first_column, self.columns);
-        for (r, &row_place) in row_places[..ROWS].iter().enumerate() {
+        for (r, &row_place) in rows.iter().enumerate() {
             for first in (0..self.columns).step_by(S::LANES) {
                 let (row, column) = (first_row + r, first_column + first);
                 let count = S::LANES.min(self.columns - first);
