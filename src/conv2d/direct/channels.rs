@@ -22,6 +22,7 @@ use crate::error::Result;
 use crate::gemm::blocking::{TASK_WORK, TASKS};
 use crate::gemm::pack::TileShape;
 use crate::phases::Phases;
+use crate::runs::{self, for_each_vector};
 use crate::scratch::ScratchLen;
 use crate::shape::Axis;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, Level};
@@ -155,6 +156,12 @@ fn interleaves<T: Element>(passes: &[Gather<T>]) -> bool {
     pairs && passes[0].target_strides[1] > 1
 }
 
+/// Whether no tap reaches what a pass writes, as a stride larger than the kernel leaves it, and pixels are
+/// runs of channels.
+fn is_empty<T: Element>(pass: &Gather<T>) -> bool {
+    pass.rows.count * pass.columns.count == 0 && pass.target_strides[1] == 1 && !pass.adds()
+}
+
 /// The rows of a band that the grid of a pass has: the first, and the one behind the last.
 fn rows_of<T>(pass: &Gather<T>, (first, end): (usize, usize)) -> (usize, usize) {
     (first.min(pass.grid_height), end.min(pass.grid_height))
@@ -274,8 +281,15 @@ impl<T: Element> Kernel<T> for Band<'_, T> {
         };
         for (row, rows) in even_parts(end - first, most) {
             let rows = (first + row, first + row + rows);
+            for pass in self.passes.iter().filter(|pass| is_empty(pass)) {
+                // SAFETY: the target has the rows and the part's channels.
+                unsafe { self.write_empty_pixels(simd, pass, rows_of(pass, rows)) };
+            }
             for panel in self.part.0..self.part.1 {
                 for number in 0..self.passes.len() {
+                    if is_empty(&self.passes[number]) {
+                        continue;
+                    }
                     let rows = rows_of(&self.passes[number], rows);
                     self.panel(source, number, panel).run(simd, rows);
                     if interleaved && number % 2 == 1 {
@@ -309,6 +323,40 @@ impl<T: Element> Band<'_, T> {
         let packed = self.packed.wrapping_add(group);
         let (images, sums) = (self.images.1 - self.images.0, self.sums);
         Panel { pass, plan, panel, packed, images, source, target, target_strides, bias, sums }
+    }
+
+    /// Writes rows of an empty pass, a whole pixel at a time.
+    ///
+    /// # Safety
+    /// The target has the rows and the part's channels, and nobody else uses them.
+    #[inline(always)]
+    unsafe fn write_empty_pixels<S: Lanes<T>>(
+        &self,
+        simd: S,
+        pass: &Gather<T>,
+        (first, end): (usize, usize),
+    ) {
+        let width = self.plan.panels[0].width;
+        let channels = pass.outputs.min(self.part.1 * width) - self.part.0 * width;
+        let [of_image, _, of_row, of_column] = pass.target_strides;
+        let sum = simd.mul(simd.splat(pass.alpha), simd.splat(T::default()));
+        for image in 0..self.images.1 - self.images.0 {
+            for row in first..end {
+                for column in 0..pass.grid_width {
+                    let offset = image * of_image + row * of_row + column * of_column;
+                    let pixel = self.target(pass, self.part.0).wrapping_add(offset);
+                    for_each_vector(
+                        simd,
+                        channels,
+                        #[inline(always)]
+                        |channel, count| {
+                            // SAFETY: the caller answers for the pixel's channels.
+                            unsafe { runs::store(simd, count, pixel.add(channel), sum) }
+                        },
+                    );
+                }
+            }
+        }
     }
 
     /// The first channel of a panel at the first pixel of the first image's grid.
