@@ -313,10 +313,12 @@ private:
 __attribute__((target("avx512f"))) double multiply_add_avx512(long rounds) {
     __m512 sums[24] = {}, factor = _mm512_set1_ps(0.999f), addend = _mm512_set1_ps(1e-6f);
     for (long i = 0; i < rounds; i++)
+#pragma GCC unroll 24 // else the sums would stay in memory
         for (__m512 &sum : sums) {
             sum = _mm512_fmadd_ps(sum, factor, addend);
             asm("" : "+v"(sum)); // each its own chain
         }
+#pragma GCC unroll 24
     for (__m512 &sum : sums) asm volatile("" ::"v"(sum));
     return 2.0 * 24 * 16 * double(rounds);
 }
@@ -324,10 +326,12 @@ __attribute__((target("avx512f"))) double multiply_add_avx512(long rounds) {
 __attribute__((target("avx2,fma"))) double multiply_add_avx2(long rounds) {
     __m256 sums[12] = {}, factor = _mm256_set1_ps(0.999f), addend = _mm256_set1_ps(1e-6f);
     for (long i = 0; i < rounds; i++)
+#pragma GCC unroll 12
         for (__m256 &sum : sums) {
             sum = _mm256_fmadd_ps(sum, factor, addend);
             asm("" : "+x"(sum));
         }
+#pragma GCC unroll 12
     for (__m256 &sum : sums) asm volatile("" ::"x"(sum));
     return 2.0 * 12 * 8 * double(rounds);
 }

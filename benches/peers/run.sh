@@ -56,6 +56,9 @@ library=${CARGO_TARGET_DIR:-target}/release
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 export CNNKERN_NUM_THREADS=${CNNKERN_NUM_THREADS:-$OMP_NUM_THREADS}
-"$build/conv" --layout "$layout" "${shapes[@]}" | tee "$results/$layout.csv"
-python3 benches/peers/chart.py "$results/$layout.csv"
-echo "See $results/$layout.md and $results/$layout.svg"
+"$build/conv" --layout "$layout" "${shapes[@]}" | tee "$build/conv.csv"
+# Beside those of other instruction sets, which the first line names.
+name=$layout-$(sed -n '1s/.* as \([a-z0-9]*\) .*/\1/p' "$build/conv.csv")
+cp "$build/conv.csv" "$results/$name.csv"
+python3 benches/peers/chart.py "$results/$name.csv"
+echo "See $results/$name.md and $results/$name.svg"
