@@ -33,6 +33,8 @@ const BAND_BYTES: usize = 192 * 1024;
 /// Images of at most so many rows and columns are taken together: alone, each leaves rows of the tile
 /// empty, and reads all filters for few pixels.
 const SMALL_EXTENT: usize = 8;
+/// What the source of all of them may take, likewise beside a panel of filters.
+const IMAGES_BYTES: usize = 1024 * 1024;
 
 /// How some passes are cut. By the shape alone.
 #[derive(Clone, Copy)]
@@ -69,11 +71,18 @@ impl Plan {
         let height = most(|pass| pass.grid_height);
         let width = most(|pass| pass.grid_width);
         let small = height.max(width) <= SMALL_EXTENT && !interleaves(passes);
-        let enough = if small { (pass.batch * count / TASKS).min(tile.rows) } else { 1 };
-        let image_parts = pass.batch.div_ceil(enough.max(1));
+        let row_bytes = pass.columns.extent * pass.terms * size_of::<T>();
+        let row_bytes = row_bytes.saturating_mul(pass.rows.step);
+        let enough = match small {
+            true => {
+                let fitting = IMAGES_BYTES / row_bytes.saturating_mul(height).max(1);
+                (pass.batch * count / TASKS).min(fitting).clamp(1, tile.rows)
+            }
+            false => 1,
+        };
+        let image_parts = pass.batch.div_ceil(enough);
         let images = pass.batch.div_ceil(image_parts);
         let image_parts = pass.batch.div_ceil(images);
-        let row_bytes = pass.columns.extent * pass.terms * size_of::<T>() * pass.rows.step;
         let most_rows = match images {
             1 => (BAND_BYTES / row_bytes.max(1)).clamp(1, height),
             _ => height,
