@@ -13,12 +13,11 @@ use crate::conv2d::patches::Taps;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASK_WORK, TASKS};
 use crate::gemm::kernel::MOST_COLUMNS;
-use crate::gemm::lines::Lines;
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use crate::scratch::ScratchLen;
 use crate::shape::ConvShape;
 use crate::shared_mut::SharedMut;
-use crate::simd::{Element, Kernel, Lanes, Level, TILE_LANES, TileKernel, unrolled};
+use crate::simd::{Element, Kernel, Lanes, Level, TILE_LANES, TileKernel};
 
 /// Output and input channels of a task: its rows of x and dy stay in the second-level cache.
 const TASK_OUTPUTS: usize = 64;
@@ -475,28 +474,25 @@ impl<T: Element> Products<T> {
         // SAFETY: x has the pixels that the items read, dy's panel and the sums have theirs.
         unsafe {
             for row in 0..self.counts[0] {
-                let mut items = Lines::<T, ROWS>::new(self.source.add(row * row_step), item_stride);
+                let mut source = self.source.add(row * row_step);
                 let mut gradient = self.gradient.add(row * self.gradient_row);
                 for _ in 0..self.counts[1] {
                     let mut lanes = [simd.splat(T::default()); VECTORS];
                     for (v, lane) in lanes.iter_mut().enumerate() {
                         *lane = simd.load(gradient.add(v * S::LANES));
                     }
-                    unrolled::<ROWS>(
-                        #[inline(always)]
-                        |r| {
-                            let item = simd.splat(*items.at(r));
-                            for (sum, &lane) in sums[r].iter_mut().zip(&lanes) {
-                                *sum = simd.mul_add(item, lane, *sum);
-                            }
-                        },
-                    );
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let item = simd.splat(*source.add(r * item_stride));
+                        for (sum, &lane) in sums.iter_mut().zip(&lanes) {
+                            *sum = simd.mul_add(item, lane, *sum);
+                        }
+                    }
                     if FETCH {
-                        let ahead = items.at(0).wrapping_add(PIXELS_AHEAD * column_step);
+                        let ahead = source.wrapping_add(PIXELS_AHEAD * column_step);
                         simd.prefetch(ahead);
                         simd.prefetch(ahead.wrapping_add((ROWS - 1) * item_stride));
                     }
-                    items.advance(column_step as isize);
+                    source = source.wrapping_add(column_step);
                     gradient = gradient.add(VECTORS * S::LANES);
                 }
             }
