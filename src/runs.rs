@@ -61,6 +61,34 @@ pub(crate) unsafe fn store<T: Element, S: Lanes<T>>(
     }
 }
 
+/// Fills runs of `len` elements with the lanes of `vector`, all the same: at three axes' positions, each
+/// axis as (positions, stride).
+#[inline(always)]
+pub(crate) unsafe fn fill<T: Element, S: Lanes<T>>(
+    simd: S,
+    len: usize,
+    vector: S::Vector,
+    target: *mut T,
+    [outer, middle, inner]: [(usize, usize); 3],
+) {
+    for i in 0..outer.0 {
+        for j in 0..middle.0 {
+            for k in 0..inner.0 {
+                let run = target.wrapping_add(i * outer.1 + j * middle.1 + k * inner.1);
+                for_each_vector(
+                    simd,
+                    len,
+                    #[inline(always)]
+                    |at, count| {
+                        // SAFETY: within the runs, for which the caller answers.
+                        unsafe { store(simd, count, run.add(at), vector) }
+                    },
+                );
+            }
+        }
+    }
+}
+
 /// Copies `len` elements that do not overlap.
 #[inline(always)]
 pub(crate) unsafe fn copy<T: Element, S: Lanes<T>>(

@@ -3,7 +3,7 @@
 
 use super::lines::Lines;
 use crate::runs;
-use crate::simd::{Element, Kernel, Lanes, TileKernel, unrolled};
+use crate::simd::{Element, Kernel, Lanes, TileKernel};
 
 /// C = alpha * A B + beta * C.
 #[derive(Clone, Copy)]
@@ -96,16 +96,7 @@ impl<T: Element> Tile<'_, T> {
                         false => simd.load(from),
                     };
                 }
-                unrolled::<ROWS>(
-                    #[inline(always)]
-                    |r| {
-                        let factor = simd.splat(*lines.at(r));
-                        for (sum, &lanes) in sums[r].iter_mut().zip(&lanes) {
-                            *sum = simd.mul_add(factor, lanes, *sum);
-                        }
-                    },
-                );
-                lines.advance(a_strides[1] as isize);
+                lines.multiply(simd, lanes, a_strides[1] as isize, &mut sums);
                 right = right.wrapping_add(ldb);
             }
             for (r, sums) in sums.iter().enumerate() {

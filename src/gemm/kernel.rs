@@ -9,7 +9,8 @@
 //! size. That is why AVX2 and AVX-512 give the same bits.
 
 use super::lines::Lines;
-use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES, TileKernel, unrolled};
+use crate::runs;
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES, TileKernel};
 
 /// Where the rows or the columns of C lie: number i at `i / width * outer + i % width * inner`.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +40,7 @@ impl Places {
         let mut places = [0; N];
         if self.width == usize::MAX {
             for (number, place) in places[..count].iter_mut().enumerate() {
-                *place = (first + number) * self.inner;
+                *place = self.at(first + number);
             }
             return places;
         }
@@ -264,10 +265,10 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
             let right = block.column_panels.start.add(column_panel * block.column_panels.stride);
             // Apart, so that the lines of a packed step are found without arithmetic.
             let sums = match block.row_panels.order {
-                Order::Packed => self.sums(simd, left, [ROWS, 1], right, right_step),
-                Order::InPlace { depth, line } => {
-                    self.sums(simd, left, [depth, line], right, right_step)
+                Order::Packed => {
+                    self.sums(simd, left, Order::Packed.strides(ROWS), right, right_step)
                 }
+                in_place => self.sums(simd, left, in_place.strides(ROWS), right, right_step),
             };
             if contiguous {
                 self.write(simd, sums, target, &rows);
@@ -306,17 +307,8 @@ impl<T: Element> Tile<'_, T> {
                 for (v, lane) in lanes.iter_mut().enumerate() {
                     *lane = simd.load(right.add(v * S::LANES));
                 }
-                unrolled::<ROWS>(
-                    #[inline(always)]
-                    |r| {
-                        let factor = simd.splat(*lines.at(r));
-                        for (sum, &lane) in sums[r].iter_mut().zip(&lanes) {
-                            *sum = simd.mul_add(factor, lane, *sum);
-                        }
-                    },
-                );
+                lines.multiply(simd, lanes, left_step as isize, &mut sums);
             }
-            lines.advance(left_step as isize);
             right = right.wrapping_add(right_step);
         }
         sums
@@ -340,18 +332,7 @@ impl<T: Element> Tile<'_, T> {
         let (row, column) = (block.first_row + self.row, block.first_column + self.column);
         // Columns of the last vector.
         let last = self.columns - (VECTORS - 1) * S::LANES;
-        let whole = last == S::LANES;
-        let load = |source: *const T, v: usize| {
-            // SAFETY: the source has the tile's columns.
-            unsafe {
-                let source = source.add(v * S::LANES);
-                if whole || v + 1 < VECTORS {
-                    simd.load(source)
-                } else {
-                    simd.load_first(last, source)
-                }
-            }
-        };
+        let count = |v: usize| if v == VECTORS - 1 { last } else { S::LANES };
         // SAFETY: the caller answers for C; the bias has an element per row or column of C.
         unsafe {
             // One short loop a step, so that each is unrolled and the sums stay in registers.
@@ -365,7 +346,7 @@ impl<T: Element> Tile<'_, T> {
             if beta != T::default() {
                 for (sums, &row) in sums.iter_mut().zip(rows) {
                     for (v, sum) in sums.iter_mut().enumerate() {
-                        let old = load(target.add(row), v);
+                        let old = runs::load(simd, count(v), target.add(row + v * S::LANES));
                         *sum = simd.mul_add(simd.splat(beta), old, *sum);
                     }
                 }
@@ -382,7 +363,8 @@ impl<T: Element> Tile<'_, T> {
                 }
                 Bias::Columns(bias) => {
                     for v in 0..VECTORS {
-                        let bias = load(bias.add(column), v);
+                        let bias = bias.add(column + v * S::LANES);
+                        let bias = runs::load(simd, count(v), bias);
                         for sums in &mut sums {
                             sums[v] = simd.add(sums[v], bias);
                         }
@@ -397,15 +379,8 @@ impl<T: Element> Tile<'_, T> {
                 }
             }
             for (sums, &row) in sums.iter().zip(rows) {
-                let (target, (&end, sums)) =
-                    (target.add(row), sums.split_last().expect("a vector"));
                 for (v, &sum) in sums.iter().enumerate() {
-                    simd.store(target.add(v * S::LANES), sum);
-                }
-                if whole {
-                    simd.store(target.add((VECTORS - 1) * S::LANES), end);
-                } else {
-                    simd.store_first(last, target.add((VECTORS - 1) * S::LANES), end);
+                    runs::store(simd, count(v), target.add(row + v * S::LANES), sum);
                 }
             }
         }

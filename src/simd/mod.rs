@@ -9,7 +9,6 @@
 mod bits_tests;
 mod lanes;
 mod portable;
-mod unrolled;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -22,7 +21,6 @@ use crate::error::{Error, Result};
 
 pub use lanes::Element;
 pub use lanes::{CACHE_LINE, Kernel, Lanes, TILE_LANES, TileKernel};
-pub use unrolled::unrolled;
 
 /// An instruction set that kernels can run as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

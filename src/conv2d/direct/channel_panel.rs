@@ -11,8 +11,8 @@ use crate::conv2d::gather::Gather;
 use crate::conv2d::patches::Taps;
 use crate::gemm::lines::Lines;
 use crate::gemm::pack::TileShape;
-use crate::runs::{self, for_each_vector};
-use crate::simd::{Element, Lanes, TileKernel, unrolled};
+use crate::runs;
+use crate::simd::{Element, Lanes, TileKernel};
 
 /// A panel of a group's channels of some images.
 #[derive(Clone, Copy)]
@@ -150,23 +150,13 @@ impl<T: Element> Panel<'_, T> {
     fn write_empty_sums<S: Lanes<T>>(&self, simd: S, (first, end): Range) {
         let [of_image, of_channel, of_row, _] = self.target_strides;
         let sum = simd.mul(simd.splat(self.pass.alpha), simd.splat(T::default()));
-        for image in 0..self.images {
-            for channel in 0..self.plan.channels(self.panel) {
-                for row in first..end {
-                    let offset = image * of_image + channel * of_channel + row * of_row;
-                    let target = self.target.wrapping_add(offset);
-                    for_each_vector(
-                        simd,
-                        self.pass.grid_width,
-                        #[inline(always)]
-                        |column, count| {
-                            // SAFETY: within a row of the grid, of one of the panel's channels.
-                            unsafe { runs::store(simd, count, target.add(column), sum) }
-                        },
-                    );
-                }
-            }
-        }
+        let axes = [
+            (self.images, of_image),
+            (self.plan.channels(self.panel), of_channel),
+            (end - first, of_row),
+        ];
+        // SAFETY: rows of the grid, of the panel's channels.
+        unsafe { runs::fill(simd, self.pass.grid_width, sum, self.pixel(first, 0), axes) };
     }
 
     /// Whether a pixel's channels lie side by side, so that tiles write them: NHWC.
@@ -430,16 +420,7 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tiles<'_, T> {
                             for (v, lane) in lanes.iter_mut().enumerate() {
                                 *lane = simd.load(weights.add(v * S::LANES));
                             }
-                            unrolled::<ROWS>(
-                                #[inline(always)]
-                                |r| {
-                                    let pixel = simd.splat(*pixels.at(r));
-                                    for (sum, &lane) in sums[r].iter_mut().zip(&lanes) {
-                                        *sum = simd.mul_add(pixel, lane, *sum);
-                                    }
-                                },
-                            );
-                            pixels.advance(inner_step);
+                            pixels.multiply(simd, lanes, inner_step, &mut sums);
                             weights = weights.add(width);
                         }
                     }

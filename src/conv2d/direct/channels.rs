@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::gemm::blocking::{TASK_WORK, TASKS};
 use crate::gemm::pack::TileShape;
 use crate::phases::Phases;
-use crate::runs::{self, for_each_vector};
+use crate::runs;
 use crate::scratch::ScratchLen;
 use crate::shape::Axis;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, Level};
@@ -39,9 +39,8 @@ const IMAGES_BYTES: usize = 1024 * 1024;
 /// How some passes are cut. By the shape alone.
 #[derive(Clone, Copy)]
 struct Plan {
-    /// Images of a task, but for the last, and tasks of the batch.
+    /// Images of a task, but for the last.
     images: usize,
-    image_parts: usize,
     /// Of each pass.
     panels: [PanelPlan; PHASES],
     /// Elements of a pass's packed filters, of all groups.
@@ -70,7 +69,8 @@ impl Plan {
         let count = panels[0].count;
         let height = most(|pass| pass.grid_height);
         let width = most(|pass| pass.grid_width);
-        let small = height.max(width) <= SMALL_EXTENT && !interleaves(passes);
+        let interleaved = interleaves(passes);
+        let small = height.max(width) <= SMALL_EXTENT && !interleaved;
         let row_bytes = pass.columns.extent * pass.terms * size_of::<T>();
         let row_bytes = row_bytes.saturating_mul(pass.rows.step);
         let enough = match small {
@@ -82,7 +82,6 @@ impl Plan {
         };
         let image_parts = pass.batch.div_ceil(enough);
         let images = pass.batch.div_ceil(image_parts);
-        let image_parts = pass.batch.div_ceil(images);
         let most_rows = match images {
             1 => (BAND_BYTES / row_bytes.max(1)).clamp(1, height),
             _ => height,
@@ -105,7 +104,6 @@ impl Plan {
         };
         Plan {
             images,
-            image_parts,
             panels,
             packed_len: pass.groups * panels_len,
             band_rows,
@@ -114,7 +112,7 @@ impl Plan {
             parts: count.div_ceil(part_panels),
             copy_len,
             sums_len: sums_len(tile, images, height * width),
-            staged_width: if interleaves(passes) { width } else { 0 },
+            staged_width: if interleaved { width } else { 0 },
         }
     }
 
@@ -230,7 +228,7 @@ pub(super) fn gather<T: Element>(
     if finite && !all_finite.into_inner() {
         return Ok(false);
     }
-    context.run(plan.image_parts * groups * plan.bands * plan.parts, &|slot, index| {
+    context.run(batch.div_ceil(plan.images) * groups * plan.bands * plan.parts, &|slot, index| {
         let (rest, part) = (index / plan.parts, index % plan.parts);
         let (rest, band) = (rest / plan.bands, rest % plan.bands);
         let (images, group) = (rest / groups, rest % groups);
@@ -349,23 +347,14 @@ impl<T: Element> Band<'_, T> {
         let channels = pass.outputs.min(self.part.1 * width) - self.part.0 * width;
         let [of_image, _, of_row, of_column] = pass.target_strides;
         let sum = simd.mul(simd.splat(pass.alpha), simd.splat(T::default()));
-        for image in 0..self.images.1 - self.images.0 {
-            for row in first..end {
-                for column in 0..pass.grid_width {
-                    let offset = image * of_image + row * of_row + column * of_column;
-                    let pixel = self.target(pass, self.part.0).wrapping_add(offset);
-                    for_each_vector(
-                        simd,
-                        channels,
-                        #[inline(always)]
-                        |channel, count| {
-                            // SAFETY: the caller answers for the pixel's channels.
-                            unsafe { runs::store(simd, count, pixel.add(channel), sum) }
-                        },
-                    );
-                }
-            }
-        }
+        let axes = [
+            (self.images.1 - self.images.0, of_image),
+            (end - first, of_row),
+            (pass.grid_width, of_column),
+        ];
+        let target = self.target(pass, self.part.0).wrapping_add(first * of_row);
+        // SAFETY: the caller answers for the pixels' channels.
+        unsafe { runs::fill(simd, channels, sum, target, axes) };
     }
 
     /// The first channel of a panel at the first pixel of the first image's grid.

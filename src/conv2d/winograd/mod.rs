@@ -56,7 +56,9 @@ pub(super) fn pays(shape: &ConvShape, pass: Pass) -> bool {
             [shape.group_out, shape.group_in, shape.height.input, shape.width.input]
         }
     };
-    if !fits(shape) || terms.min(outputs) < FEWEST_CHANNELS {
+    // With many terms and few outputs, there are few products for what is transformed.
+    let few_products = terms.div_ceil(8) > outputs;
+    if !fits(shape) || terms.min(outputs) < FEWEST_CHANNELS || few_products {
         return false;
     }
     let images = if pass == Pass::BackwardWeights { shape.batch as f64 } else { 1.0 };
@@ -78,10 +80,6 @@ pub(super) fn pays(shape: &ConvShape, pass: Pass) -> bool {
         (Pass::BackwardData, _) => 130.0,
         (Pass::BackwardWeights, _) => 150.0,
     };
-    // With many terms and few outputs, there are few products for what is transformed.
-    if terms > 8.0 * outputs {
-        return false;
-    }
     // Each product of dw is a short sum over tiles, added to what there is.
     let of_product = if pass == Pass::BackwardWeights { 9.5 } else { 3.0 };
     let products = of_product * tiles * filters;

@@ -3,7 +3,7 @@
 use super::tiles::{Segment, Tiles};
 use super::transforms::{self, POINTS};
 use crate::conv2d::gather::Gather;
-use crate::runs;
+use crate::runs::{self, for_each_vector};
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
 /// Channels that one task transforms.
@@ -167,14 +167,16 @@ impl<T: Element, const INPUTS: usize> TransformTiles<'_, T, INPUTS> {
                     let rows_behind = (extents[0] as isize - 1 - source_row) as usize;
                     let readable = end - start + rows_behind * of_row;
                     let planes = Planes { source, relu_output, of_channel, channels };
-                    let mut column = 0;
-                    while column < end - start {
-                        // The last whole vector overlaps the one before.
-                        column = column.min((end - start).saturating_sub(S::LANES));
-                        let count = S::LANES.min(readable - column);
-                        planes.turn(simd, column, count, target.add(column * S::LANES));
-                        column += S::LANES;
-                    }
+                    for_each_vector(
+                        simd,
+                        end - start,
+                        #[inline(always)]
+                        |column, _| {
+                            let count = S::LANES.min(readable - column);
+                            let target = target.add(column * S::LANES);
+                            planes.turn(simd, column, count, target);
+                        },
+                    );
                 }
             }
             for column in (0..start).chain(end.max(start)..len) {
