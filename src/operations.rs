@@ -35,6 +35,8 @@ macro_rules! operations {
 operations! {
     fn conv2d_forward(context: &Context, params: &Conv2dParams, x: &[Self], w: &[Self], bias: Option<&[Self]>, activation: Activation, y: &mut [Self]) = conv2d::run_forward;
     fn conv2d_backward(context: &Context, params: &Conv2dParams, inputs: &BackwardInputs<'_, Self>, options: &GradientOptions, gradients: Gradients<'_, Self>) = conv2d::run_backward;
+    fn conv2d_maxpool2d_forward(context: &Context, params: &Conv2dParams, pool: &Pool2dParams, x: &[Self], w: &[Self], bias: Option<&[Self]>, activation: Activation, y: &mut [Self], argmax: Option<ArgmaxMut<'_>>) = conv2d::maxpool::run_forward;
+    fn conv2d_maxpool2d_backward(context: &Context, params: &Conv2dParams, pool: &Pool2dParams, inputs: &BackwardInputs<'_, Self>, argmax: Argmax<'_>, options: &GradientOptions, gradients: Gradients<'_, Self>) = conv2d::maxpool::run_backward;
     fn gemm_batched(context: &Context, params: &GemmParams, batch: &GemmBatch, alpha: Self, a: &[Self], b: &[Self], beta: Self, c: &mut [Self]) = gemm::run_gemm_batched;
     fn im2col(context: &Context, params: &Conv2dParams, col_layout: ColLayout, x: &[Self], col: &mut [Self]) = im2col::run_im2col;
     fn col2im(context: &Context, params: &Conv2dParams, col_layout: ColLayout, col: &[Self], x: &mut [Self]) = im2col::run_col2im;

@@ -1,5 +1,7 @@
 //! Parameters, and the checked shapes made from them once: everything below trusts a shape's sizes.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 
 /// Where the channels of an activation tensor (x, y and their gradients) lie.
@@ -257,6 +259,13 @@ pub(crate) struct ConvShape {
     pub width: Axis,
     pub out_height: usize,
     pub out_width: usize,
+    /// Element strides of x along (image, channel, row, column): those of the tensor, of which a shape
+    /// of some rows is a part.
+    pub input_strides: [usize; 4],
+    /// The same of y.
+    pub output_strides: [usize; 4],
+    /// Whether some windows of the tensor reach into padding.
+    pub is_padded: bool,
     pub layout: Layout,
     pub filter_layout: FilterLayout,
     pub algorithm: Algorithm,
@@ -300,17 +309,24 @@ impl ConvShape {
             group_out: params.out_channels / params.groups,
             out_height: height.output,
             out_width: width.output,
+            input_strides: [0; 4],
+            output_strides: [0; 4],
+            is_padded: [&height, &width].iter().any(|axis| axis.padded() > axis.input),
             height,
             width,
             layout: params.layout,
             filter_layout: params.filter_layout,
             algorithm: params.algorithm,
         };
-        let (h, w) = (&shape.height, &shape.width);
-        tensor("x", &[shape.batch, shape.in_channels, h.input, w.input], element_size)?;
-        tensor("y", &[shape.batch, shape.out_channels, h.output, w.output], element_size)?;
-        tensor("w", &[shape.out_channels, shape.group_in, h.kernel, w.kernel], element_size)?;
-        Ok(shape)
+        let ConvShape { batch, in_channels, out_channels, height: h, width: w, .. } = shape;
+        tensor("x", &[batch, in_channels, h.input, w.input], element_size)?;
+        tensor("y", &[batch, out_channels, h.output, w.output], element_size)?;
+        tensor("w", &[out_channels, shape.group_in, h.kernel, w.kernel], element_size)?;
+        Ok(ConvShape {
+            input_strides: activation_strides(shape.layout, in_channels, h.input, w.input),
+            output_strides: activation_strides(shape.layout, out_channels, h.output, w.output),
+            ..shape
+        })
     }
 
     /// Fails for so many products that plans could not count them: no computer would end them either.
@@ -348,9 +364,16 @@ impl ConvShape {
         self.out_channels * self.patch_len()
     }
 
-    /// Whether some windows reach into padding.
-    pub fn is_padded(&self) -> bool {
-        [&self.height, &self.width].iter().any(|axis| axis.padded() > axis.input)
+    /// The shape of some rows of y in `batch` of the images, and the first row of x that they read.
+    pub fn of_output_rows(&self, batch: usize, rows: Range<usize>) -> (ConvShape, usize) {
+        let (height, inputs) = self.height.of_outputs(rows);
+        (ConvShape { batch, out_height: height.output, height, ..*self }, inputs.start)
+    }
+
+    /// The shape of some rows of x in `batch` of the images, and the rows of y that read them.
+    pub fn of_input_rows(&self, batch: usize, rows: Range<usize>) -> (ConvShape, Range<usize>) {
+        let (height, outputs) = self.height.of_inputs(rows);
+        (ConvShape { batch, out_height: height.output, height, ..*self }, outputs)
     }
 
     /// Cells of a window.
@@ -398,6 +421,10 @@ pub(crate) struct PoolShape {
     pub width: Axis,
     pub out_height: usize,
     pub out_width: usize,
+    /// Pixels from plane to plane of x, and of y: those of the tensor, of which a shape of some rows is
+    /// a part.
+    pub input_plane: usize,
+    pub output_plane: usize,
     pub padding: PoolPadding,
     pub layout: Layout,
 }
@@ -441,6 +468,8 @@ impl PoolShape {
             channels: params.channels,
             out_height: height.output,
             out_width: width.output,
+            input_plane: 0,
+            output_plane: 0,
             height,
             width,
             padding: params.padding,
@@ -450,7 +479,11 @@ impl PoolShape {
         let widest = element_size.max(size_of::<i32>());
         tensor("x", &[shape.batch, shape.channels, height.input, width.input], element_size)?;
         tensor("y", &[shape.batch, shape.channels, height.output, width.output], widest)?;
-        Ok(shape)
+        Ok(PoolShape {
+            input_plane: height.input * width.input,
+            output_plane: height.output * width.output,
+            ..shape
+        })
     }
 
     /// Elements of x.
@@ -461,6 +494,18 @@ impl PoolShape {
     /// Elements of y and of argmax.
     pub fn output_len(&self) -> usize {
         self.batch * self.channels * self.height.output * self.width.output
+    }
+
+    /// The shape of some rows of y in `batch` of the images, and the rows of x that they read.
+    pub fn of_output_rows(&self, batch: usize, rows: Range<usize>) -> (PoolShape, Range<usize>) {
+        let (height, inputs) = self.height.of_outputs(rows);
+        (PoolShape { batch, out_height: height.output, height, ..*self }, inputs)
+    }
+
+    /// The shape of some rows of x in `batch` of the images, and the rows of y that read them.
+    pub fn of_input_rows(&self, batch: usize, rows: Range<usize>) -> (PoolShape, Range<usize>) {
+        let (height, outputs) = self.height.of_inputs(rows);
+        (PoolShape { batch, out_height: height.output, height, ..*self }, outputs)
     }
 
     /// Cells of a window.

@@ -70,6 +70,37 @@ impl Axis {
         first..(last + 1).min(self.output).max(first)
     }
 
+    /// The axis of some outputs alone, and the inputs that it keeps: those that their windows reach.
+    /// None of these windows may lie in the padding alone.
+    pub fn of_outputs(&self, outputs: Range<usize>) -> (Axis, Range<usize>) {
+        let start = outputs.start * self.stride;
+        let first = start.saturating_sub(self.pad_before);
+        let end = start + (outputs.len() - 1) * self.stride + self.window();
+        let inputs = first..end.saturating_sub(self.pad_before).min(self.input);
+        let pad_before = self.pad_before.saturating_sub(start);
+        let pad_after = self.padded().saturating_sub(start + pad_before + inputs.len());
+        let axis =
+            Axis { input: inputs.len(), output: outputs.len(), pad_before, pad_after, ..*self };
+        (axis, inputs)
+    }
+
+    /// The axis of some inputs alone, and the outputs that it keeps: those whose windows reach them, and
+    /// one at least.
+    pub fn of_inputs(&self, inputs: Range<usize>) -> (Axis, Range<usize>) {
+        let last_over = |input: usize| (input + self.pad_before) / self.stride;
+        let first = self.windows_over(inputs.start).start;
+        let first = first.min(last_over(inputs.start)).min(self.output - 1);
+        let end = (last_over(inputs.end - 1) + 1).min(self.output).max(first + 1);
+        let pad_before = inputs.start + self.pad_before - first * self.stride;
+        let input = inputs.len();
+        (Axis { input, output: end - first, pad_before, pad_after: 0, ..*self }, first..end)
+    }
+
+    /// Whether a window may lie in the padding alone.
+    pub fn has_windows_in_padding(&self) -> bool {
+        self.pad_before.max(self.pad_after) >= self.window()
+    }
+
     /// The windows over an input position, as (output, tap), in ascending order of the output, so
     /// in descending order of the tap.
     #[inline(always)]
@@ -114,6 +145,41 @@ mod tests {
             axis.output += usize::from(hangs_over && starts_inside && random.chance(50));
             Some(axis)
         })
+    }
+
+    #[test]
+    fn parts_of_an_axis_keep_every_tap() {
+        for axis in axes() {
+            for start in 0..axis.output {
+                for end in start + 1..=axis.output {
+                    if axis.has_windows_in_padding() {
+                        continue;
+                    }
+                    let (part, inputs) = axis.of_outputs(start..end);
+                    assert!(!inputs.is_empty() && part.input == inputs.len(), "{axis:?}");
+                    for output in start..end {
+                        for tap in 0..axis.kernel {
+                            let found = part.source(output - start, tap);
+                            let found = found.map(|input| input + inputs.start);
+                            assert_eq!(found, axis.source(output, tap), "{axis:?} {start}..{end}");
+                        }
+                        let taps_end = part.taps_end(output - start);
+                        assert_eq!(taps_end, axis.taps_end(output), "{axis:?} {start}..{end}");
+                    }
+                }
+            }
+            for start in 0..axis.input {
+                for end in start + 1..=axis.input {
+                    let (part, outputs) = axis.of_inputs(start..end);
+                    assert!(!outputs.is_empty() && part.output == outputs.len(), "{axis:?}");
+                    for input in start..end {
+                        let found = part.windows(input - start);
+                        let found = found.map(|(output, tap)| (output + outputs.start, tap));
+                        assert!(found.eq(axis.windows(input)), "{axis:?} {start}..{end}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@
 //! results lie a stride apart in dx.
 
 use super::filter_product::{FilterProduct, Filters, Results};
-use super::forward::{input_strides, output_strides};
 use super::patches::{Patches, Taps};
 use crate::context::Context;
 use crate::error::Result;
@@ -61,7 +60,7 @@ impl<T: Element> BackwardData<'_, T> {
 
     /// Whether a tap that reads no dy, at an edge, would make a NaN of its weight times 0.
     pub fn needs_plain_loops(&self, shape: &ConvShape) -> bool {
-        if shape.window() == 1 && !shape.is_padded() {
+        if shape.window() == 1 && !shape.is_padded {
             return false;
         }
         // A number times 0 is 0; an infinity or a NaN is a NaN. Some weights at a time, in vectors.
@@ -76,8 +75,8 @@ impl<T: Element> BackwardData<'_, T> {
     pub fn run_plain_loops(&self, context: &Context, shape: &ConvShape, dx: &mut [T]) {
         let (height, width) = (&shape.height, &shape.width);
         let [w_out, w_in, w_row, w_column] = shape.filter_strides();
-        let [dy_image, dy_channel, dy_row, dy_column] = output_strides(shape);
-        let [dx_image, dx_channel, dx_row, dx_column] = input_strides(shape);
+        let [dy_image, dy_channel, dy_row, dy_column] = shape.output_strides;
+        let [dx_image, dx_channel, dx_row, dx_column] = shape.input_strides;
         let sum_at = |image: usize, channel: usize, row: usize, column: usize| {
             let (group, input) = (channel / shape.group_in, channel % shape.group_in);
             let mut sum = 0.0;
@@ -129,8 +128,8 @@ impl<T: Element> BackwardData<'_, T> {
         let rows = Taps::backward(height, row);
         let columns = Taps::backward(width, column);
         let first_tap = rows.first_kernel * w_row + columns.first_kernel * w_column;
-        let [dy_image, dy_channel, dy_row, dy_column] = output_strides(shape);
-        let [dx_image, dx_channel, dx_row, dx_column] = input_strides(shape);
+        let [dy_image, dy_channel, dy_row, dy_column] = shape.output_strides;
+        let [dx_image, dx_channel, dx_row, dx_column] = shape.input_strides;
         let grid_height = (height.input - row).div_ceil(height.stride);
         let grid_width = (width.input - column).div_ceil(width.stride);
         let patches = Patches {

@@ -6,15 +6,18 @@
 //! order. So the order of every sum is the shape's. The bias gradient is summed from the same panels
 //! of dy, masked as they were packed.
 
+use super::GradientOptions;
 use super::add_parts::PartSums;
 use super::fill_by_cell::FillByCell;
-use super::forward::{input_patches, input_strides, output_strides};
+use super::forward::input_patches;
+use super::gradient::Gradient;
 use super::patches::{Block, FillByPixel, Patches};
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, Grid, block_length, depth_blocks};
 use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
+use crate::pool2d::Region;
 use crate::scratch::ScratchLen;
 use crate::shape::{ConvShape, Layout};
 use crate::simd::{Element, Kernel, Lanes, Level};
@@ -32,8 +35,7 @@ const TASK_CELLS: usize = 384;
 pub(super) struct BackwardWeights<'a, T> {
     /// Read for dw only.
     pub x: Option<&'a [T]>,
-    pub dy: &'a [T],
-    pub relu_output: Option<&'a [T]>,
+    pub gradient: Gradient<'a, T>,
     pub dw_alpha: T,
     pub dw_beta: T,
     pub db_alpha: T,
@@ -132,18 +134,21 @@ impl<'a, T: Element> Plan<'a, T> {
         }
     }
 
-    /// Elements of a task's panels of dy, of its panels of patches, and of its filled patches.
-    fn slot_lens(&self) -> [usize; 3] {
+    /// Elements of a task's panels of dy, of its panels of patches, of its filled patches, and of a
+    /// region of dy.
+    fn slot_lens(&self) -> [usize; 4] {
         let block = self.block_pixels();
         let cells = if self.patches.is_some() { self.grid.task_columns } else { 0 };
         let filled = match self.shape.layout {
             Layout::Nchw => cells * block_length(self.pixels).next_multiple_of(self.tile.lanes),
             Layout::Nhwc => 0,
         };
+        let rows = block_length(self.pixels).div_ceil(self.shape.out_width) + 1;
         [
             self.output_panels.len(self.grid.task_rows, block),
             self.cell_panels.len(cells, block),
             filled,
+            self.inputs.gradient.scratch_len(self.grid.task_rows, rows),
         ]
     }
 
@@ -172,19 +177,25 @@ struct DepthBlock {
     pixels: usize,
 }
 
-impl<T: Element> BackwardWeights<'_, T> {
+impl<'a, T: Element> BackwardWeights<'a, T> {
+    pub fn new(
+        x: Option<&'a [T]>,
+        gradient: Gradient<'a, T>,
+        options: &GradientOptions,
+    ) -> BackwardWeights<'a, T> {
+        BackwardWeights {
+            x,
+            gradient,
+            dw_alpha: T::from_f64(options.dw_alpha),
+            dw_beta: T::from_f64(options.dw_beta),
+            db_alpha: T::from_f64(options.db_alpha),
+            db_beta: T::from_f64(options.db_beta),
+        }
+    }
+
     /// A pass whose shape only is looked at: how much scratch memory it would need.
     fn of_nothing() -> Self {
-        let (one, zero) = (T::from_f64(1.0), T::default());
-        BackwardWeights {
-            x: Some(&[]),
-            dy: &[],
-            relu_output: None,
-            dw_alpha: one,
-            dw_beta: zero,
-            db_alpha: one,
-            db_beta: zero,
-        }
+        BackwardWeights::new(Some(&[]), Gradient::none(), &GradientOptions::default())
     }
 
     pub fn run(
@@ -254,16 +265,17 @@ fn task<T: Element>(level: Level, plan: &Plan<'_, T>, sums: *mut T, slot: *mut T
     let [(output, outputs), (cell, cells)] = plan.grid.task(index % plan.grid.len());
     let group = index / plan.grid.len() % shape.groups;
     let part = index / plan.grid.len() / shape.groups;
-    let [dy_len, cells_len, _] = plan.slot_lens();
+    let [dy_len, cells_len, filled_len, _] = plan.slot_lens();
     // SAFETY: the slot has these parts; each part of the sums has the group's dw, row by row, and
     // behind them the db of every output.
-    let (cell_target, filled, dw, db) = unsafe {
+    let (cell_target, filled, region, dw, db) = unsafe {
         let cell_target = slot.add(dy_len);
+        let filled = cell_target.add(cells_len);
         let group_len = shape.group_out * plan.cells;
         let dw = sums.add(part * plan.part_len() + group * group_len);
         let db = sums.add(plan.parts * plan.part_len() + part * shape.out_channels);
         let db = db.add(group * shape.group_out + output);
-        (cell_target, cell_target.add(cells_len), dw, db)
+        (cell_target, filled, filled.add(filled_len), dw, db)
     };
     let with_db = cell == 0;
     if with_db {
@@ -273,7 +285,7 @@ fn task<T: Element>(level: Level, plan: &Plan<'_, T>, sums: *mut T, slot: *mut T
     let mut beta = T::default();
     for block in plan.depth_blocks(part) {
         let depth = block.images * block.pixels;
-        pack_gradient(level, plan, block, group, (output, outputs), slot);
+        pack_gradient(level, plan, block, group, (output, outputs), slot, region);
         if with_db {
             let sum = SumPanels {
                 panels: slot,
@@ -306,6 +318,7 @@ fn task<T: Element>(level: Level, plan: &Plan<'_, T>, sums: *mut T, slot: *mut T
 }
 
 /// Packs dy, masked, into panels of outputs with the block's pixels as their depth.
+#[allow(clippy::too_many_arguments, reason = "where from and where to")]
 fn pack_gradient<T: Element>(
     level: Level,
     plan: &Plan<'_, T>,
@@ -313,23 +326,28 @@ fn pack_gradient<T: Element>(
     group: usize,
     (output, outputs): (usize, usize),
     target: *mut T,
+    region: *mut T,
 ) {
     let shape = plan.shape;
-    let [image_stride, channel_stride, _, pixel_stride] = output_strides(shape);
     let channel = group * shape.group_out + output;
+    let first_row = block.pixel / shape.out_width;
+    let rows = first_row..(block.pixel + block.pixels).div_ceil(shape.out_width);
     for image in 0..block.images {
-        let offset = (block.image + image) * image_stride + channel * channel_stride;
+        let of = Region {
+            image: block.image + image,
+            channels: channel..channel + outputs,
+            rows: rows.clone(),
+        };
+        // SAFETY: dy has the region, and there is memory for it.
+        let view = unsafe { plan.inputs.gradient.view(shape, &of, region) };
+        let [image_stride, channel_stride, _, pixel_stride] = view.strides;
+        let [source, relu_output] = view.at(of.image * image_stride + channel * channel_stride);
         // Images follow one another in each panel: the panel's lines differ only in the last.
         pack_in_blocks(
             level,
             PackMatrix {
-                // SAFETY: the image's first element of the channel.
-                source: unsafe { plan.inputs.dy.as_ptr().add(offset) },
-                relu_output: plan
-                    .inputs
-                    .relu_output
-                    // SAFETY: the same element of the ReLU's output.
-                    .map_or(std::ptr::null(), |output| unsafe { output.as_ptr().add(offset) }),
+                source,
+                relu_output,
                 line_stride: channel_stride,
                 depth: Depth::every(pixel_stride),
                 lines: outputs,
@@ -384,7 +402,7 @@ fn pack_patches<T: Element>(
     let panel_stride = plan.cell_panels.width * depth;
     for image in 0..block.images {
         let mut patches = *patches;
-        let offset = (block.image + image) * input_strides(plan.shape)[0]
+        let offset = (block.image + image) * plan.shape.input_strides[0]
             + group * patches.channels * patches.strides[0];
         // SAFETY: the image's and group's first element.
         patches.source = unsafe { patches.source.add(offset) };

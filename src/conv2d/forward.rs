@@ -7,23 +7,12 @@ use crate::error::Result;
 use crate::gemm::kernel::Places;
 use crate::gemm::pack::Depth;
 use crate::scratch::ScratchLen;
-use crate::shape::{Activation, ConvShape, activation_strides};
+use crate::shape::{Activation, ConvShape};
 use crate::simd::{Element, Level};
-
-/// Strides of y along (image, channel, row, column).
-pub(super) fn output_strides(shape: &ConvShape) -> [usize; 4] {
-    activation_strides(shape.layout, shape.out_channels, shape.out_height, shape.out_width)
-}
-
-/// Strides of x along (image, channel, row, column).
-pub(super) fn input_strides(shape: &ConvShape) -> [usize; 4] {
-    let (height, width) = (shape.height.input, shape.width.input);
-    activation_strides(shape.layout, shape.in_channels, height, width)
-}
 
 /// The patches of x, one for each pixel of y.
 pub(super) fn input_patches<T>(shape: &ConvShape, x: &[T]) -> Patches<T> {
-    let [_, channel, row, column] = input_strides(shape);
+    let [_, channel, row, column] = shape.input_strides;
     let patches = Patches {
         layout: shape.layout,
         source: x.as_ptr(),
@@ -66,14 +55,14 @@ fn product<T: Element>(
 ) -> FilterProduct<T> {
     let [w_out, w_in, w_row, w_column] = shape.filter_strides().map(|stride| stride as isize);
     let (kernel_height, kernel_width) = (shape.height.kernel, shape.width.kernel);
-    let [y_image, y_channel, _, y_column] = output_strides(shape);
+    let [y_image, y_channel, _, y_column] = shape.output_strides;
     let product = FilterProduct {
         batch: shape.batch,
         groups: shape.groups,
         outputs: shape.group_out,
         pixels: shape.out_height * shape.out_width,
         patches: input_patches(shape, x),
-        image_stride: input_strides(shape)[0],
+        image_stride: shape.input_strides[0],
         filters: Filters {
             start: w.as_ptr(),
             group_stride: shape.group_out * w_out as usize,

@@ -1,7 +1,6 @@
 //! Forward and backward data as one kind of pass: both gather, over taps, from x or from dy.
 
 use crate::conv2d::backward_data::BackwardData;
-use crate::conv2d::forward::{input_strides, output_strides};
 use crate::conv2d::patches::Taps;
 use crate::runs;
 use crate::shape::{Activation, ConvShape};
@@ -171,7 +170,7 @@ pub fn forward<T: Element>(
         terms: shape.group_in,
         source: x.as_ptr(),
         relu_output: std::ptr::null(),
-        source_strides: input_strides(shape),
+        source_strides: shape.input_strides,
         rows: Taps::forward(&shape.height),
         columns: Taps::forward(&shape.width),
         grid_height: shape.out_height,
@@ -185,7 +184,7 @@ pub fn forward<T: Element>(
             column_tap: w_column,
         },
         target: y.as_mut_ptr(),
-        target_strides: output_strides(shape),
+        target_strides: shape.output_strides,
         alpha: T::from_f64(1.0),
         beta: T::default(),
         bias: bias.map_or(std::ptr::null(), <[T]>::as_ptr),
@@ -202,7 +201,7 @@ pub fn backward_phase<T: Element>(
 ) -> Gather<T> {
     let (height, width) = (&shape.height, &shape.width);
     let [w_out, w_in, w_row, w_column] = shape.filter_strides();
-    let [dx_image, dx_channel, dx_row, dx_column] = input_strides(shape);
+    let [dx_image, dx_channel, dx_row, dx_column] = shape.input_strides;
     let rows = Taps::backward(height, row);
     let columns = Taps::backward(width, column);
     let first_tap = rows.first_kernel * w_row + columns.first_kernel * w_column;
@@ -213,7 +212,7 @@ pub fn backward_phase<T: Element>(
         terms: shape.group_out,
         source: pass.dy.as_ptr(),
         relu_output: pass.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr),
-        source_strides: output_strides(shape),
+        source_strides: shape.output_strides,
         rows,
         columns,
         grid_height: (height.input - row).div_ceil(height.stride),

@@ -9,6 +9,8 @@ mod fill_by_cell;
 mod filter_product;
 mod forward;
 mod gather;
+mod gradient;
+pub mod maxpool;
 mod patches;
 mod query;
 mod winograd;
@@ -22,6 +24,7 @@ use backward_data::BackwardData;
 use backward_weights::BackwardWeights;
 use choice::{Choice, choose};
 use direct::Kind;
+use gradient::Gradient;
 
 pub use choice::Pass;
 pub use query::{Query, query};
@@ -129,16 +132,31 @@ pub(crate) fn run_forward<T: Element>(
     if shape.batch == 0 {
         return Ok(());
     }
-    let kind = Kind::new(choice, &shape);
+    forward_as(context, &shape, choice, x, w, bias, activation, y)
+}
+
+/// The forward pass of a checked shape, or of some of its rows, by the way that was chosen for all.
+#[allow(clippy::too_many_arguments, reason = "those of the forward pass")]
+fn forward_as<T: Element>(
+    context: &Context,
+    shape: &ConvShape,
+    choice: Choice,
+    x: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    activation: Activation,
+    y: &mut [T],
+) -> Result<()> {
+    let kind = Kind::new(choice, shape);
     match choice {
-        Choice::Reference => reference::conv2d_forward(&shape, x, w, bias, activation, y),
-        Choice::Product => forward::run(context, &shape, x, w, bias, activation, y)?,
+        Choice::Reference => reference::conv2d_forward(shape, x, w, bias, activation, y),
+        Choice::Product => forward::run(context, shape, x, w, bias, activation, y)?,
         Choice::Winograd => {
-            winograd::gather(context, &gather::forward(&shape, x, w, bias, activation, y))?;
+            winograd::gather(context, &gather::forward(shape, x, w, bias, activation, y))?;
         }
         Choice::Depthwise | Choice::Pixels | Choice::Channels => {
-            if !direct::forward(context, &shape, kind, x, w, bias, activation, y)? {
-                forward::run(context, &shape, x, w, bias, activation, y)?;
+            if !direct::forward(context, shape, kind, x, w, bias, activation, y)? {
+                forward::run(context, shape, x, w, bias, activation, y)?;
             }
         }
     }
@@ -184,17 +202,7 @@ pub(crate) fn run_backward<T: Element>(
     if let Some(relu_output) = inputs.relu_output {
         check("relu_output", relu_output, shape.output_len())?;
     }
-    if let Some(dx) = &gradients.dx {
-        check("dx", dx, shape.input_len())?;
-        check("w", inputs.w.ok_or(Error::NullPointer { argument: "w" })?, shape.filter_len())?;
-    }
-    if let Some(dw) = &gradients.dw {
-        check("dw", dw, shape.filter_len())?;
-        check("x", inputs.x.ok_or(Error::NullPointer { argument: "x" })?, shape.input_len())?;
-    }
-    if let Some(db) = &gradients.db {
-        check("db", db, shape.out_channels)?;
-    }
+    check_gradients(&shape, inputs.x, inputs.w, &gradients)?;
     let choice = choose(&shape, Pass::BackwardData)?;
     if shape.batch == 0 {
         return Ok(());
@@ -211,42 +219,78 @@ pub(crate) fn run_backward<T: Element>(
             alpha: T::from_f64(options.dx_alpha),
             beta: T::from_f64(options.dx_beta),
         };
-        if choice == Choice::Winograd {
-            let phase = gather::backward_phase(&shape, &pass, dx.as_mut_ptr(), [0, 0]);
-            winograd::gather(context, &phase)?;
-        // The kernel with channels in the lanes skips taps that read no dy.
-        } else if choice != Choice::Channels && pass.needs_plain_loops(&shape) {
-            pass.run_plain_loops(context, &shape, dx);
-        } else if choice == Choice::Product {
-            pass.run(context, &shape, dx)?;
-        } else {
-            direct::backward_data(context, &shape, Kind::new(choice, &shape), &pass, dx)?;
-        }
+        backward_data_as(context, &shape, choice, &pass, dx)?;
     }
-    if gradients.dw.is_some() || gradients.db.is_some() {
-        let pass = BackwardWeights {
-            x: inputs.x,
-            dy: inputs.dy,
-            relu_output: inputs.relu_output,
-            dw_alpha: T::from_f64(options.dw_alpha),
-            dw_beta: T::from_f64(options.dw_beta),
-            db_alpha: T::from_f64(options.db_alpha),
-            db_beta: T::from_f64(options.db_beta),
-        };
-        let (mut dw, mut db) = (gradients.dw, gradients.db);
-        let choice = choose(&shape, Pass::BackwardWeights)?;
-        if let (Choice::Channels, Some(x), Some(dw)) = (choice, inputs.x, dw.as_deref_mut())
-            && direct::filters::run(context, &shape, &pass, x, dw, db.as_deref_mut())?
-        {
-            return Ok(());
-        }
-        if let (Choice::Winograd, Some(x), Some(dw)) = (choice, inputs.x, dw.as_deref_mut()) {
-            return winograd::weights::run(context, &shape, &pass, x, dw, db);
-        }
-        match choice {
-            Choice::Depthwise => direct::weights::run(context, &shape, &pass, dw, db)?,
-            _ => pass.run(context, &shape, dw, db)?,
-        }
+    let gradient = Gradient::Stored { dy: inputs.dy, relu_output: inputs.relu_output };
+    let pass = BackwardWeights::new(inputs.x, gradient, options);
+    backward_weights(context, &shape, &pass, gradients.dw, gradients.db)
+}
+
+/// dx of a checked shape, or of some of its rows, by the way that was chosen for all.
+fn backward_data_as<T: Element>(
+    context: &Context,
+    shape: &ConvShape,
+    choice: Choice,
+    pass: &BackwardData<'_, T>,
+    dx: &mut [T],
+) -> Result<()> {
+    if choice == Choice::Winograd {
+        let phase = gather::backward_phase(shape, pass, dx.as_mut_ptr(), [0, 0]);
+        winograd::gather(context, &phase)?;
+    // The kernel with channels in the lanes skips taps that read no dy.
+    } else if choice != Choice::Channels && pass.needs_plain_loops(shape) {
+        pass.run_plain_loops(context, shape, dx);
+    } else if choice == Choice::Product {
+        pass.run(context, shape, dx)?;
+    } else {
+        direct::backward_data(context, shape, Kind::new(choice, shape), pass, dx)?;
+    }
+    Ok(())
+}
+
+/// dw and db of a checked shape, those that are wanted.
+fn backward_weights<T: Element>(
+    context: &Context,
+    shape: &ConvShape,
+    pass: &BackwardWeights<'_, T>,
+    mut dw: Option<&mut [T]>,
+    mut db: Option<&mut [T]>,
+) -> Result<()> {
+    if dw.is_none() && db.is_none() {
+        return Ok(());
+    }
+    let choice = choose(shape, Pass::BackwardWeights)?;
+    if let (Choice::Channels, Some(x), Some(dw)) = (choice, pass.x, dw.as_deref_mut())
+        && direct::filters::run(context, shape, pass, x, dw, db.as_deref_mut())?
+    {
+        return Ok(());
+    }
+    if let (Choice::Winograd, Some(x), Some(dw)) = (choice, pass.x, dw.as_deref_mut()) {
+        return winograd::weights::run(context, shape, pass, x, dw, db);
+    }
+    match choice {
+        Choice::Depthwise => direct::weights::run(context, shape, pass, dw, db),
+        _ => pass.run(context, shape, dw, db),
+    }
+}
+
+/// An error for a wrong length of what is to be written, or of what it needs.
+fn check_gradients<T>(
+    shape: &ConvShape,
+    x: Option<&[T]>,
+    w: Option<&[T]>,
+    gradients: &Gradients<'_, T>,
+) -> Result<()> {
+    if let Some(dx) = &gradients.dx {
+        check("dx", dx, shape.input_len())?;
+        check("w", w.ok_or(Error::NullPointer { argument: "w" })?, shape.filter_len())?;
+    }
+    if let Some(dw) = &gradients.dw {
+        check("dw", dw, shape.filter_len())?;
+        check("x", x.ok_or(Error::NullPointer { argument: "x" })?, shape.input_len())?;
+    }
+    if let Some(db) = &gradients.db {
+        check("db", db, shape.out_channels)?;
     }
     Ok(())
 }

@@ -68,7 +68,7 @@ fn scratch_len<T: Element>(
 ) -> Result<ScratchLen> {
     let kind = Kind::new(choice, shape);
     // What takes over where padded taps may not be skipped, since some number is not finite.
-    let product = |pass: Pass| match (choice, shape.is_padded()) {
+    let product = |pass: Pass| match (choice, shape.is_padded) {
         (Choice::Channels, true) => scratch_len::<T>(level, shape, pass, Choice::Product),
         _ => Ok(ScratchLen::default()),
     };

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Argmax;
-use super::path::{self, BLOCK, Path, Transpose, with_constants};
+use super::path::{self, BLOCK, MAX_SCRATCH, Path, Transpose, with_constants};
 use super::place::Places;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -49,9 +49,16 @@ pub(super) trait Gradient<T: Element>: Copy + Sync {
 
 /// What is read: from some offset of y on.
 #[derive(Clone, Copy)]
-struct Inputs<T> {
-    dy: *const T,
-    places: Places,
+pub(super) struct Inputs<T> {
+    pub dy: *const T,
+    pub places: Places,
+}
+
+impl<T> Inputs<T> {
+    /// The same from a later offset on.
+    fn at(self, offset: usize) -> Self {
+        Inputs { dy: self.dy.wrapping_add(offset), places: self.places.at(offset) }
+    }
 }
 
 /// Columns of dx that are computed at a time: they and what they read fit the first-level cache.
@@ -70,7 +77,7 @@ pub(super) fn run<T: Element, G: Gradient<T>>(
     let inputs = |at: usize| Inputs { dy: dy[at..].as_ptr(), places: places(at) };
     let dx = SharedMut::new(dx);
     let level = context.level();
-    let (input, output) = (path::input_plane(shape), path::output_plane(shape));
+    let (input, output) = (path::input_pixels(shape), path::output_pixels(shape));
     let (rows, columns) = (shape.height.input, shape.width.input);
     // Elements that a column of dx reads and writes.
     let work = (output / rows).div_ceil(columns) + 1;
@@ -117,6 +124,58 @@ pub(super) fn run<T: Element, G: Gradient<T>>(
     Ok(())
 }
 
+/// Elements of scratch memory that [`run_alone`] needs for `shape`, or for the same with fewer rows.
+pub(super) fn scratch_len_alone(shape: &PoolShape, places: bool) -> usize {
+    let (input, output) = (path::input_pixels(shape), path::output_pixels(shape));
+    let ring = Ring::new(shape, places).scratch_len();
+    let block = output.saturating_mul(2).saturating_add(input).saturating_mul(BLOCK);
+    let fitting = |len: usize| if len <= MAX_SCRATCH { len } else { 0 };
+    // Where this many rows are too many for a block, fewer may fit it.
+    fitting(ring).max(block.min(MAX_SCRATCH))
+}
+
+/// Writes the dx of all planes in the task that calls it.
+///
+/// # Safety
+/// `inputs` and `dx` have the planes of `shape`, one behind the other, and nobody else uses dx;
+/// `memory` has `scratch_len_alone`.
+pub(super) unsafe fn run_alone<T: Element, G: Gradient<T>>(
+    level: Level,
+    shape: &PoolShape,
+    gradient: G,
+    inputs: Inputs<T>,
+    dx: *mut T,
+    memory: *mut T,
+) {
+    let (input, output) = (path::input_pixels(shape), path::output_pixels(shape));
+    let (rows, columns) = (0..shape.height.input, 0..shape.width.input);
+    let ring = Ring::new(shape, G::PLACES);
+    match Path::new(shape, ring.scratch_len()) {
+        Path::Channels { planes, lanes } => {
+            for plane in 0..planes {
+                let inputs = inputs.at(plane * output * lanes);
+                let dx = dx.wrapping_add(plane * input * lanes);
+                let pixels = Pixels { stride: lanes, lanes, dx };
+                let rows = rows.clone();
+                T::dispatch(level, Channels { shape, gradient, rows, pixels, inputs });
+            }
+        }
+        Path::Columns { planes } => {
+            let rows = 0..planes * rows.end;
+            let kernel = Columns { shape, gradient, rows, columns, inputs, dx, ring, memory };
+            T::dispatch(level, kernel);
+        }
+        Path::Blocks { planes } => {
+            for first in (0..planes).step_by(BLOCK) {
+                let planes = BLOCK.min(planes - first);
+                let (inputs, dx) = (inputs.at(first * output), dx.wrapping_add(first * input));
+                // SAFETY: the caller answers for the planes and for the memory.
+                unsafe { run_block(level, shape, gradient, planes, inputs, dx, memory) };
+            }
+        }
+    }
+}
+
 /// Up to [`BLOCK`] planes, with the lanes across them.
 ///
 /// # Safety
@@ -130,7 +189,7 @@ unsafe fn run_block<T: Element, G: Gradient<T>>(
     dx: *mut T,
     memory: *mut T,
 ) {
-    let (input, output) = (path::input_plane(shape), path::output_plane(shape));
+    let (input, output) = (path::input_pixels(shape), path::output_pixels(shape));
     // SAFETY: behind the block of dx, and of dy.
     let (dy, places) = unsafe { (memory.add(input * BLOCK), memory.add((input + output) * BLOCK)) };
     let transpose = Transpose {

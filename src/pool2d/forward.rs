@@ -139,7 +139,7 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     let (y, places) = (SharedMut::new(y), SharedPlaces::new(argmax));
     let results = |at: usize| Results { y: y.at(at), places: places.at(at) };
     let level = context.level();
-    let (input, output) = (path::input_plane(shape), path::output_plane(shape));
+    let (input, output) = (path::input_pixels(shape), path::output_pixels(shape));
     let (rows, columns) = (shape.height.output, shape.width.output);
     // Elements that a column of y reads and writes.
     let work = (input / rows).div_ceil(columns) + 1;
@@ -150,8 +150,8 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
             context.run(tasks.count(), &|_, index| {
                 let (rows_of_all, part) = tasks.part(index);
                 for (plane, rows) in by_plane(rows_of_all, rows) {
-                    let x = x[plane * input * lanes + part.start..].as_ptr();
-                    let results = results(plane * output * lanes + part.start);
+                    let x = x[plane * shape.input_plane * lanes + part.start..].as_ptr();
+                    let results = results(plane * shape.output_plane * lanes + part.start);
                     let pixels = Pixels { stride: lanes, lanes: part.len(), x };
                     T::dispatch(level, Channels { shape, reduction, rows, pixels, results });
                 }
@@ -175,8 +175,8 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
             context.run(tasks.count(), &|slot, index| {
                 for first in tasks.part(index).0.map(|block| block * BLOCK) {
                     let planes = BLOCK.min(planes - first);
-                    let x = x[first * input..].as_ptr();
-                    let results = results(first * output);
+                    let x = x[first * shape.input_plane..].as_ptr();
+                    let results = results(first * shape.output_plane);
                     let memory = scratch.slot(slot);
                     // SAFETY: x has the planes, scratch memory a block of x and two of y.
                     unsafe { run_block(level, shape, reduction, planes, x, results, memory) };
@@ -200,12 +200,12 @@ unsafe fn run_block<T: Element, R: Reduction<T>>(
     results: Results<T>,
     memory: *mut T,
 ) {
-    let (input, output) = (path::input_plane(shape), path::output_plane(shape));
+    let (input, output) = (path::input_pixels(shape), path::output_pixels(shape));
     let transpose = Transpose {
         rows: planes,
         columns: input,
         source: x,
-        source_stride: input,
+        source_stride: shape.input_plane,
         target: memory,
         target_stride: BLOCK,
     };
@@ -222,11 +222,14 @@ unsafe fn run_block<T: Element, R: Reduction<T>>(
         source: y.cast_const(),
         source_stride: BLOCK,
         target: results.y,
-        target_stride: output,
+        target_stride: shape.output_plane,
     };
     T::dispatch(level, transpose);
     // SAFETY: as for y.
-    unsafe { results.places.take_transposed(block.places, [output, planes], BLOCK) };
+    unsafe {
+        let pitches = [BLOCK, shape.output_plane];
+        results.places.take_transposed(block.places, [output, planes], pitches);
+    }
 }
 
 /// The pixels of a plane of x, and of y likewise: `stride` elements from one to the next, of which
@@ -468,8 +471,8 @@ impl<T: Element, R: Reduction<T>> Columns<'_, T, R> {
                 while dealt < end {
                     // SAFETY: a row of the input, and the ring's place for it.
                     unsafe {
-                        let input = plane * height.input + dealt - height.pad_before;
-                        let source = self.x.add(input * width.input);
+                        let row = (dealt - height.pad_before) * width.input;
+                        let source = self.x.add(plane * self.shape.input_plane + row);
                         let target = self.memory.add(dealt % self.ring.rows * self.ring.row);
                         phases.split(simd, source, [padding, outside], target);
                     }
@@ -482,7 +485,7 @@ impl<T: Element, R: Reduction<T>> Columns<'_, T, R> {
                 top: top % self.ring.rows,
                 numbers,
                 len: tile.len(),
-                at: (plane * height.output + row) * width.output + tile.start,
+                at: plane * self.shape.output_plane + row * width.output + tile.start,
             };
             // The common windows with their extents and strides as constants.
             match ([height.kernel, width.kernel], width.stride, width.dilation) {

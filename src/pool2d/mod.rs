@@ -8,9 +8,11 @@ mod path;
 mod place;
 #[cfg(test)]
 mod tests;
+mod unpool;
 
 use average::{EqualShares, Mean};
 use max::{Maximum, ToMaximum};
+pub(crate) use unpool::{Region, Unpool};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -51,6 +53,33 @@ impl Argmax<'_> {
             Argmax::U8(places) => places.len(),
         }
     }
+
+    /// An error for a wrong number or type of places, or for one outside its window.
+    pub(crate) fn check<T: Element>(&self, context: &Context, shape: &PoolShape) -> Result<()> {
+        match self {
+            Argmax::I32(places) => check_argmax(shape, places.len(), true)?,
+            Argmax::U8(places) => check_argmax(shape, places.len(), false)?,
+        }
+        backward::check_places::<T>(context, *self, shape.window_len())
+    }
+}
+
+impl ArgmaxMut<'_> {
+    /// An error for a wrong number or type of places.
+    pub(crate) fn check(&self, shape: &PoolShape) -> Result<()> {
+        match self {
+            ArgmaxMut::I32(places) => check_argmax(shape, places.len(), true),
+            ArgmaxMut::U8(places) => check_argmax(shape, places.len(), false),
+        }
+    }
+
+    /// The places from `index` on.
+    pub(crate) fn from(&mut self, index: usize) -> ArgmaxMut<'_> {
+        match self {
+            ArgmaxMut::I32(places) => ArgmaxMut::I32(&mut places[index..]),
+            ArgmaxMut::U8(places) => ArgmaxMut::U8(&mut places[index..]),
+        }
+    }
 }
 
 /// y = the maximum of each window, argmax = its place: the first maximum in the window's order. A
@@ -88,13 +117,20 @@ pub(crate) fn run_max_forward<T: Element>(
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("x", x.len()), ("y", y.len()))?;
     if let Some(argmax) = &argmax {
-        let (len, wide) = match argmax {
-            ArgmaxMut::I32(places) => (places.len(), true),
-            ArgmaxMut::U8(places) => (places.len(), false),
-        };
-        check_argmax(&shape, len, wide)?;
+        argmax.check(&shape)?;
     }
-    forward::run(context, &shape, Maximum::new(&shape), x, y, argmax)
+    max_of(context, &shape, x, y, argmax)
+}
+
+/// [`max_forward`] of a checked shape, which may be a part of a tensor's.
+pub(crate) fn max_of<T: Element>(
+    context: &Context,
+    shape: &PoolShape,
+    x: &[T],
+    y: &mut [T],
+    argmax: Option<ArgmaxMut<'_>>,
+) -> Result<()> {
+    forward::run(context, shape, Maximum::new(shape), x, y, argmax)
 }
 
 /// dx = each gradient of dy added to the cell that `argmax` names; one in the padding is dropped.
@@ -132,8 +168,7 @@ pub(crate) fn run_max_backward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
-    check_argmax(&shape, argmax.len(), matches!(argmax, Argmax::I32(_)))?;
-    backward::check_places::<T>(context, argmax, shape.window_len())?;
+    argmax.check::<T>(context, &shape)?;
     backward::run(context, &shape, ToMaximum, dy, Some(argmax), dx)
 }
 

@@ -23,7 +23,7 @@ pub(super) const BLOCK: usize = 16;
 const NARROW: usize = 8;
 
 /// The most elements of scratch memory a thread: what does not fit goes another way.
-const MAX_SCRATCH: usize = 1 << 19;
+pub(super) const MAX_SCRATCH: usize = 1 << 19;
 
 impl Path {
     /// The way for `shape`, when `Columns` needs `columns_scratch` elements a thread.
@@ -33,7 +33,7 @@ impl Path {
         }
         let planes = shape.batch * shape.channels;
         // x, y and the places.
-        let pixels = output_plane(shape).saturating_mul(2).saturating_add(input_plane(shape));
+        let pixels = output_pixels(shape).saturating_mul(2).saturating_add(input_pixels(shape));
         if shape.width.output < NARROW && pixels.saturating_mul(BLOCK) <= MAX_SCRATCH {
             Path::Blocks { planes }
         } else if columns_scratch <= MAX_SCRATCH {
@@ -45,12 +45,12 @@ impl Path {
 }
 
 /// Pixels of a plane of x.
-pub(super) fn input_plane(shape: &PoolShape) -> usize {
+pub(super) fn input_pixels(shape: &PoolShape) -> usize {
     shape.height.input * shape.width.input
 }
 
 /// Pixels of a plane of y.
-pub(super) fn output_plane(shape: &PoolShape) -> usize {
+pub(super) fn output_pixels(shape: &PoolShape) -> usize {
     shape.height.output * shape.width.output
 }
 

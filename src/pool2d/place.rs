@@ -60,9 +60,51 @@ impl Argmax<'_> {
     }
 }
 
+impl Places {
+    /// The places from a later one on.
+    pub fn at(self, offset: usize) -> Places {
+        match self {
+            Places::Nowhere => Places::Nowhere,
+            Places::I32(places) => Places::I32(places.wrapping_add(offset)),
+            Places::U8(places) => Places::U8(places.wrapping_add(offset)),
+        }
+    }
+}
+
 /// # Safety of these methods
 /// Each is sound when the places that it names may be read (written).
 impl Places {
+    /// `runs` runs of `run` places, `stride` apart, one behind the other in `memory`, which has room for
+    /// as many as for i32.
+    pub unsafe fn gathered<T: Element>(
+        self,
+        [runs, run, stride]: [usize; 3],
+        memory: *mut T,
+    ) -> Places {
+        // SAFETY: the caller answers for the places, and for memory that is aligned as T is.
+        unsafe {
+            match self {
+                Places::Nowhere => Places::Nowhere,
+                Places::I32(places) => {
+                    let target = memory.cast::<i32>();
+                    for number in 0..runs {
+                        let source = places.add(number * stride);
+                        source.copy_to_nonoverlapping(target.add(number * run), run);
+                    }
+                    Places::I32(target)
+                }
+                Places::U8(places) => {
+                    let target = memory.cast::<u8>();
+                    for number in 0..runs {
+                        let source = places.add(number * stride);
+                        source.copy_to_nonoverlapping(target.add(number * run), run);
+                    }
+                    Places::U8(target)
+                }
+            }
+        }
+    }
+
     /// `count` places from the one at `index` on, as the numbers of a vector; the other lanes are
     /// arbitrary. A negative place is a number that no window has.
     #[inline(always)]
@@ -168,21 +210,22 @@ impl PlacesMut {
         }
     }
 
-    /// Writes the transpose of `block`: `[columns, rows]` here from `[rows, pitch]` there.
+    /// Writes the transpose of `block`, `rows` by `columns`, to `[columns, rows]` here. The pitches are
+    /// the elements from line to line, there and here.
     pub unsafe fn take_transposed(
         self,
         block: PlacesMut,
         [rows, columns]: [usize; 2],
-        pitch: usize,
+        [pitch, target_pitch]: [usize; 2],
     ) {
         // SAFETY: the caller answers for the places.
         unsafe {
             match (self, block) {
                 (PlacesMut::I32(target), PlacesMut::I32(block)) => {
-                    transpose([rows, columns], block, pitch, target, rows);
+                    transpose([rows, columns], block, pitch, target, target_pitch);
                 }
                 (PlacesMut::U8(target), PlacesMut::U8(block)) => {
-                    transpose([rows, columns], block, pitch, target, rows);
+                    transpose([rows, columns], block, pitch, target, target_pitch);
                 }
                 _ => {}
             }

@@ -1,6 +1,6 @@
 //! The crate's operations on guarded memory: inputs that cannot be written, outputs filled with NaN.
 
-use cnnkern::conv2d::{self, BackwardInputs, GradientOptions, Gradients};
+use cnnkern::conv2d::{self, BackwardInputs, GradientOptions, Gradients, maxpool};
 use cnnkern::gemm::{self, GemmBatch, GemmParams};
 use cnnkern::im2col::{self, ColLayout};
 use cnnkern::pool2d::{self, Argmax, ArgmaxMut};
@@ -97,6 +97,76 @@ pub fn conv_gradients<T: Real>(
         db: Some(&db),
     };
     conv_backward(context, params, &call, Placement::End).map(|gradient| gradient.expect("wanted"))
+}
+
+/// Convolution and max-pooling as one step: the maxima and their places.
+pub fn conv_maxpool_forward<T: Real>(
+    context: &Context,
+    (params, pool): (&Conv2dParams, &Pool2dParams),
+    [x, w, bias]: [&[T]; 3],
+    activation: Activation,
+    places: Places,
+    placement: Placement,
+) -> (Guarded<T>, Vec<usize>) {
+    let [x, w, bias] = [x, w, bias].map(|values| input(values, placement));
+    let len = Pool::new(pool).y_len();
+    let mut y = output(len, placement);
+    let mut run = |argmax| {
+        let bias = Some(&bias[..]);
+        maxpool::forward(context, params, pool, &x, &w, bias, activation, &mut y, Some(argmax))
+            .expect("a valid convolution and pooling");
+    };
+    let argmax = match places {
+        Places::I32 => {
+            let mut argmax = Guarded::filled(len, placement, -1i32);
+            run(ArgmaxMut::I32(&mut argmax));
+            argmax.iter().map(|&place| usize::try_from(place).expect("a place")).collect()
+        }
+        Places::U8 => {
+            let mut argmax = Guarded::filled(len, placement, u8::MAX);
+            run(ArgmaxMut::U8(&mut argmax));
+            argmax.iter().map(|&place| usize::from(place)).collect()
+        }
+    };
+    (y, argmax)
+}
+
+/// dx, dw and db, as far as wanted, from the gradient of the maxima.
+pub fn conv_maxpool_backward<T: Real>(
+    context: &Context,
+    (params, pool): (&Conv2dParams, &Pool2dParams),
+    call: &Backward<'_, T>,
+    argmax: &[usize],
+    places: Places,
+    placement: Placement,
+) -> [Option<Guarded<T>>; 3] {
+    let [x, w, relu_output] =
+        [call.x, call.w, call.relu_output].map(|values| values.map(|v| input(v, placement)));
+    let dy = input(call.dy, placement);
+    let inputs = BackwardInputs {
+        x: x.as_deref(),
+        w: w.as_deref(),
+        dy: &dy,
+        relu_output: relu_output.as_deref(),
+    };
+    let mut gradients = [call.dx, call.dw, call.db]
+        .map(|before| before.map(|values| Guarded::copy_of(values, placement)));
+    let [dx, dw, db] = &mut gradients;
+    let targets = Gradients { dx: dx.as_deref_mut(), dw: dw.as_deref_mut(), db: db.as_deref_mut() };
+    let run =
+        |argmax| maxpool::backward(context, params, pool, &inputs, argmax, &call.options, targets);
+    match places {
+        Places::I32 => {
+            let argmax: Vec<i32> = argmax.iter().map(|&place| place as i32).collect();
+            run(Argmax::I32(&Guarded::copy_of(&argmax, placement).read_only()))
+        }
+        Places::U8 => {
+            let argmax: Vec<u8> = argmax.iter().map(|&place| place as u8).collect();
+            run(Argmax::U8(&Guarded::copy_of(&argmax, placement).read_only()))
+        }
+    }
+    .expect("a valid backward pass");
+    gradients
 }
 
 pub fn im2col<T: Real>(

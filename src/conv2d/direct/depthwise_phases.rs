@@ -9,7 +9,6 @@ use std::ops::Range;
 
 use crate::context::Context;
 use crate::conv2d::backward_data::BackwardData;
-use crate::conv2d::forward::{input_strides, output_strides};
 use crate::runs;
 use crate::shape::{Axis, ConvShape, Layout};
 use crate::shared_mut::SharedMut;
@@ -104,8 +103,8 @@ impl<T: Element> Pairs<'_, T> {
         simd: S,
     ) {
         let (shape, channels) = (self.shape, self.shape.out_channels);
-        let [dy_image, dy_channel, ..] = output_strides(shape);
-        let [dx_image, dx_channel, ..] = input_strides(shape);
+        let [dy_image, dy_channel, ..] = shape.output_strides;
+        let [dx_image, dx_channel, ..] = shape.input_strides;
         let [w_channel, _, w_row, w_column] = shape.filter_strides();
         for (plane, rows) in by_plane(self.pairs_of_all.clone(), self.pairs) {
             let (image, channel) = (plane / channels, plane % channels);

@@ -6,14 +6,16 @@
 //! alone; each part sums its images in order, a block of rows at a time, and the parts are added up
 //! in their order.
 
-use super::{even_parts, input_strides, output_strides};
+use super::even_parts;
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, SumPanels, parts_of_batch, updated};
+use crate::conv2d::gradient::Gradient;
 use crate::conv2d::patches::Taps;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASK_WORK, TASKS};
 use crate::gemm::kernel::MOST_COLUMNS;
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
+use crate::pool2d::Region;
 use crate::scratch::ScratchLen;
 use crate::shape::ConvShape;
 use crate::shared_mut::SharedMut;
@@ -87,11 +89,17 @@ impl Plan {
         }
     }
 
+    /// Elements of a block's panels of dy.
+    fn gradient_len(&self, shape: &ConvShape) -> usize {
+        self.outputs * self.block_rows * shape.out_width
+    }
+
     /// All parts' sums, and a block's panels of dy.
-    fn scratch_len(&self, shape: &ConvShape) -> ScratchLen {
+    fn scratch_len<T: Element>(&self, shape: &ConvShape, dy: &Gradient<'_, T>) -> ScratchLen {
+        let region = dy.scratch_len(self.outputs.min(shape.group_out), self.block_rows);
         ScratchLen {
             shared: self.parts * self.part_len,
-            per_slot: self.outputs * self.block_rows * shape.out_width,
+            per_slot: self.gradient_len(shape) + region,
         }
     }
 
@@ -103,7 +111,7 @@ impl Plan {
 }
 
 pub(in crate::conv2d) fn scratch_len<T: Element>(level: Level, shape: &ConvShape) -> ScratchLen {
-    Plan::new::<T>(shape, TileShape::of::<T>(level)).scratch_len(shape)
+    Plan::new::<T>(shape, TileShape::of::<T>(level)).scratch_len(shape, &Gradient::<T>::none())
 }
 
 /// Runs the pass. False, and nothing written, when some dy may not be finite and there is padding:
@@ -118,7 +126,7 @@ pub(in crate::conv2d) fn run<T: Element>(
 ) -> Result<bool> {
     let level = context.level();
     let plan = Plan::new::<T>(shape, TileShape::of::<T>(level));
-    let scratch = context.scratch::<T>(plan.scratch_len(shape))?;
+    let scratch = context.scratch::<T>(plan.scratch_len(shape, &pass.gradient))?;
     let sums_at = |offset: usize| scratch.shared().wrapping_add(offset);
     let output_chunks = shape.group_out.div_ceil(plan.outputs);
     let input_chunks = shape.group_in.div_ceil(plan.inputs);
@@ -140,11 +148,12 @@ pub(in crate::conv2d) fn run<T: Element>(
             inputs: (input, shape.group_in.min(input + plan.inputs)),
             sums: sums_at(part * plan.part_len),
             gradient: scratch.slot(slot),
+            region: scratch.slot(slot).wrapping_add(plan.gradient_len(shape)),
         };
         T::dispatch(level, kernel);
     });
 
-    if shape.is_padded() {
+    if shape.is_padded {
         let finite = |part: usize| {
             // SAFETY: the sums of db, behind those of dw, which the tasks wrote.
             let sums = unsafe {
@@ -195,6 +204,8 @@ struct SumPart<'a, T> {
     sums: *mut T,
     /// Room for a block's panels of dy.
     gradient: *mut T,
+    /// And for a block of dy.
+    region: *mut T,
 }
 
 /// Rows of y, and the columns of each of them.
@@ -264,21 +275,27 @@ impl<T: Element> SumPart<'_, T> {
         self.sums.wrapping_add(self.plan.dw_len + output)
     }
 
-    /// Packs dy, masked, for some pixels of an image.
+    /// Packs dy, masked, for the pixels of some whole rows of an image.
     #[inline(always)]
     fn pack<S: Lanes<T>>(&self, simd: S, image: usize, start: usize, count: usize) {
-        let [of_image, of_channel, _, of_pixel] = output_strides(self.shape);
-        let channel = self.group * self.shape.group_out + self.outputs.0;
-        let offset = image * of_image + channel * of_channel;
+        let (shape, outputs) = (self.shape, self.outputs.1 - self.outputs.0);
+        let channel = self.group * shape.group_out + self.outputs.0;
+        let first_row = start / shape.out_width;
+        let region = Region {
+            image,
+            channels: channel..channel + outputs,
+            rows: first_row..first_row + count / shape.out_width,
+        };
+        // SAFETY: dy has the region, and there is memory for it.
+        let view = unsafe { self.pass.gradient.view(shape, &region, self.region) };
+        let [of_image, of_channel, _, of_pixel] = view.strides;
+        let [source, relu_output] = view.at(image * of_image + channel * of_channel);
         let pack = PackMatrix {
-            source: self.pass.dy.as_ptr().wrapping_add(offset),
-            relu_output: self
-                .pass
-                .relu_output
-                .map_or(std::ptr::null(), |output| output.as_ptr().wrapping_add(offset)),
+            source,
+            relu_output,
             line_stride: of_channel,
             depth: Depth::every(of_pixel),
-            lines: self.outputs.1 - self.outputs.0,
+            lines: outputs,
             start,
             count,
             panels: self.plan.panels,
@@ -300,7 +317,7 @@ impl<T: Element> SumPart<'_, T> {
     ) {
         let shape = self.shape;
         let (row_taps, column_taps) = (Taps::forward(&shape.height), Taps::forward(&shape.width));
-        let [of_image, of_channel, _, of_column] = input_strides(shape);
+        let [of_image, of_channel, _, of_column] = shape.input_strides;
         let depth = (rows.1 - rows.0) * shape.out_width;
         let gradient = self.gradient.wrapping_add(packed * self.plan.panels.width * depth);
         let channel = self.group * shape.group_in;
@@ -395,7 +412,7 @@ impl<T: Element> Tile<'_, T> {
         count: usize,
     ) {
         let shape = self.task.shape;
-        let [_, of_channel, of_row, of_column] = input_strides(shape);
+        let [_, of_channel, of_row, of_column] = shape.input_strides;
         let row = self.rows.source(pixels.rows.0, row_tap) as usize;
         let column = self.columns.source(pixels.columns.0, column_tap) as usize;
         let offset = input * of_channel + row * of_row + column * of_column;

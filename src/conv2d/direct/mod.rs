@@ -23,7 +23,6 @@ pub(super) mod weights;
 
 use super::backward_data::BackwardData;
 use super::choice::Choice;
-use super::forward::{input_strides, output_strides};
 use super::gather::{self, Gather};
 use crate::context::Context;
 use crate::error::Result;
@@ -101,7 +100,7 @@ pub(super) fn forward<T: Element>(
     y: &mut [T],
 ) -> Result<bool> {
     let pass = gather::forward(shape, x, w, bias, activation, y);
-    kind.gather(context, &[pass], shape.is_padded())
+    kind.gather(context, &[pass], shape.is_padded)
 }
 
 pub(super) fn forward_scratch<T: Element>(

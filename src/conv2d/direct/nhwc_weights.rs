@@ -5,9 +5,10 @@
 //! that rounding errors grow with the number of blocks only.
 
 use super::nhwc_band::{NhwcBand, Source};
-use super::{input_strides, output_strides};
+use crate::conv2d::gradient::{Gradient, View};
 use crate::conv2d::patches::Taps;
 use crate::gemm::blocking::DEPTH_BLOCK;
+use crate::pool2d::Region;
 use crate::runs;
 use crate::shape::ConvShape;
 use crate::simd::{Element, Lanes};
@@ -20,9 +21,7 @@ pub(super) struct Sums<'a, T> {
     pub shape: &'a ConvShape,
     /// Null for db alone.
     pub x: *const T,
-    pub dy: *const T,
-    /// Null for none.
-    pub relu_output: *const T,
+    pub gradient: &'a Gradient<'a, T>,
     pub rows: Taps,
     pub columns: Taps,
     pub band: NhwcBand,
@@ -32,6 +31,8 @@ pub(super) struct Sums<'a, T> {
     pub sums: *mut T,
     /// Room for the band's channels of each of these, and a ring behind them.
     pub scratch: *mut T,
+    /// And for a row of dy.
+    pub region: *mut T,
 }
 
 impl<T: Element> Sums<'_, T> {
@@ -87,11 +88,14 @@ impl<T: Element> Sums<'_, T> {
         starts: &mut [u32; DEPTH_BLOCK],
     ) {
         let (image, row) = (row / self.shape.out_height, row % self.shape.out_height);
-        let [x_image, _, x_row, x_column] = input_strides(self.shape);
-        let [dy_image, _, dy_row, dy_column] = output_strides(self.shape);
+        let [x_image, _, x_row, x_column] = self.shape.input_strides;
+        let region =
+            Region { image, channels: self.channels.0..self.channels.1, rows: row..row + 1 };
         let ring = self.scratch.wrapping_add(self.lines() * self.band.channels);
-        // SAFETY: the caller answers for the row.
+        // SAFETY: the caller answers for the row, and there is memory for it.
         unsafe {
+            let view = self.gradient.view(self.shape, &region, self.region);
+            let [dy_image, dy_channel, dy_row, dy_column] = view.strides;
             if !self.x.is_null() {
                 let source = Source {
                     start: self.x.wrapping_add(image * x_image + self.channels.0),
@@ -103,17 +107,17 @@ impl<T: Element> Sums<'_, T> {
                 self.band.list_taps((&self.rows, row), &self.columns, starts);
             }
             let starts = &starts[..self.lines() - 1];
-            let offset = image * dy_image + row * dy_row + self.channels.0;
+            let offset = image * dy_image + row * dy_row + self.channels.0 * dy_channel;
             let width = self.shape.out_width;
             let mut column = 0;
             while column < width {
                 let pixels = ring.wrapping_add(column * self.band.step());
                 let offset = offset + column * dy_column;
                 if column + OUTPUTS <= width {
-                    self.outputs::<S, OUTPUTS>(simd, starts, pixels, offset);
+                    self.outputs::<S, OUTPUTS>(simd, starts, pixels, &view, offset);
                     column += OUTPUTS;
                 } else {
-                    self.outputs::<S, 1>(simd, starts, pixels, offset);
+                    self.outputs::<S, 1>(simd, starts, pixels, &view, offset);
                     column += 1;
                 }
             }
@@ -130,23 +134,24 @@ impl<T: Element> Sums<'_, T> {
         simd: S,
         starts: &[u32],
         pixels: *const T,
+        view: &View<T>,
         offset: usize,
     ) {
         let channels = self.channels.1 - self.channels.0;
-        let dy_column = output_strides(self.shape)[3];
+        let dy_column = view.strides[3];
         let step = self.band.step();
         for channel in (0..channels).step_by(S::LANES) {
             let count = S::LANES.min(channels - channel);
-            let offset = offset + channel;
+            let [dy, relu_output] = view.at(offset + channel);
             // SAFETY: dy has the channels; the ring and the sums have whole vectors.
             unsafe {
                 let mut gradients = [simd.splat(T::default()); N];
                 for (n, gradient) in gradients.iter_mut().enumerate() {
-                    *gradient = runs::load(simd, count, self.dy.add(offset + n * dy_column));
+                    *gradient = runs::load(simd, count, dy.add(n * dy_column));
                 }
-                if !self.relu_output.is_null() {
+                if !relu_output.is_null() {
                     for (n, gradient) in gradients.iter_mut().enumerate() {
-                        let output = self.relu_output.add(offset + n * dy_column);
+                        let output = relu_output.add(n * dy_column);
                         *gradient = simd.relu_gradient(runs::load(simd, count, output), *gradient);
                     }
                 }

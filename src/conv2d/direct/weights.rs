@@ -3,16 +3,18 @@
 
 use std::array;
 
+use super::TASK_WORK;
 use super::band::Band;
 use super::depthwise_weights::{self, Plane};
 use super::nhwc_band::NhwcBand;
 use super::nhwc_weights::Sums;
-use super::{TASK_WORK, input_strides, output_strides};
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, parts_of_batch, updated};
+use crate::conv2d::gradient::Gradient;
 use crate::conv2d::patches::Taps;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
+use crate::pool2d::Region;
 use crate::runs;
 use crate::scratch::ScratchLen;
 use crate::shape::{ConvShape, Layout};
@@ -86,18 +88,26 @@ impl Plan {
         }
     }
 
-    /// All parts' sums, and a copy of x; in NHWC with the sums of a block.
-    fn scratch_len(&self) -> ScratchLen {
-        let per_slot = match &self.copies {
+    /// Elements of a copy of x; in NHWC with the sums of a block.
+    fn copy_len(&self) -> usize {
+        match &self.copies {
             Copies::Nchw(band) => band.len(),
             Copies::Nhwc(band) => (self.taps + 1) * band.channels + band.len(),
+        }
+    }
+
+    /// All parts' sums, a copy of x, and a region of dy.
+    fn scratch_len<T: Element>(&self, shape: &ConvShape, dy: &Gradient<'_, T>) -> ScratchLen {
+        let region = match &self.copies {
+            Copies::Nchw(_) => dy.scratch_len(1, shape.out_height),
+            Copies::Nhwc(band) => dy.scratch_len(band.channels, 1),
         };
-        ScratchLen { shared: self.parts * self.sums_of_part, per_slot }
+        ScratchLen { shared: self.parts * self.sums_of_part, per_slot: self.copy_len() + region }
     }
 }
 
 pub(in crate::conv2d) fn scratch_len<T: Element>(shape: &ConvShape, with_dw: bool) -> ScratchLen {
-    Plan::new::<T>(shape, with_dw).scratch_len()
+    Plan::new::<T>(shape, with_dw).scratch_len(shape, &Gradient::<T>::none())
 }
 
 pub(in crate::conv2d) fn run<T: Element>(
@@ -109,7 +119,7 @@ pub(in crate::conv2d) fn run<T: Element>(
 ) -> Result<()> {
     let plan = Plan::new::<T>(shape, dw.is_some());
     let Plan { taps, sums_of_part, parts, chunks, channels, .. } = plan;
-    let scratch = context.scratch::<T>(plan.scratch_len())?;
+    let scratch = context.scratch::<T>(plan.scratch_len(shape, &pass.gradient))?;
     context.run(parts * chunks, &|slot, index| {
         let (part, chunk) = (index / chunks, index % chunks);
         let (unit, channel) = (part * plan.units_of_part, chunk * channels);
@@ -125,6 +135,7 @@ pub(in crate::conv2d) fn run<T: Element>(
             // SAFETY: the part's sums.
             sums: unsafe { scratch.shared().add(part * sums_of_part) },
             copy: scratch.slot(slot),
+            region: scratch.slot(slot).wrapping_add(plan.copy_len()),
         };
         T::dispatch(context.level(), kernel);
     });
@@ -179,6 +190,8 @@ struct SumPart<'a, T> {
     sums: *mut T,
     /// Room for a band; in NHWC for the sums of a block too.
     copy: *mut T,
+    /// Room for a region of dy.
+    region: *mut T,
 }
 
 impl<T: Element> Kernel<T> for SumPart<'_, T> {
@@ -209,14 +222,14 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
                 let sums = Sums {
                     shape: self.shape,
                     x: self.pass.x.filter(|_| self.with_dw).map_or(std::ptr::null(), <[T]>::as_ptr),
-                    dy: self.pass.dy.as_ptr(),
-                    relu_output: self.pass.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr),
+                    gradient: &self.pass.gradient,
                     rows: self.rows,
                     columns: self.columns,
                     band,
                     channels: self.channels,
                     sums: self.sums,
                     scratch: self.copy,
+                    region: self.region,
                 };
                 // SAFETY: the tensors have the rows and the channels, which are this task's.
                 unsafe { sums.run(simd, self.units) };
@@ -238,17 +251,6 @@ impl<T: Element> SumPart<'_, T> {
         unsafe { self.sums.add(tap * self.shape.out_channels + channel) }
     }
 
-    /// The first `count` lanes of dy at `offset`, masked.
-    ///
-    /// # Safety
-    /// dy has them.
-    #[inline(always)]
-    unsafe fn gradient<S: Lanes<T>>(&self, simd: S, offset: usize, count: usize) -> S::Vector {
-        let relu_output = self.pass.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr);
-        // SAFETY: the caller answers for the lanes.
-        unsafe { gradient(simd, self.pass.dy.as_ptr(), relu_output, offset, count) }
-    }
-
     /// Adds one image's sums of one channel to the lanes of each tap's total, NCHW.
     ///
     /// # Safety
@@ -263,22 +265,23 @@ impl<T: Element> SumPart<'_, T> {
         totals: &mut [T],
     ) {
         let shape = self.shape;
-        let [x_image, x_channel, x_row, _] = input_strides(shape);
-        let [dy_image, dy_channel, dy_row, _] = output_strides(shape);
+        let [x_image, x_channel, x_row, _] = shape.input_strides;
+        let region = Region { image, channels: channel..channel + 1, rows: 0..shape.out_height };
+        // SAFETY: dy has the plane, and there is memory for it.
+        let view = unsafe { self.pass.gradient.view(shape, &region, self.region) };
+        let [dy_image, dy_channel, dy_row, _] = view.strides;
         let dy = image * dy_image + channel * dy_channel;
         let x = self.pass.x.filter(|_| self.with_dw).map(|x| {
             let offset = image * x_image + channel / shape.group_out * x_channel;
             x.as_ptr().wrapping_add(offset)
         });
         if let Some(x) = x.filter(|_| depthwise_weights::fits(shape)) {
-            let gradient = self.pass.dy.as_ptr().wrapping_add(dy);
+            let [gradient, relu_output] = view.at(dy);
             let last = image + 1 == self.units.1;
-            let relu_output = self.pass.relu_output;
             let plane = Plane {
                 x,
                 dy: gradient,
-                relu_output: relu_output
-                    .map_or(std::ptr::null(), |output| output.as_ptr().wrapping_add(dy)),
+                relu_output,
                 next: match last {
                     true => [x, gradient],
                     false => [x.wrapping_add(x_image), gradient.wrapping_add(dy_image)],
@@ -298,12 +301,13 @@ impl<T: Element> SumPart<'_, T> {
             let dy = dy + row * dy_row;
             // SAFETY: the caller answers for the image and channel; the band lies within them.
             unsafe {
-                let total = self.lanes_of::<S, 0>(simd, band, dy, rows, 0, 0);
+                let total = self.lanes_of::<S, 0>(simd, band, view.at(dy), rows, 0, 0);
                 add(simd, total_of_dy, total[0]);
                 let Some(x) = x else { continue };
                 band.fill(simd, x, std::ptr::null(), x_row, (row, rows), self.copy);
                 for row_tap in 0..shape.height.kernel {
                     for column_tap in (0..shape.width.kernel).step_by(SHARED_TAPS) {
+                        let dy = view.at(dy);
                         let sums = match shape.width.kernel - column_tap {
                             1 => self.lanes_of::<S, 1>(simd, band, dy, rows, row_tap, column_tap),
                             2 => self.lanes_of::<S, 2>(simd, band, dy, rows, row_tap, column_tap),
@@ -331,7 +335,7 @@ impl<T: Element> SumPart<'_, T> {
         &self,
         simd: S,
         band: &Band,
-        dy: usize,
+        [dy, relu_output]: [*const T; 2],
         rows: usize,
         row_tap: usize,
         column_tap: usize,
@@ -347,7 +351,6 @@ impl<T: Element> SumPart<'_, T> {
         }
         let width = self.shape.out_width;
         for row in 0..rows {
-            let dy = dy + row * width;
             let offset = row * band.rows.step * band.row_len();
             for column in (0..width).step_by(TILE_LANES) {
                 #[allow(
@@ -363,7 +366,8 @@ impl<T: Element> SumPart<'_, T> {
                     // SAFETY: `count` columns of the row; the copy has whole vectors behind it.
                     unsafe {
                         let mask = simd.mask_between(0, count);
-                        let gradient = self.gradient(simd, dy + column, count);
+                        let place = row * width + column;
+                        let gradient = gradient(simd, dy, relu_output, place, count);
                         if N == 0 {
                             sums[0][v] = simd.add(sums[0][v], gradient);
                         }

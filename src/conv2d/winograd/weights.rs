@@ -9,10 +9,11 @@ use super::tiles::{Tiles, spread};
 use super::transforms::{self, MOST_TAPS, PLANES, POINTS, outputs_of};
 use crate::context::Context;
 use crate::conv2d::backward_weights::BackwardWeights;
-use crate::conv2d::forward::{input_strides, output_strides};
+use crate::conv2d::gradient::Gradient;
 use crate::error::Result;
 use crate::gemm::in_place::InPlaceProduct;
 use crate::gemm::pack::TileShape;
+use crate::pool2d::Region;
 use crate::scratch::ScratchLen;
 use crate::shape::ConvShape;
 use crate::shared_mut::SharedMut;
@@ -67,14 +68,17 @@ impl Plan {
         ]
     }
 
-    fn scratch_len(&self) -> ScratchLen {
+    /// A slot has a strip, and a region of dy behind it.
+    fn scratch_len<T: Element>(&self, dy: &Gradient<'_, T>) -> ScratchLen {
+        let region = dy.scratch_len(CHUNK.min(self.outputs), self.tiles.extent);
         // A tile of dy is smaller.
-        ScratchLen { shared: self.parts()[3], per_slot: strip_len::<POINTS>(&self.tiles) }
+        let strip = strip_len::<POINTS>(&self.tiles);
+        ScratchLen { shared: self.parts()[3], per_slot: strip + region }
     }
 }
 
-pub(in crate::conv2d) fn scratch_len<T>(shape: &ConvShape) -> ScratchLen {
-    Plan::new::<T>(shape).scratch_len()
+pub(in crate::conv2d) fn scratch_len<T: Element>(shape: &ConvShape) -> ScratchLen {
+    Plan::new::<T>(shape).scratch_len(&Gradient::<T>::none())
 }
 
 /// Computes dw, and db where it is wanted, of windows that fit.
@@ -102,22 +106,15 @@ fn run_tiles<T: Element, const OUTPUTS: usize, const TAPS: usize>(
 ) -> Result<()> {
     let level = context.level();
     let plan = Plan::new::<T>(shape);
-    let scratch = context.scratch::<T>(plan.scratch_len())?;
+    let scratch = context.scratch::<T>(plan.scratch_len(&pass.gradient))?;
     let tiles = &plan.tiles;
     let pads = [shape.height.pad_before, shape.width.pad_before];
     let sources = Images {
         start: x.as_ptr(),
         relu_output: std::ptr::null(),
-        strides: input_strides(shape),
+        strides: shape.input_strides,
         first: pads.map(|pad| -(pad as isize)),
         extents: [shape.height.input, shape.width.input],
-    };
-    let gradients = Images {
-        start: pass.dy.as_ptr(),
-        relu_output: pass.relu_output.map_or(std::ptr::null(), <[T]>::as_ptr),
-        strides: output_strides(shape),
-        first: [0, 0],
-        extents: [shape.out_height, shape.out_width],
     };
     let (dw, db) = (SharedMut::new(dw), db.map(SharedMut::new));
     let (inputs, outputs) = (plan.inputs, plan.outputs);
@@ -161,12 +158,31 @@ fn run_tiles<T: Element, const OUTPUTS: usize, const TAPS: usize>(
                         let channel = chunk * CHUNK;
                         let place = gradient_start + tile * gradient_stride;
                         let sums = db.map(|_| channel_sums(1 + number - first));
+                        let channels = CHUNK.min(outputs - channel);
+                        let first_channel = group * outputs + channel;
+                        let region = Region {
+                            image: segment.image,
+                            channels: first_channel..first_channel + channels,
+                            rows: segment.row..shape.out_height.min(segment.row + OUTPUTS),
+                        };
+                        // SAFETY: dy has the region, and behind the strip there is memory for it.
+                        let view = unsafe {
+                            let memory = strip.add(strip_len::<POINTS>(tiles));
+                            pass.gradient.view(shape, &region, memory)
+                        };
+                        let gradients = Images {
+                            start: view.dy,
+                            relu_output: view.relu_output,
+                            strides: view.strides,
+                            first: [0, 0],
+                            extents: [shape.out_height, shape.out_width],
+                        };
                         let transform = TransformTiles::<T, OUTPUTS> {
                             images: &gradients,
                             tiles,
                             segment,
                             group_first: group * outputs,
-                            channels: (channel, CHUNK.min(outputs - channel)),
+                            channels: (channel, channels),
                             strip,
                             target: scratch.shared().wrapping_add(place),
                             tile_stride: gradient_stride,
