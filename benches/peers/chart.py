@@ -1,4 +1,4 @@
-"""Makes a table and a chart of what conv printed.
+"""Makes a table and a chart of what conv or pool printed.
 
     chart.py RESULTS.csv
 
@@ -10,25 +10,88 @@ import math
 import pathlib
 import sys
 from html import escape
+from typing import NamedTuple
 
-PASSES = {"forward": "#2a6fbb", "backward_data": "#d9822b", "backward_weights": "#4a9a55"}
 
-# Per cent of the peak, which Winograd's saved products exceed.
-MOST_SHARE = 300
+class Comparison(NamedTuple):
+    """What is shown of a program's results."""
+
+    passes: dict  # and their colours
+    work: str  # the column that counts it, in billions
+    limit: str  # begins the note that says how much of it the machine does in a second
+    means: list  # headings and ratios of rows, summed up by pass
+    columns: list  # headings and formats of a row
+    ratio_title: str
+    ratios: tuple
+    share_title: str
+    shares: tuple
+
+
+CONV = Comparison(
+    passes={"forward": "#2a6fbb", "backward_data": "#d9822b", "backward_weights": "#4a9a55"},
+    work="gflop",
+    limit="peak",
+    means=[
+        ("ratio to plain", lambda row: row["ratio"]),
+        ("ratio to blocked", lambda row: row["blocked"] / row["cnnkern"]),
+        ("without Winograd, to plain", lambda row: row["sums_ratio"]),
+    ],
+    columns=[
+        ("plain ms", "{plain:.3f}"),
+        ("blocked ms", "{blocked:.3f}"),
+        ("cnnkern ms", "{cnnkern:.3f}"),
+        ("ratio", "{ratio:.2f}"),
+        ("without Winograd ms", "{sums:.3f}"),
+        ("ratio", "{sums_ratio:.2f}"),
+        ("GFLOP/s", "{rate:.1f}"),
+        ("% of peak", "{percent}"),
+    ],
+    ratio_title="times as fast as oneDNN on plain tensors (hollow: without Winograd)",
+    ratios=(0.25, 0.5, 1, 2, 4),
+    share_title="per cent of the machine's peak",
+    shares=(0, 100, 200, 300),  # Winograd's saved products exceed the peak.
+)
+
+POOL = Comparison(
+    passes={
+        "max_forward": "#2a6fbb",
+        "max_backward": "#d9822b",
+        "avg_forward": "#4a9a55",
+        "avg_backward": "#8a5aa8",
+    },
+    work="gbyte",
+    limit="copy",
+    means=[("ratio", lambda row: row["ratio"])],
+    columns=[
+        ("oneDNN ms", "{plain:.3f}"),
+        ("cnnkern ms", "{cnnkern:.3f}"),
+        ("ratio", "{ratio:.2f}"),
+        ("GB/s", "{rate:.1f}"),
+        ("% of copying", "{percent}"),
+    ],
+    ratio_title="times as fast as oneDNN on plain tensors",
+    ratios=(0.125, 0.25, 0.5, 1, 2, 4),
+    share_title="per cent of the rate at which the machine copies",
+    shares=(0, 50, 100, 150, 200),  # Tensors that stay in a cache exceed that rate.
+)
 
 
 def read(path):
     lines = path.read_text().splitlines()
     notes = [line[2:] for line in lines if line.startswith("#")]
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    kind = CONV if CONV.work in rows[0] else POOL
+    limit = next((float(note.split()[1]) for note in notes if note.startswith(kind.limit)), 0)
     for row in rows:
-        for name in ("gflop", "plain", "blocked", "cnnkern", "sums"):
+        for name in row.keys() - {"layer", "pass"}:
             row[name] = float(row[name])
+        row.setdefault("sums", row["cnnkern"])
         row["ratio"] = row["plain"] / row["cnnkern"]
         row["sums_ratio"] = row["plain"] / row["sums"]
-        row["rate"] = row["gflop"] / row["cnnkern"] * 1e3
-    peak = next((float(note.split()[1]) for note in notes if note.startswith("peak")), 0)
-    return notes, rows, peak
+        row["rate"] = row[kind.work] / row["cnnkern"] * 1e3
+        row["share"] = 100 * row["rate"] / limit if limit else None
+        row["percent"] = f"{row['share']:.0f}" if limit else ""
+    return kind, notes, rows
 
 
 def mean(values):
@@ -37,42 +100,41 @@ def mean(values):
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def table(notes, rows, peak):
+def table(kind, notes, rows):
+    def line(cells):
+        return "| " + " | ".join(cells) + " |"
+
+    def head(names, numbers):
+        yield line(names + numbers)
+        yield "|" + "---|" * len(names) + "--:|" * len(numbers)
+
     yield from (note + "  " for note in notes)
     yield ""
-    yield "| pass | ratio to plain | ratio to blocked | without Winograd, to plain |"
-    yield "|---|--:|--:|--:|"
-    for name, chosen in [(p, [r for r in rows if r["pass"] == p]) for p in PASSES] + [("all", rows)]:
-        plain = mean(row["ratio"] for row in chosen)
-        blocked = mean(row["blocked"] / row["cnnkern"] for row in chosen)
-        sums = mean(row["sums_ratio"] for row in chosen)
-        yield f"| {name} | {plain:.2f} | {blocked:.2f} | {sums:.2f} |"
+    yield from head(["pass"], [heading for heading, _ in kind.means])
+    for name, chosen in [(p, [r for r in rows if r["pass"] == p]) for p in kind.passes] + [("all", rows)]:
+        yield line([name] + [f"{mean(map(ratio, chosen)):.2f}" for _, ratio in kind.means])
     yield ""
-    yield (
-        "| layer | pass | plain ms | blocked ms | cnnkern ms | ratio | without Winograd ms | ratio "
-        "| GFLOP/s | % of peak |"
-    )
-    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    yield from head(["layer", "pass"], [heading for heading, _ in kind.columns])
     for row in rows:
-        share = f"{100 * row['rate'] / peak:.0f}" if peak else ""
-        yield (
-            f"| {row['layer']} | {row['pass']} | {row['plain']:.3f} | {row['blocked']:.3f} "
-            f"| {row['cnnkern']:.3f} | {row['ratio']:.2f} | {row['sums']:.3f} | {row['sums_ratio']:.2f} "
-            f"| {row['rate']:.1f} | {share} |"
-        )
+        yield line([row["layer"], row["pass"]] + [form.format(**row) for _, form in kind.columns])
 
 
-def chart(notes, rows, peak):
-    """Two columns, a layer a line: the ratio on a logarithmic scale, and per cent of the peak."""
+def chart(kind, notes, rows):
+    """Two columns, a layer a line: the ratio on a logarithmic scale, and per cent of the limit."""
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     left, top, line, width = 210, 60, 16, 300
-    height = top + line * len(layers) + 30
+    bottom = top + line * len(layers)
+    height = bottom + 30
     share_left = left + width + 40
-    lowest, highest = 0.25, 4.0
+    lowest, highest = kind.ratios[0], kind.ratios[-1]
+    limited = rows[0]["share"] is not None
 
     def ratio_x(ratio):
         place = math.log(min(max(ratio, lowest), highest) / lowest) / math.log(highest / lowest)
         return left + width * place
+
+    def share_x(share):
+        return share_left + width * min(share / kind.shares[-1], 1)
 
     def text(x, y, words, anchor="start", size=11):
         return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{escape(words)}</text>'
@@ -83,22 +145,19 @@ def chart(notes, rows, peak):
     )
     yield '<rect width="100%" height="100%" fill="white"/>'
     yield text(10, 16, "; ".join(notes), size=10)
-    for number, (name, colour) in enumerate(PASSES.items()):
+    for number, (name, colour) in enumerate(kind.passes.items()):
         yield f'<circle cx="{16 + 130 * number}" cy="30" r="4" fill="{colour}"/>'
         yield text(24 + 130 * number, 34, name.replace("_", " "))
-    yield text(
-        left, 50, "times as fast as oneDNN on plain tensors (hollow: without Winograd)", size=10
-    )
-    bottom = top + line * len(layers)
-    for ratio in (0.25, 0.5, 1, 2, 4):
+    yield text(left, 50, kind.ratio_title, size=10)
+    for ratio in kind.ratios:
         x = ratio_x(ratio)
         colour = "#333" if ratio == 1 else "#ccc"
         yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}" stroke="{colour}"/>'
         yield text(x, bottom + 14, f"{ratio:g}", "middle")
-    if peak:
-        yield text(share_left, 50, "per cent of the machine's peak", size=10)
-        for share in (0, 100, 200, 300):
-            x = share_left + width * share / MOST_SHARE
+    if limited:
+        yield text(share_left, 50, kind.share_title, size=10)
+        for share in kind.shares:
+            x = share_x(share)
             yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}" stroke="#ccc"/>'
             yield text(x, bottom + 14, f"{share}", "middle")
     for number, layer in enumerate(layers):
@@ -107,15 +166,14 @@ def chart(notes, rows, peak):
         for row in rows:
             if row["layer"] != layer:
                 continue
-            colour = PASSES[row["pass"]]
+            colour = kind.passes[row["pass"]]
             if row["sums"] != row["cnnkern"]:
                 x = ratio_x(row["sums_ratio"])
                 yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="none" stroke="{colour}"/>'
             mark = f'r="4" fill="{colour}" fill-opacity="0.85"'
             yield f'<circle cx="{ratio_x(row["ratio"]):.1f}" cy="{y:.1f}" {mark}/>'
-            if peak:
-                x = share_left + width * min(100 * row["rate"] / peak / MOST_SHARE, 1)
-                yield f'<circle cx="{x:.1f}" cy="{y:.1f}" {mark}/>'
+            if limited:
+                yield f'<circle cx="{share_x(row["share"]):.1f}" cy="{y:.1f}" {mark}/>'
     yield "</svg>"
 
 

@@ -14,22 +14,9 @@
 //
 // Both may use as many threads: OMP_NUM_THREADS and CNNKERN_NUM_THREADS.
 
-#include <cnnkern.h>
-#include <dnnl.hpp>
+#include "measure.hpp"
 
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
-#include <fstream>
-#include <functional>
-#include <limits>
-#include <sstream>
-#include <stdexcept>
-#include <string>
-#include <thread>
 #include <unordered_map>
-#include <vector>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -37,6 +24,7 @@
 
 namespace {
 
+using namespace peers;
 using dnnl::algorithm;
 using dnnl::memory;
 using dnnl::prop_kind;
@@ -65,79 +53,42 @@ struct Layer {
 
 /// The layers of a list, named after it.
 std::vector<Layer> read_layers(const std::string &path) {
-    std::ifstream file(path);
-    if (!file) throw std::runtime_error("cannot read " + path);
     const size_t slash = path.rfind('/') + 1;
     const std::string network = path.substr(slash, path.rfind('.') - slash);
     std::vector<Layer> layers;
-    for (std::string line; std::getline(file, line);) {
-        std::istringstream words(line.substr(0, line.find('#')));
-        Layer l;
-        if (!(words >> l.name)) continue;
-        words >> l.batch >> l.in_channels >> l.height >> l.width >> l.out_channels >> l.kernel
-            >> l.stride >> l.pad >> l.groups;
-        if (!words) throw std::runtime_error(path + ": nine numbers must follow " + l.name);
-        l.name = network + "/" + l.name;
-        layers.push_back(l);
+    for (const Line &line : read_lines(path, 9)) {
+        const std::vector<long> &n = line.numbers;
+        layers.push_back({network + "/" + line.name, n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8]});
     }
     return layers;
 }
 
-void fill(float *values, size_t len) {
-    for (size_t i = 0; i < len; i++) values[i] = float(int(i * 2654435761u >> 20 & 15) - 7) / 16;
-}
-
-/// One way to compute a pass.
-struct Candidate {
-    enum class Kind { plain, blocked, cnnkern, sums } kind;
-    std::function<void()> run;
-    double best = std::numeric_limits<double>::infinity();
+/// The columns of times.
+struct Column {
+    enum : size_t { plain, blocked, cnnkern, sums, count };
 };
-
-double milliseconds(const std::function<void()> &run) {
-    const auto start = std::chrono::steady_clock::now();
-    run();
-    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
-        .count();
-}
-
-/// Times the candidates in turn, since a machine's speed changes.
-void measure(std::vector<Candidate> &candidates, int rounds) {
-    constexpr double enough = 20;
-    for (int round = 0; round < rounds; round++) {
-        for (Candidate &candidate : candidates) {
-            candidate.run();
-            double total = 0;
-            for (int runs = 0; runs < 2 || total < enough; runs++) {
-                const double time = milliseconds(candidate.run);
-                candidate.best = std::min(candidate.best, time);
-                total += time;
-            }
-        }
-    }
-}
 
 /// oneDNN's tensors and primitives for one layer.
 class OneDnn {
 public:
-    OneDnn(const Layer &layer, bool nhwc) : layer(layer) {
+    OneDnn(const Setup &setup, const Layer &layer) : layer(layer) {
         const Layer &l = layer;
         const memory::dims x_dims{l.batch, l.in_channels, l.height, l.width};
         const memory::dims y_dims{l.batch, l.out_channels, l.out(l.height), l.out(l.width)};
         using Tag = memory::format_tag;
-        const Tag activations = nhwc ? Tag::nhwc : Tag::nchw;
+        const Tag activations = setup.format();
         memory::dims w_dims{l.out_channels, l.in_channels, l.kernel, l.kernel};
-        Tag filters = nhwc ? Tag::ohwi : Tag::oihw;
+        Tag filters = setup.nhwc ? Tag::ohwi : Tag::oihw;
         if (l.groups > 1) {
             w_dims = {l.groups, l.out_channels / l.groups, l.in_channels / l.groups, l.kernel, l.kernel};
-            filters = nhwc ? Tag::gohwi : Tag::goihw;
+            filters = setup.nhwc ? Tag::gohwi : Tag::goihw;
         }
         constexpr auto f32 = memory::data_type::f32;
         plain = {{x_dims, f32, activations}, {w_dims, f32, filters}, {y_dims, f32, activations}};
         any = {{x_dims, f32, Tag::any}, {w_dims, f32, Tag::any}, {y_dims, f32, Tag::any}};
         bias = memory::desc({l.out_channels}, f32, Tag::x);
-        for (const memory::desc &desc : plain) tensors.push_back(allocate(desc));
-        bias_tensor = allocate(bias);
+        for (const memory::desc &desc : plain) tensors.push_back(allocate(desc, engine));
+        bias_tensor = allocate(bias, engine);
     }
 
     void add_candidates(Pass pass, std::vector<Candidate> &candidates) {
@@ -159,12 +110,6 @@ private:
         dnnl::primitive primitive;
         Arguments arguments;
     };
-
-    memory allocate(const memory::desc &desc) {
-        memory tensor(desc, engine);
-        fill(static_cast<float *>(tensor.get_data_handle()), desc.get_size() / sizeof(float));
-        return tensor;
-    }
 
     void add(Pass pass, bool own_formats, std::vector<Candidate> &candidates) {
         const memory::desc &x = own_formats ? any[0] : plain[0], &y = own_formats ? any[2] : plain[2];
@@ -207,7 +152,7 @@ private:
         std::vector<Step> steps, after;
         for (size_t i = 0; i < own.size(); i++) {
             if (descs[i] == plain[i]) continue;
-            own[i] = allocate(descs[i]);
+            own[i] = allocate(descs[i], engine);
             const memory &from = i == output ? own[i] : tensors[i];
             const memory &to = i == output ? tensors[i] : own[i];
             Step step{dnnl::reorder(from, to), {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}}};
@@ -216,10 +161,10 @@ private:
         const Step compute{primitive, arguments(pass, own)};
         steps.push_back(compute);
         steps.insert(steps.end(), after.begin(), after.end());
-        candidates.push_back({Candidate::Kind::plain, [this, steps] { run(steps); }});
+        candidates.push_back({Column::plain, [this, steps] { run(steps); }});
         if (own_formats) {
             const std::vector<Step> alone{compute};
-            candidates.push_back({Candidate::Kind::blocked, [this, alone] { run(alone); }});
+            candidates.push_back({Column::blocked, [this, alone] { run(alone); }});
         }
     }
 
@@ -261,8 +206,8 @@ cnnkern_pass pass_of(Pass pass) {
 /// cnnkern's tensors for one layer.
 class Cnnkern {
 public:
-    Cnnkern(cnnkern_context *context, const Layer &layer, bool nhwc)
-        : context(context), x(layer.x_len()), w(layer.w_len()), y(layer.y_len()),
+    Cnnkern(const Setup &setup, const Layer &layer)
+        : context(setup.context), x(layer.x_len()), w(layer.w_len()), y(layer.y_len()),
           bias(layer.out_channels) {
         const Layer &l = layer;
         params = cnnkern_conv2d_params_default(l.batch, l.in_channels, l.height, l.width,
@@ -270,36 +215,33 @@ public:
         params.stride_height = params.stride_width = l.stride;
         params.pad_top = params.pad_bottom = params.pad_left = params.pad_right = l.pad;
         params.groups = l.groups;
-        params.layout = nhwc ? CNNKERN_LAYOUT_NHWC : CNNKERN_LAYOUT_NCHW;
-        params.filter_layout = nhwc ? CNNKERN_FILTER_OHWI : CNNKERN_FILTER_OIHW;
+        params.layout = setup.layout();
+        params.filter_layout = setup.nhwc ? CNNKERN_FILTER_OHWI : CNNKERN_FILTER_OIHW;
         for (std::vector<float> *tensor : {&x, &w, &y}) fill(tensor->data(), tensor->size());
     }
 
     bool takes_winograd(Pass pass) {
         cnnkern_algorithm algorithm;
         params.algorithm = CNNKERN_ALGORITHM_AUTO;
-        if (cnnkern_conv2d_query_f32(context, &params, pass_of(pass), &algorithm, nullptr, nullptr))
-            throw std::runtime_error(cnnkern_last_error());
+        check(cnnkern_conv2d_query_f32(context, &params, pass_of(pass), &algorithm, nullptr, nullptr));
         return algorithm == CNNKERN_ALGORITHM_WINOGRAD;
     }
 
     void run(Pass pass, cnnkern_algorithm algorithm) {
-        cnnkern_status status;
         params.algorithm = algorithm;
         switch (pass) {
         case Pass::forward:
-            status = cnnkern_conv2d_forward_f32(context, &params, x.data(), w.data(), bias.data(),
-                                                CNNKERN_ACTIVATION_NONE, y.data());
+            check(cnnkern_conv2d_forward_f32(context, &params, x.data(), w.data(), bias.data(),
+                                             CNNKERN_ACTIVATION_NONE, y.data()));
             break;
         case Pass::backward_data:
-            status = cnnkern_conv2d_backward_f32(context, &params, nullptr, w.data(), y.data(),
-                                                 nullptr, nullptr, x.data(), nullptr, nullptr);
+            check(cnnkern_conv2d_backward_f32(context, &params, nullptr, w.data(), y.data(),
+                                              nullptr, nullptr, x.data(), nullptr, nullptr));
             break;
         default:
-            status = cnnkern_conv2d_backward_f32(context, &params, x.data(), nullptr, y.data(),
-                                                 nullptr, nullptr, nullptr, w.data(), bias.data());
+            check(cnnkern_conv2d_backward_f32(context, &params, x.data(), nullptr, y.data(),
+                                              nullptr, nullptr, nullptr, w.data(), bias.data()));
         }
-        if (status) throw std::runtime_error(cnnkern_last_error());
     }
 
 private:
@@ -346,11 +288,9 @@ double peak(size_t threads, const std::string &isa) {
         constexpr long rounds = 2'000'000;
         const auto work = isa == "avx512" ? multiply_add_avx512 : multiply_add_avx2;
         double flops = 0;
-        const double time = milliseconds([&] {
-            std::vector<std::thread> others;
-            for (size_t i = 1; i < threads; i++) others.emplace_back([&] { work(rounds); });
-            flops = work(rounds) * double(threads);
-            for (std::thread &other : others) other.join();
+        const double time = milliseconds_together(threads, [&](size_t thread) {
+            const double done = work(rounds);
+            if (thread == 0) flops = done * double(threads);
         });
         best = std::max(best, flops / time / 1e6);
     }
@@ -362,34 +302,20 @@ double peak(size_t threads, const std::string &isa) {
 #endif
 }
 
-std::string processor() {
-    std::ifstream file("/proc/cpuinfo");
-    for (std::string line; std::getline(file, line);)
-        if (line.rfind("model name", 0) == 0) return line.substr(line.find(": ") + 2);
-    return "unknown processor";
-}
-
-void compare(cnnkern_context *context, const Layer &layer, bool nhwc, int rounds) {
-    OneDnn onednn(layer, nhwc);
-    Cnnkern cnnkern(context, layer, nhwc);
+void compare(const Setup &setup, const Layer &layer) {
+    OneDnn onednn(setup, layer);
+    Cnnkern cnnkern(setup, layer);
     for (const Pass pass : passes) {
         std::vector<Candidate> candidates;
         onednn.add_candidates(pass, candidates);
-        candidates.push_back(
-            {Candidate::Kind::cnnkern, [&] { cnnkern.run(pass, CNNKERN_ALGORITHM_AUTO); }});
+        candidates.push_back({Column::cnnkern, [&] { cnnkern.run(pass, CNNKERN_ALGORITHM_AUTO); }});
         const bool winograd = cnnkern.takes_winograd(pass);
         if (winograd)
-            candidates.push_back(
-                {Candidate::Kind::sums, [&] { cnnkern.run(pass, CNNKERN_ALGORITHM_GEMM); }});
-        measure(candidates, rounds);
-        double best[4];
-        std::fill(std::begin(best), std::end(best), std::numeric_limits<double>::infinity());
-        for (const Candidate &candidate : candidates) {
-            double &time = best[int(candidate.kind)];
-            time = std::min(time, candidate.best);
-        }
-        std::printf("%s,%s,%.4f,%.4f,%.4f,%.4f,%.4f\n", layer.name.c_str(), name_of(pass),
-                    layer.gflop(), best[0], best[1], best[2], winograd ? best[3] : best[2]);
+            candidates.push_back({Column::sums, [&] { cnnkern.run(pass, CNNKERN_ALGORITHM_GEMM); }});
+        const std::vector<double> best = best_times(candidates, Column::count, setup.rounds);
+        std::printf("%s,%s,%.4f,%.4f,%.4f,%.4f,%.4f\n", layer.name.c_str(), name_of(pass), layer.gflop(),
+                    best[Column::plain], best[Column::blocked], best[Column::cnnkern],
+                    best[winograd ? Column::sums : Column::cnnkern]);
         std::fflush(stdout);
     }
 }
@@ -397,28 +323,12 @@ void compare(cnnkern_context *context, const Layer &layer, bool nhwc, int rounds
 } // namespace
 
 int main(int argc, char **argv) try {
-    bool nhwc = false;
-    int rounds = 3;
-    std::vector<std::string> lists;
-    for (int i = 1; i < argc; i++) {
-        const std::string argument = argv[i];
-        if (argument == "--layout" && i + 1 < argc) nhwc = std::string(argv[++i]) == "nhwc";
-        else if (argument == "--rounds" && i + 1 < argc) rounds = std::atoi(argv[++i]);
-        else lists.push_back(argument);
-    }
-    cnnkern_context *context = nullptr;
-    if (cnnkern_context_create(nullptr, 0, &context)) throw std::runtime_error(cnnkern_last_error());
-    const size_t threads = cnnkern_context_num_threads(context);
-    const std::string isa = cnnkern_context_isa(context);
-    const dnnl_version_t *version = dnnl_version();
-    std::printf("# cnnkern %s as %s beside oneDNN %d.%d.%d, %s\n", cnnkern_version(), isa.c_str(),
-                version->major, version->minor, version->patch, nhwc ? "NHWC" : "NCHW");
-    std::printf("# %s, %zu threads\n", processor().c_str(), threads);
-    std::printf("# peak %.1f GFLOP/s\n", peak(threads, isa));
+    const Setup setup(argc, argv);
+    setup.print();
+    std::printf("# peak %.1f GFLOP/s\n", peak(setup.threads(), setup.isa()));
     std::printf("layer,pass,gflop,plain,blocked,cnnkern,sums\n");
-    for (const std::string &list : lists)
-        for (const Layer &layer : read_layers(list)) compare(context, layer, nhwc, rounds);
-    cnnkern_context_destroy(context);
+    for (const std::string &list : setup.lists)
+        for (const Layer &layer : read_layers(list)) compare(setup, layer);
 } catch (const std::exception &error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

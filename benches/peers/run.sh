@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # cnnkern beside oneDNN or OpenBLAS: builds the comparison, runs it, and writes a table and a chart.
 #
-#   benches/peers/run.sh [nchw|nhwc] [SHAPES...]
-#   benches/peers/run.sh gemm                       beside two crates and OpenBLAS: a table only
+#   benches/peers/run.sh [nchw|nhwc] [SHAPES...]        convolutions
+#   benches/peers/run.sh pool [nchw|nhwc] [SHAPES...]   pooling
+#   benches/peers/run.sh gemm                           beside two crates and OpenBLAS: a table only
 #
 # Needs a C++ compiler, cargo and python3. ONEDNN_ROOT names an installed oneDNN (its include/ and
 # lib/), CNNKERN_OPENBLAS the library of an installed OpenBLAS; without them, they are installed from
@@ -15,7 +16,14 @@ build=${CARGO_TARGET_DIR:-target}/peers
 results=benches/peers/results
 mkdir -p "$build" "$results"
 
-if [ "${1:-}" = gemm ]; then
+comparison=conv
+case "${1:-}" in pool | gemm)
+    comparison=$1
+    shift
+    ;;
+esac
+
+if [ "$comparison" = gemm ]; then
     if [ -z "${CNNKERN_OPENBLAS:-}" ]; then
         python3 -m venv "$build/venv"
         "$build/venv/bin/pip" install --quiet scipy-openblas32==0.3.34.481.3
@@ -35,9 +43,10 @@ case "${1:-}" in nchw | nhwc)
 esac
 shapes=("$@")
 if [ ${#shapes[@]} = 0 ]; then
-    for network in resnet50 vgg16 mobilenet_v1 lenet5; do
-        shapes+=("benches/shapes/$network.txt")
-    done
+    case $comparison in
+    conv) shapes=(benches/shapes/{resnet50,vgg16,mobilenet_v1,lenet5}.txt) ;;
+    pool) shapes=(benches/shapes/pool.txt) ;;
+    esac
 fi
 
 onednn=${ONEDNN_ROOT:-}
@@ -50,15 +59,16 @@ if [ -z "$onednn" ]; then
 fi
 cargo build --release
 library=${CARGO_TARGET_DIR:-target}/release
-"${CXX:-c++}" -O3 -std=c++17 -Wall -Wextra -o "$build/conv" benches/peers/conv.cpp \
+"${CXX:-c++}" -O3 -std=c++17 -Wall -Wextra -o "$build/$comparison" "benches/peers/$comparison.cpp" \
     -Iinclude -I"$onednn/include" -L"$library" -lcnnkern -L"$onednn/lib" -ldnnl -pthread \
     -Wl,-rpath,"$(realpath "$library")" -Wl,-rpath,"$(realpath "$onednn/lib")"
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 export CNNKERN_NUM_THREADS=${CNNKERN_NUM_THREADS:-$OMP_NUM_THREADS}
-"$build/conv" --layout "$layout" "${shapes[@]}" | tee "$build/conv.csv"
+"$build/$comparison" --layout "$layout" "${shapes[@]}" | tee "$build/$comparison.csv"
 # Beside those of other instruction sets, which the first line names.
-name=$layout-$(sed -n '1s/.* as \([a-z0-9]*\) .*/\1/p' "$build/conv.csv")
-cp "$build/conv.csv" "$results/$name.csv"
+name=$layout-$(sed -n '1s/.* as \([a-z0-9]*\) .*/\1/p' "$build/$comparison.csv")
+[ "$comparison" = conv ] || name=$comparison-$name
+cp "$build/$comparison.csv" "$results/$name.csv"
 python3 benches/peers/chart.py "$results/$name.csv"
 echo "See $results/$name.md and $results/$name.svg"
