@@ -634,6 +634,81 @@ cnnkern_status cnnkern_avgpool2d_backward_f64(struct cnnkern_context *context,
                                               const double *dy,
                                               double *dx);
 
+/// y = maxpool(activation(conv(x, w) + bias)), argmax = the place of each maximum in its window: bit
+/// for bit what cnnkern_conv2d_forward_f32() and cnnkern_maxpool2d_forward_f32() give. What lies
+/// between them is never stored whole.
+///
+/// x, w, bias, activation: as for cnnkern_conv2d_forward_f32(). pool: a pooling of the convolution's
+/// output, with the batch, the channels, the extents and the layout of that. y and argmax: as for
+/// cnnkern_maxpool2d_forward_f32(); argmax may be NULL where no backward pass follows. y and argmax may
+/// overlap no other array. context may be NULL. With a batch of 0 no tensor is looked at, and all may
+/// be NULL.
+///
+/// Errors: NULL_POINTER; INVALID_ARGUMENT for params, pool, activation, a U8 argmax with a window of
+/// more than 256 cells, a misaligned pointer or an overlap; SIZE_OVERFLOW; OUT_OF_MEMORY; UNSUPPORTED
+/// for an algorithm that does not cover params.
+cnnkern_status cnnkern_conv2d_maxpool2d_forward_f32(struct cnnkern_context *context,
+                                                    const struct cnnkern_conv2d_params *params,
+                                                    const struct cnnkern_pool2d_params *pool,
+                                                    const float *x,
+                                                    const float *w,
+                                                    const float *bias,
+                                                    cnnkern_activation activation,
+                                                    float *y,
+                                                    void *argmax);
+
+/// cnnkern_conv2d_maxpool2d_forward_f32() in double precision.
+cnnkern_status cnnkern_conv2d_maxpool2d_forward_f64(struct cnnkern_context *context,
+                                                    const struct cnnkern_conv2d_params *params,
+                                                    const struct cnnkern_pool2d_params *pool,
+                                                    const double *x,
+                                                    const double *w,
+                                                    const double *bias,
+                                                    cnnkern_activation activation,
+                                                    double *y,
+                                                    void *argmax);
+
+/// The backward pass of cnnkern_conv2d_maxpool2d_forward_f32(): from the gradient of the pooled output
+/// to any of dx, dw and db, bit for bit what cnnkern_maxpool2d_backward_f32() and
+/// cnnkern_conv2d_backward_f32() give. The gradient between them is never stored whole, but under
+/// CNNKERN_ALGORITHM_REFERENCE.
+///
+/// params, pool, x, w: as there. dy: as y there. argmax: the one that it wrote. relu_output: the pooled
+/// output y where activation was CNNKERN_ACTIVATION_RELU: dy counts as 0 where it is <= 0; NULL where it
+/// was not. options, dx, dw, db, and which of x and w are read: as for cnnkern_conv2d_backward_f32(). The
+/// gradients may overlap neither each other nor an array that is read. context may be NULL. With a batch
+/// of 0 no tensor is looked at, and all may be NULL.
+///
+/// Errors: NULL_POINTER; INVALID_ARGUMENT for params, pool, a U8 argmax with a window of more than 256
+/// cells, a place outside its window, a misaligned pointer or an overlap; SIZE_OVERFLOW; OUT_OF_MEMORY;
+/// UNSUPPORTED for an algorithm that does not cover params.
+cnnkern_status cnnkern_conv2d_maxpool2d_backward_f32(struct cnnkern_context *context,
+                                                     const struct cnnkern_conv2d_params *params,
+                                                     const struct cnnkern_pool2d_params *pool,
+                                                     const float *x,
+                                                     const float *w,
+                                                     const float *dy,
+                                                     const void *argmax,
+                                                     const float *relu_output,
+                                                     const struct cnnkern_conv2d_gradient_options *options,
+                                                     float *dx,
+                                                     float *dw,
+                                                     float *db);
+
+/// cnnkern_conv2d_maxpool2d_backward_f32() in double precision.
+cnnkern_status cnnkern_conv2d_maxpool2d_backward_f64(struct cnnkern_context *context,
+                                                     const struct cnnkern_conv2d_params *params,
+                                                     const struct cnnkern_pool2d_params *pool,
+                                                     const double *x,
+                                                     const double *w,
+                                                     const double *dy,
+                                                     const void *argmax,
+                                                     const double *relu_output,
+                                                     const struct cnnkern_conv2d_gradient_options *options,
+                                                     double *dx,
+                                                     double *dw,
+                                                     double *db);
+
 /// y = max(u, 0) for count elements; NaN stays NaN. y == u (in place) is fine, any other overlap is
 /// not. context may be NULL; with a count of 0 u and y may be, too.
 ///

@@ -8,9 +8,9 @@ use crate::conv2d::{BackwardInputs, GradientOptions, Gradients};
 use crate::im2col::ColLayout;
 #[cfg(test)]
 use crate::pool2d::{Argmax, ArgmaxMut};
-use crate::shape::{Activation, ConvShape, activation_strides};
+use crate::shape::{Activation, ConvShape};
 #[cfg(test)]
-use crate::shape::{Layout, PoolPadding, PoolShape};
+use crate::shape::{Layout, PoolPadding, PoolShape, activation_strides};
 use crate::simd::Element;
 
 /// Index of an element of an activation tensor.
@@ -18,13 +18,11 @@ struct Index([usize; 4]);
 
 impl Index {
     fn input(shape: &ConvShape) -> Self {
-        let (h, w) = (shape.height.input, shape.width.input);
-        Index(activation_strides(shape.layout, shape.in_channels, h, w))
+        Index(shape.input_strides)
     }
 
     fn output(shape: &ConvShape) -> Self {
-        let (h, w) = (shape.height.output, shape.width.output);
-        Index(activation_strides(shape.layout, shape.out_channels, h, w))
+        Index(shape.output_strides)
     }
 
     fn at(&self, image: usize, channel: usize, row: usize, column: usize) -> usize {

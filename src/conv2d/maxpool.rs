@@ -288,12 +288,18 @@ fn unpool_rows<T: Element>(
 /// The checked shapes of both, the second being the first's output.
 fn shapes<T>(params: &Conv2dParams, pool: &Pool2dParams) -> Result<(ConvShape, PoolShape)> {
     let conv = ConvShape::new(params, size_of::<T>())?;
-    let shape = PoolShape::new(pool, size_of::<T>())?;
+    let pool = PoolShape::new(pool, size_of::<T>())?;
+    check_match(&conv, &pool)?;
+    Ok((conv, pool))
+}
+
+/// An error for a pooling of something else.
+pub(crate) fn check_match(conv: &ConvShape, pool: &PoolShape) -> Result<()> {
     for (name, found, expected) in [
-        ("batch", shape.batch, conv.batch),
-        ("channels", shape.channels, conv.out_channels),
-        ("in_height", shape.height.input, conv.out_height),
-        ("in_width", shape.width.input, conv.out_width),
+        ("batch", pool.batch, conv.batch),
+        ("channels", pool.channels, conv.out_channels),
+        ("in_height", pool.height.input, conv.out_height),
+        ("in_width", pool.width.input, conv.out_width),
     ] {
         if found != expected {
             return Err(Error::invalid(format!(
@@ -302,12 +308,12 @@ fn shapes<T>(params: &Conv2dParams, pool: &Pool2dParams) -> Result<(ConvShape, P
             )));
         }
     }
-    if shape.layout != conv.layout {
+    if pool.layout != conv.layout {
         return Err(Error::invalid(
             "the pooling's layout must be that of the convolution, but is the other",
         ));
     }
-    Ok((conv, shape))
+    Ok(())
 }
 
 /// Strides of the pooling's output along (image, channel, row, column).

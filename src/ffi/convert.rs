@@ -184,10 +184,11 @@ pub(super) unsafe fn gradient_options(
 /// # Safety
 /// As for [`args::read`].
 pub(super) unsafe fn pool2d_params(
+    argument: &'static str,
     params: *const cnnkern_pool2d_params,
 ) -> Result<(Pool2dParams, cnnkern_argmax_type)> {
     // SAFETY: the caller's promise; integers take any bytes.
-    let params = unsafe { args::read("params", params)? };
+    let params = unsafe { args::read(argument, params)? };
     let typed = Pool2dParams {
         batch: params.batch,
         channels: params.channels,

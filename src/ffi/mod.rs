@@ -38,11 +38,14 @@ mod im2col;
 
 mod pool2d;
 
+mod conv2d_maxpool2d;
+
 mod elementwise;
 mod gemm;
 
 pub use context::*;
 pub use conv2d::*;
+pub use conv2d_maxpool2d::*;
 pub use elementwise::*;
 pub use gemm::*;
 pub use im2col::*;

@@ -57,7 +57,7 @@ pub unsafe extern "C" fn cnnkern_pool2d_output_size(
 ) -> cnnkern_status {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (params, _) = unsafe { convert::pool2d_params(params)? };
+        let (params, _) = unsafe { convert::pool2d_params("params", params)? };
         // SAFETY: the caller's promise.
         unsafe { write_output_size(params.output_size()?, out_height, out_width) }
     })
@@ -198,20 +198,20 @@ pub unsafe extern "C" fn cnnkern_avgpool2d_backward_f64(
 
 /// An argmax, of one type or the other.
 #[derive(Clone, Copy)]
-enum ArgmaxArray {
+pub(super) enum ArgmaxArray {
     I32(Array<i32>),
     U8(Array<u8>),
 }
 
 impl ArgmaxArray {
-    fn new(argmax_type: ArgmaxType, pointer: *const c_void, len: usize) -> crate::Result<Self> {
+    pub fn new(argmax_type: ArgmaxType, pointer: *const c_void, len: usize) -> crate::Result<Self> {
         Ok(match argmax_type {
             ArgmaxType::I32 => ArgmaxArray::I32(Array::new("argmax", pointer.cast(), len)?),
             ArgmaxType::U8 => ArgmaxArray::U8(Array::new("argmax", pointer.cast(), len)?),
         })
     }
 
-    fn extent(self) -> Option<super::args::Extent> {
+    pub fn extent(self) -> Option<super::args::Extent> {
         match self {
             ArgmaxArray::I32(places) => places.extent(),
             ArgmaxArray::U8(places) => places.extent(),
@@ -220,7 +220,7 @@ impl ArgmaxArray {
 
     /// # Safety
     /// As for [`Array::slice`].
-    unsafe fn slice<'a>(self) -> Argmax<'a> {
+    pub unsafe fn slice<'a>(self) -> Argmax<'a> {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
@@ -232,7 +232,7 @@ impl ArgmaxArray {
 
     /// # Safety
     /// As for [`Array::slice_mut`].
-    unsafe fn slice_mut<'a>(self) -> ArgmaxMut<'a> {
+    pub unsafe fn slice_mut<'a>(self) -> ArgmaxMut<'a> {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
@@ -254,7 +254,7 @@ unsafe fn max_forward<T: Element>(
         // SAFETY: the caller's promise.
         let context = unsafe { context_or_default(context)? };
         // SAFETY: the caller's promise.
-        let (params, argmax_type) = unsafe { convert::pool2d_params(params)? };
+        let (params, argmax_type) = unsafe { convert::pool2d_params("params", params)? };
         let argmax_type = convert::argmax_type(argmax_type)?;
         let shape = PoolShape::new(&params, size_of::<T>())?;
         let x = Array::new("x", x, shape.input_len())?;
@@ -282,7 +282,7 @@ unsafe fn max_backward<T: Element>(
         // SAFETY: the caller's promise.
         let context = unsafe { context_or_default(context)? };
         // SAFETY: the caller's promise.
-        let (params, argmax_type) = unsafe { convert::pool2d_params(params)? };
+        let (params, argmax_type) = unsafe { convert::pool2d_params("params", params)? };
         let argmax_type = convert::argmax_type(argmax_type)?;
         let shape = PoolShape::new(&params, size_of::<T>())?;
         let dy = Array::new("dy", dy, shape.output_len())?;
@@ -306,7 +306,7 @@ unsafe fn avg_forward<T: Element>(
         // SAFETY: the caller's promise.
         let context = unsafe { context_or_default(context)? };
         // SAFETY: the caller's promise.
-        let (params, _) = unsafe { convert::pool2d_params(params)? };
+        let (params, _) = unsafe { convert::pool2d_params("params", params)? };
         let shape = PoolShape::new(&params, size_of::<T>())?;
         let x = Array::new("x", x, shape.input_len())?;
         let y = Array::new("y", y, shape.output_len())?;
@@ -326,7 +326,7 @@ unsafe fn avg_backward<T: Element>(
         // SAFETY: the caller's promise.
         let context = unsafe { context_or_default(context)? };
         // SAFETY: the caller's promise.
-        let (params, _) = unsafe { convert::pool2d_params(params)? };
+        let (params, _) = unsafe { convert::pool2d_params("params", params)? };
         let shape = PoolShape::new(&params, size_of::<T>())?;
         let dy = Array::new("dy", dy, shape.output_len())?;
         let dx = Array::new("dx", dx, shape.input_len())?;
