@@ -30,16 +30,14 @@ struct layer {
 
 /* What flows through the network: values forwards, their gradients backwards. */
 struct activations {
-    float *conv1, *pool1, *conv2, *pool2, *dense1, *dense2, *logits;
+    float *pool1, *pool2, *dense1, *dense2, *logits;
 };
 
 /* Numbers for one image. */
 enum {
-    CONV1_SIZE = 6 * 28 * 28, POOL1_SIZE = 6 * 14 * 14,
-    CONV2_SIZE = 16 * 10 * 10, POOL2_SIZE = 16 * 5 * 5,
+    POOL1_SIZE = 6 * 14 * 14, POOL2_SIZE = 16 * 5 * 5,
     DENSE1_SIZE = 120, DENSE2_SIZE = 84, LOGITS_SIZE = LENET_CLASSES,
-    ACTIVATIONS_SIZE = CONV1_SIZE + POOL1_SIZE + CONV2_SIZE + POOL2_SIZE + DENSE1_SIZE +
-                       DENSE2_SIZE + LOGITS_SIZE
+    ACTIVATIONS_SIZE = POOL1_SIZE + POOL2_SIZE + DENSE1_SIZE + DENSE2_SIZE + LOGITS_SIZE
 };
 
 struct lenet {
@@ -62,9 +60,7 @@ static float *take(float **next, size_t count)
 static struct activations take_activations(float **next, size_t max_batch)
 {
     struct activations taken;
-    taken.conv1 = take(next, max_batch * CONV1_SIZE);
     taken.pool1 = take(next, max_batch * POOL1_SIZE);
-    taken.conv2 = take(next, max_batch * CONV2_SIZE);
     taken.pool2 = take(next, max_batch * POOL2_SIZE);
     taken.dense1 = take(next, max_batch * DENSE1_SIZE);
     taken.dense2 = take(next, max_batch * DENSE2_SIZE);
@@ -196,12 +192,14 @@ static cnnkern_status forward(struct lenet *net, size_t batch, const float *imag
     const cnnkern_pool2d_params pool1 = pool_params(batch, 6, 28);
     const cnnkern_pool2d_params pool2 = pool_params(batch, 16, 10);
 
-    TRY(cnnkern_conv2d_forward_f32(context, &conv1, images, layers[CONV1].w, layers[CONV1].bias,
-                                   CNNKERN_ACTIVATION_RELU, value->conv1));
-    TRY(cnnkern_maxpool2d_forward_f32(context, &pool1, value->conv1, value->pool1, net->argmax1));
-    TRY(cnnkern_conv2d_forward_f32(context, &conv2, value->pool1, layers[CONV2].w,
-                                   layers[CONV2].bias, CNNKERN_ACTIVATION_RELU, value->conv2));
-    TRY(cnnkern_maxpool2d_forward_f32(context, &pool2, value->conv2, value->pool2, net->argmax2));
+    /* Convolution, ReLU and pooling in one step: what lies between them is never stored. */
+    TRY(cnnkern_conv2d_maxpool2d_forward_f32(context, &conv1, &pool1, images, layers[CONV1].w,
+                                             layers[CONV1].bias, CNNKERN_ACTIVATION_RELU,
+                                             value->pool1, net->argmax1));
+    TRY(cnnkern_conv2d_maxpool2d_forward_f32(context, &conv2, &pool2, value->pool1,
+                                             layers[CONV2].w, layers[CONV2].bias,
+                                             CNNKERN_ACTIVATION_RELU, value->pool2,
+                                             net->argmax2));
 
     TRY(dense_forward(context, batch, &layers[DENSE1], value->pool2, value->dense1));
     TRY(cnnkern_relu_forward_f32(context, batch * DENSE1_SIZE, value->dense1, value->dense1));
@@ -232,18 +230,16 @@ static cnnkern_status backward(struct lenet *net, size_t batch, const float *ima
     TRY(dense_backward(context, batch, &layers[DENSE1], value->pool2, gradient->dense1,
                        gradient->pool2));
 
-    /* Given its output, a convolution's backward pass takes the ReLU's in with it. */
-    TRY(cnnkern_maxpool2d_backward_f32(context, &pool2, gradient->pool2, net->argmax2,
-                                       gradient->conv2));
-    TRY(cnnkern_conv2d_backward_f32(context, &conv2, value->pool1, layers[CONV2].w,
-                                    gradient->conv2, value->conv2, NULL, gradient->pool1,
-                                    layers[CONV2].dw, layers[CONV2].dbias));
-    TRY(cnnkern_maxpool2d_backward_f32(context, &pool1, gradient->pool1, net->argmax1,
-                                       gradient->conv1));
+    /* Given the pooled output, the step back takes the ReLU in with it. */
+    TRY(cnnkern_conv2d_maxpool2d_backward_f32(context, &conv2, &pool2, value->pool1,
+                                              layers[CONV2].w, gradient->pool2, net->argmax2,
+                                              value->pool2, NULL, gradient->pool1,
+                                              layers[CONV2].dw, layers[CONV2].dbias));
     /* Nobody asks for the images' gradient, so the weights are not needed either. */
-    return cnnkern_conv2d_backward_f32(context, &conv1, images, NULL, gradient->conv1,
-                                       value->conv1, NULL, NULL, layers[CONV1].dw,
-                                       layers[CONV1].dbias);
+    return cnnkern_conv2d_maxpool2d_backward_f32(context, &conv1, &pool1, images, NULL,
+                                                 gradient->pool1, net->argmax1, value->pool1,
+                                                 NULL, NULL, layers[CONV1].dw,
+                                                 layers[CONV1].dbias);
 }
 
 /* Turns an image's logits into probabilities, and returns the logarithm of the sum of their

@@ -28,11 +28,13 @@ void adam_step(struct adam *adam, double learning_rate, const float *gradients, 
     const float square_correction = (float)(1 / (1 - adam->beta2_power));
     const float rate = (float)(learning_rate / (1 - adam->beta1_power));
 
+    /* Pointers that promise not to overlap, so that the compiler may use vectors. */
+    const float *restrict const gradient = gradients;
+    float *restrict const mean = adam->mean, *restrict const square = adam->square;
+    float *restrict const parameter = parameters;
     for (size_t i = 0; i < adam->count; i++) {
-        const float gradient = gradients[i];
-        adam->mean[i] += mean_weight * (gradient - adam->mean[i]);
-        adam->square[i] += square_weight * (gradient * gradient - adam->square[i]);
-        parameters[i] -=
-            rate * adam->mean[i] / (sqrtf(adam->square[i] * square_correction) + (float)EPSILON);
+        mean[i] += mean_weight * (gradient[i] - mean[i]);
+        square[i] += square_weight * (gradient[i] * gradient[i] - square[i]);
+        parameter[i] -= rate * mean[i] / (sqrtf(square[i] * square_correction) + (float)EPSILON);
     }
 }
