@@ -49,7 +49,6 @@ pub mod gemm;
 pub mod im2col;
 mod operations;
 mod parallel;
-mod phases;
 pub mod pool2d;
 pub(crate) mod reference;
 mod runs;

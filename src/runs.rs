@@ -89,26 +89,35 @@ pub(crate) unsafe fn fill<T: Element, S: Lanes<T>>(
     }
 }
 
-/// Copies `len` elements that do not overlap.
+/// Puts `len` elements together of which the even ones follow each other at `even`, the others at `odd`.
 #[inline(always)]
-pub(crate) unsafe fn copy<T: Element, S: Lanes<T>>(
+pub(crate) unsafe fn interleave<T: Element, S: Lanes<T>>(
     simd: S,
     len: usize,
-    source: *const T,
+    even: *const T,
+    odd: *const T,
     target: *mut T,
 ) {
     for_each_vector(
         simd,
-        len,
+        len / 2,
         #[inline(always)]
-        |at, count| {
-            // SAFETY: within the `len` elements for which the caller answers.
+        |at, pairs| {
+            let low = (2 * pairs).min(S::LANES);
+            // SAFETY: pairs of the elements for which the caller answers.
             unsafe {
-                let vector = load(simd, count, source.add(at));
-                store(simd, count, target.add(at), vector);
+                let (even, odd) = (load(simd, pairs, even.add(at)), load(simd, pairs, odd.add(at)));
+                let [first, second] = simd.interleave(even, odd);
+                let target = target.add(2 * at);
+                store(simd, low, target, first);
+                store(simd, 2 * pairs - low, target.wrapping_add(S::LANES), second);
             }
         },
     );
+    if len % 2 == 1 {
+        // SAFETY: the last element.
+        unsafe { *target.add(len - 1) = *even.add(len / 2) };
+    }
 }
 
 /// Transposes a matrix: `target[k * target_stride + i] = source[i * source_stride + k]` for the
@@ -157,7 +166,7 @@ pub(crate) unsafe fn transpose<T: Element, S: Lanes<T>>(
 mod tests {
     use super::*;
     use crate::simd::{Isa, Kernel, Level};
-    use crate::testing::{assert_same_bits, values};
+    use crate::testing::{assert_same_bits, values, written};
 
     struct Transpose<'a, T> {
         shape: [usize; 2],
@@ -197,8 +206,37 @@ mod tests {
         }
     }
 
+    struct Interleave<'a, T> {
+        even: &'a [T],
+        odd: &'a [T],
+        target: &'a mut [T],
+    }
+
+    impl<T: Element> Kernel<T> for Interleave<'_, T> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Lanes<T>>(self, simd: S) {
+            let (even, odd) = (self.even.as_ptr(), self.odd.as_ptr());
+            // SAFETY: as many even elements as odd ones, or one more.
+            unsafe { interleave(simd, self.target.len(), even, odd, self.target.as_mut_ptr()) }
+        }
+    }
+
+    fn check_interleave<T: Element>(level: Level) {
+        for len in 0..=70usize {
+            let expected: Vec<T> = values(6, len);
+            let even: Vec<T> = expected.iter().copied().step_by(2).collect();
+            let odd: Vec<T> = expected.iter().copied().skip(1).step_by(2).collect();
+            let found = written(len, |target| {
+                T::dispatch(level, Interleave { even: &even, odd: &odd, target });
+            });
+            assert_same_bits(&found, &expected);
+        }
+    }
+
     #[test]
-    fn matrices_of_every_size_transpose() {
+    fn rows_of_every_length_interleave_and_matrices_of_every_size_transpose() {
         for isa in Isa::ALL {
             let Some(level) = Level::new(isa) else {
                 println!("not tested: this processor has no {isa}");
@@ -206,6 +244,8 @@ mod tests {
             };
             check::<f32>(level);
             check::<f64>(level);
+            check_interleave::<f32>(level);
+            check_interleave::<f64>(level);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// Elements that a task reads or writes, about: enough that handing it out costs nothing beside it
 /// (some ten microseconds against 0.1), few enough that many threads balance.
-const GRAIN: usize = 1 << 15;
+pub(crate) const GRAIN: usize = 1 << 15;
 
 /// A grid of `rows` by `lanes`, cut into tasks of about [`GRAIN`] elements: several rows, or a part
 /// of one.

@@ -117,16 +117,11 @@ impl<T: Element> Gradient<T> for &EqualShares<T> {
     }
 
     #[inline(always)]
-    fn same_numbers(self, row: usize, other: usize) -> bool {
-        row == other || (self.full_rows.contains(&row) && self.full_rows.contains(&other))
-    }
-
-    #[inline(always)]
     unsafe fn load<S: Lanes<T>>(
         self,
         simd: S,
         dy: *const T,
-        _: Places,
+        _: Places<T>,
         reciprocals: S::Vector,
         at: usize,
         count: usize,

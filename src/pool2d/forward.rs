@@ -4,14 +4,13 @@
 use std::ops::Range;
 
 use super::ArgmaxMut;
-use super::path::{self, BLOCK, Path, Transpose, with_constants};
-use super::place::{PlacesMut, SharedPlaces};
+use super::path::{self, BLOCK, Path, Transpose};
+use super::place::{FromNumbers, PlacesMut, SharedPlaces};
 use crate::context::Context;
 use crate::error::Result;
-use crate::phases::Phases;
 use crate::runs::{self, for_each_vector};
 use crate::scratch::ScratchLen;
-use crate::shape::{Axis, PoolShape};
+use crate::shape::PoolShape;
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, Level};
 use crate::tasks::{Tasks, by_plane};
@@ -104,7 +103,7 @@ impl Window {
 #[derive(Clone, Copy)]
 struct Results<T> {
     y: *mut T,
-    places: PlacesMut,
+    places: PlacesMut<T>,
 }
 
 impl<T: Element> Results<T> {
@@ -124,9 +123,6 @@ impl<T: Element> Results<T> {
     }
 }
 
-/// Columns of y that are computed at a time: they and what they read fit the first-level cache.
-const TILE: usize = 512;
-
 /// Runs the pooling of x.
 pub(super) fn run<T: Element, R: Reduction<T>>(
     context: &Context,
@@ -143,8 +139,13 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     let (rows, columns) = (shape.height.output, shape.width.output);
     // Elements that a column of y reads and writes.
     let work = (input / rows).div_ceil(columns) + 1;
-    let ring = Ring::new(shape);
-    match Path::new(shape, ring.scratch_len()) {
+    // Some rows of y.
+    let part = |rows: Range<usize>| match rows.len() == shape.height.output {
+        true => (*shape, 0..shape.height.input),
+        false => shape.of_output_rows(shape.batch, rows),
+    };
+    let cuttable = !shape.height.has_windows_in_padding();
+    match Path::new(shape, rows, |some| part(if cuttable { 0..some } else { 0..rows }).0) {
         Path::Channels { planes, lanes } => {
             let tasks = Tasks::new(planes * rows, lanes, work.saturating_mul(columns), 64);
             context.run(tasks.count(), &|_, index| {
@@ -157,29 +158,25 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
                 }
             });
         }
-        Path::Columns { planes } => {
-            let tasks = Tasks::new(planes * rows, columns, work, 64);
-            let scratch = context.scratch::<T>(ScratchLen::for_each(ring.scratch_len()))?;
+        Path::Blocks { planes, rows: some } => {
+            let some = if cuttable { some } else { rows };
+            let bands = rows.div_ceil(some);
+            let work = (input + output).div_ceil(bands) * BLOCK;
+            let tasks = Tasks::new(planes.div_ceil(BLOCK) * bands, 1, work, 1);
+            let len = (0..bands).map(|band| path::block_len(&part(band_rows(band, some, rows)).0));
+            let scratch = context.scratch::<T>(ScratchLen::for_each(len.max().unwrap_or(0)))?;
             context.run(tasks.count(), &|slot, index| {
-                let (rows, columns) = tasks.part(index);
-                let (x, results) = (x.as_ptr(), results(0));
-                let memory = scratch.slot(slot);
-                let kernel = Columns { shape, reduction, rows, columns, x, results, ring, memory };
-                T::dispatch(level, kernel);
-            });
-        }
-        Path::Blocks { planes } => {
-            let tasks = Tasks::new(planes.div_ceil(BLOCK), 1, (input + output) * BLOCK, 1);
-            let len = ScratchLen::for_each((input + 2 * output) * BLOCK);
-            let scratch = context.scratch::<T>(len)?;
-            context.run(tasks.count(), &|slot, index| {
-                for first in tasks.part(index).0.map(|block| block * BLOCK) {
+                for number in tasks.part(index).0 {
+                    let (first, band) = (number / bands * BLOCK, number % bands);
                     let planes = BLOCK.min(planes - first);
-                    let x = x[first * shape.input_plane..].as_ptr();
-                    let results = results(first * shape.output_plane);
+                    let rows = band_rows(band, some, rows);
+                    let (part, inputs) = part(rows.clone());
+                    let x_start = first * shape.input_plane + inputs.start * shape.width.input;
+                    let x = x[x_start..].as_ptr();
+                    let results = results(first * shape.output_plane + rows.start * columns);
                     let memory = scratch.slot(slot);
-                    // SAFETY: x has the planes, scratch memory a block of x and two of y.
-                    unsafe { run_block(level, shape, reduction, planes, x, results, memory) };
+                    // SAFETY: x and y have the planes' rows, scratch memory a block.
+                    unsafe { run_block(level, &part, reduction, planes, x, results, memory) };
                 }
             });
         }
@@ -187,10 +184,15 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     Ok(())
 }
 
+/// The rows of a band, of `some` rows each but for the last.
+fn band_rows(band: usize, some: usize, rows: usize) -> Range<usize> {
+    band * some..rows.min((band + 1) * some)
+}
+
 /// Up to [`BLOCK`] planes, with the lanes across them.
 ///
 /// # Safety
-/// `x` and `results` have the planes, `memory` has room for a block of x and two of y.
+/// `x` and `results` have the planes, `memory` has `block_len`.
 unsafe fn run_block<T: Element, R: Reduction<T>>(
     level: Level,
     shape: &PoolShape,
@@ -211,8 +213,12 @@ unsafe fn run_block<T: Element, R: Reduction<T>>(
     };
     T::dispatch(level, transpose);
     // SAFETY: behind the block of x.
-    let (y, places) = unsafe { (memory.add(input * BLOCK), memory.add((input + output) * BLOCK)) };
-    let block = Results { y, places: results.places.in_memory(places) };
+    let y = unsafe { memory.add(input.max(output) * BLOCK) };
+    // SAFETY: behind the block of y.
+    let places = unsafe { y.add(output * BLOCK) };
+    let with_places = !matches!(results.places, PlacesMut::Nowhere);
+    let in_block = if with_places { PlacesMut::Numbers(places) } else { PlacesMut::Nowhere };
+    let block = Results { y, places: in_block };
     let pixels = Pixels { stride: BLOCK, lanes: planes, x: memory.cast_const() };
     let rows = 0..shape.height.output;
     T::dispatch(level, Channels { shape, reduction, rows, pixels, results: block });
@@ -225,10 +231,19 @@ unsafe fn run_block<T: Element, R: Reduction<T>>(
         target_stride: shape.output_plane,
     };
     T::dispatch(level, transpose);
-    // SAFETY: as for y.
-    unsafe {
-        let pitches = [BLOCK, shape.output_plane];
-        results.places.take_transposed(block.places, [output, planes], pitches);
+    if with_places {
+        // Where the block of x was.
+        let transpose = Transpose {
+            rows: output,
+            columns: planes,
+            source: places.cast_const(),
+            source_stride: BLOCK,
+            target: memory,
+            target_stride: output,
+        };
+        T::dispatch(level, transpose);
+        let runs = [planes, output, shape.output_plane];
+        T::dispatch(level, FromNumbers { numbers: memory, runs, target: results.places });
     }
 }
 
@@ -375,200 +390,4 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
             },
         );
     }
-}
-
-/// Scratch memory for `Columns`: the rows of x that the windows of a row of y read, padded and
-/// dealt out by the stride, each at its padded row's number modulo `rows`. Behind them, a number
-/// for each window.
-#[derive(Clone, Copy)]
-struct Ring {
-    rows: usize,
-    /// Elements from phase to phase.
-    pitch: usize,
-    /// Elements from row to row.
-    row: usize,
-}
-
-impl Ring {
-    fn new(shape: &PoolShape) -> Ring {
-        let tile = shape.width.output.min(TILE);
-        let pitch = (tile + Phases::reach(&shape.width)).next_multiple_of(BLOCK);
-        let row = pitch.saturating_mul(Phases::count(&shape.width));
-        Ring { rows: shape.height.window(), pitch, row }
-    }
-
-    fn scratch_len(&self) -> usize {
-        self.rows.saturating_mul(self.row).saturating_add(self.pitch)
-    }
-}
-
-/// Rows of y, counted through all planes, and a range of their columns; the lanes along the row.
-struct Columns<'a, T, R> {
-    shape: &'a PoolShape,
-    reduction: R,
-    rows: Range<usize>,
-    columns: Range<usize>,
-    x: *const T,
-    results: Results<T>,
-    ring: Ring,
-    memory: *mut T,
-}
-
-impl<T: Element, R: Reduction<T>> Kernel<T> for Columns<'_, T, R> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, simd: S) {
-        for first in self.columns.clone().step_by(TILE) {
-            let tile = first..(first + TILE).min(self.columns.end);
-            // The window rows that the numbers in scratch memory belong to.
-            let mut numbers_of = None;
-            for (plane, rows) in by_plane(self.rows.clone(), self.shape.height.output) {
-                self.tile(simd, plane, rows, tile.clone(), &mut numbers_of);
-            }
-        }
-    }
-}
-
-impl<T: Element, R: Reduction<T>> Columns<'_, T, R> {
-    /// The rows of one plane, `tile` of their columns.
-    #[inline(always)]
-    fn tile<S: Lanes<T>>(
-        &self,
-        simd: S,
-        plane: usize,
-        rows: Range<usize>,
-        tile: Range<usize>,
-        numbers_of: &mut Option<(Range<usize>, usize)>,
-    ) {
-        let (height, width) = (&self.shape.height, &self.shape.width);
-        let numbers = self.memory.wrapping_add(self.ring.rows * self.ring.row);
-        let phases = Phases {
-            axis: *width,
-            first: tile.start,
-            len: tile.len() + Phases::reach(width),
-            pitch: self.ring.pitch,
-        };
-        let outside = R::nothing();
-        let padding = if self.reduction.padding_takes_part() { T::default() } else { outside };
-        let mut dealt = 0;
-        for row in rows {
-            let taps = height.taps(row);
-            let rows_of_window = (taps.clone(), height.taps_end(row));
-            if numbers_of.as_ref() != Some(&rows_of_window) {
-                for (i, column) in tile.clone().enumerate() {
-                    let number = self.reduction.number(&Window::new(self.shape, row, column));
-                    // SAFETY: scratch memory has a number for each column of a tile.
-                    unsafe { *numbers.add(i) = number };
-                }
-                *numbers_of = Some(rows_of_window);
-            }
-            let top = row * height.stride;
-            if !taps.is_empty() {
-                // All rows that the window spans: those between its taps are other windows'.
-                dealt = dealt.max(top).max(height.pad_before);
-                let end = top + (taps.end - 1) * height.dilation + 1;
-                while dealt < end {
-                    // SAFETY: a row of the input, and the ring's place for it.
-                    unsafe {
-                        let row = (dealt - height.pad_before) * width.input;
-                        let source = self.x.add(plane * self.shape.input_plane + row);
-                        let target = self.memory.add(dealt % self.ring.rows * self.ring.row);
-                        phases.split(simd, source, [padding, outside], target);
-                    }
-                    dealt += 1;
-                }
-            }
-            let row = Row {
-                taps,
-                taps_end: height.taps_end(row),
-                top: top % self.ring.rows,
-                numbers,
-                len: tile.len(),
-                at: plane * self.shape.output_plane + row * width.output + tile.start,
-            };
-            // The common windows with their extents and strides as constants.
-            match ([height.kernel, width.kernel], width.stride, width.dilation) {
-                ([2, 2], 2, 1) => self.row(simd, &row, 2, &with_constants(width, 2, 2, 1)),
-                ([3, 3], 2, 1) => self.row(simd, &row, 3, &with_constants(width, 3, 2, 1)),
-                ([3, 3], 1, 1) => self.row(simd, &row, 3, &with_constants(width, 3, 1, 1)),
-                ([kernel, _], ..) => self.row(simd, &row, kernel, width),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn row<S: Lanes<T>>(&self, simd: S, row: &Row<T>, kernel_height: usize, width: &Axis) {
-        let reduction = self.reduction;
-        let zero = simd.splat(T::default());
-        let padding = reduction.padding_takes_part();
-        let full = row.taps == (0..kernel_height);
-        for_each_vector(
-            simd,
-            row.len,
-            #[inline(always)]
-            |i, count| {
-                // SAFETY: `count` columns of the tile, from its i-th on.
-                let numbers = unsafe { runs::load(simd, count, row.numbers.add(i)) };
-                let mut state = reduction.start(simd, numbers);
-                for kh in 0..kernel_height {
-                    if full || row.taps.contains(&kh) {
-                        self.window_row(simd, &mut state, row, kh, width, i, count);
-                    } else if padding && kh < row.taps_end {
-                        reduction.cell(simd, &mut state, zero, kh * width.kernel);
-                    }
-                }
-                let result = reduction.finish(simd, state, numbers);
-                // SAFETY: as above.
-                unsafe { self.results.store(simd, result, row.at + i, count) };
-            },
-        );
-    }
-
-    /// Row `kh` of the windows of `count` columns, from the tile's i-th on.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "the loop's variables")]
-    fn window_row<S: Lanes<T>>(
-        &self,
-        simd: S,
-        state: &mut R::State<S::Vector>,
-        row: &Row<T>,
-        kh: usize,
-        width: &Axis,
-        i: usize,
-        count: usize,
-    ) {
-        let mut place = row.top + kh * self.shape.height.dilation;
-        if place >= self.ring.rows {
-            place -= self.ring.rows;
-        }
-        let cells = self.memory.wrapping_add(place * self.ring.row);
-        let (mut phase, mut skip) = (0, i);
-        for kw in 0..width.kernel {
-            // SAFETY: the phases reach as far as the taps of the tile's last window do.
-            let value =
-                unsafe { runs::load(simd, count, cells.add(phase * self.ring.pitch + skip)) };
-            self.reduction.cell(simd, state, value, kh * width.kernel + kw);
-            phase += width.dilation;
-            while phase >= width.stride {
-                phase -= width.stride;
-                skip += 1;
-            }
-        }
-        self.reduction.end_row(simd, state);
-    }
-}
-
-/// A row of y.
-struct Row<T> {
-    /// The window's rows in the input, and the end of those in the padded input.
-    taps: Range<usize>,
-    taps_end: usize,
-    /// The ring's place of the window's first row.
-    top: usize,
-    numbers: *const T,
-    /// Columns of the tile.
-    len: usize,
-    /// The offset of the first in y.
-    at: usize,
 }

@@ -87,16 +87,11 @@ impl<T: Element> Gradient<T> for ToMaximum {
     }
 
     #[inline(always)]
-    fn same_numbers(self, _: usize, _: usize) -> bool {
-        true
-    }
-
-    #[inline(always)]
     unsafe fn load<S: Lanes<T>>(
         self,
         simd: S,
         dy: *const T,
-        places: Places,
+        places: Places<T>,
         _: S::Vector,
         at: usize,
         count: usize,

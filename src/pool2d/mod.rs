@@ -2,10 +2,12 @@
 
 mod average;
 mod backward;
+mod backward_pixels;
 mod forward;
 mod max;
 mod path;
 mod place;
+mod ring;
 #[cfg(test)]
 mod tests;
 mod unpool;

@@ -9,39 +9,42 @@ use crate::simd::{Element, Kernel, Lanes};
 pub(super) enum Path {
     /// The `lanes` elements of a pixel, in each of `planes` planes.
     Channels { planes: usize, lanes: usize },
-    /// Columns of a row, which is dealt out by the stride in scratch memory.
-    Columns { planes: usize },
-    /// The same pixel of [`BLOCK`] planes, which are transposed in scratch memory: for planes too
-    /// narrow for `Columns`.
-    Blocks { planes: usize },
+    /// The same pixel of [`BLOCK`] planes, some of whose `rows` are transposed in scratch memory.
+    Blocks { planes: usize, rows: usize },
 }
 
 /// Planes of a block: a multiple of every vector's lanes.
 pub(super) const BLOCK: usize = 16;
 
-/// Rows of y narrower than this waste most of a vector.
-const NARROW: usize = 8;
-
 /// The most elements of scratch memory a thread: what does not fit goes another way.
 pub(super) const MAX_SCRATCH: usize = 1 << 19;
 
+/// Elements of a block, where fewer rows would do: it stays in the second-level cache.
+pub(super) const CACHED: usize = 1 << 17;
+
 impl Path {
-    /// The way for `shape`, when `Columns` needs `columns_scratch` elements a thread.
-    pub fn new(shape: &PoolShape, columns_scratch: usize) -> Path {
+    /// The way for `shape`. `part` is the shape of some rows, of y or of x, in a block's planes.
+    pub fn new(shape: &PoolShape, rows: usize, part: impl Fn(usize) -> PoolShape) -> Path {
         if shape.layout == Layout::Nhwc && shape.channels > 1 {
             return Path::Channels { planes: shape.batch, lanes: shape.channels };
         }
         let planes = shape.batch * shape.channels;
-        // x, y and the places.
-        let pixels = output_pixels(shape).saturating_mul(2).saturating_add(input_pixels(shape));
-        if shape.width.output < NARROW && pixels.saturating_mul(BLOCK) <= MAX_SCRATCH {
-            Path::Blocks { planes }
-        } else if columns_scratch <= MAX_SCRATCH {
-            Path::Columns { planes }
-        } else {
-            Path::Channels { planes, lanes: 1 }
+        let mut some = rows;
+        while some > 1 && block_len(&part(some)) > CACHED {
+            some = some.div_ceil(2);
+        }
+        match block_len(&part(some)) <= MAX_SCRATCH {
+            true => Path::Blocks { planes, rows: some },
+            false => Path::Channels { planes, lanes: 1 },
         }
     }
+}
+
+/// Elements of scratch memory of a block: of x (or of what is behind y, where that is larger), of y, and
+/// of its places.
+pub(super) fn block_len(shape: &PoolShape) -> usize {
+    let (input, output) = (input_pixels(shape), output_pixels(shape));
+    output.saturating_mul(2).saturating_add(input.max(output)).saturating_mul(BLOCK)
 }
 
 /// Pixels of a plane of x.

@@ -1,26 +1,29 @@
 //! Places in a window: integers in memory, numbers in the lanes of a vector.
 
 use super::{Argmax, ArgmaxMut};
+use crate::runs::{self, for_each_vector};
 use crate::shared_mut::SharedMut;
-use crate::simd::{Element, Lanes};
+use crate::simd::{Element, Kernel, Lanes};
 
 /// At least as many as any vector has.
 const MAX_LANES: usize = 16;
 
-/// Where places are read.
+/// Where places are read. In scratch memory they are numbers.
 #[derive(Clone, Copy)]
-pub(super) enum Places {
+pub(super) enum Places<T> {
     Nowhere,
     I32(*const i32),
     U8(*const u8),
+    Numbers(*const T),
 }
 
 /// Where places are written.
 #[derive(Clone, Copy)]
-pub(super) enum PlacesMut {
+pub(super) enum PlacesMut<T> {
     Nowhere,
     I32(*mut i32),
     U8(*mut u8),
+    Numbers(*mut T),
 }
 
 /// [`ArgmaxMut`] as the tasks of a region share it.
@@ -41,7 +44,7 @@ impl<'a> SharedPlaces<'a> {
     }
 
     /// The places from `index` on.
-    pub fn at(&self, index: usize) -> PlacesMut {
+    pub fn at<T>(&self, index: usize) -> PlacesMut<T> {
         match self {
             SharedPlaces::Nowhere => PlacesMut::Nowhere,
             SharedPlaces::I32(places) => PlacesMut::I32(places.at(index)),
@@ -52,7 +55,7 @@ impl<'a> SharedPlaces<'a> {
 
 impl Argmax<'_> {
     /// The places from `index` on.
-    pub(super) fn from(&self, index: usize) -> Places {
+    pub(super) fn from<T>(&self, index: usize) -> Places<T> {
         match self {
             Argmax::I32(places) => Places::I32(places[index..].as_ptr()),
             Argmax::U8(places) => Places::U8(places[index..].as_ptr()),
@@ -60,60 +63,37 @@ impl Argmax<'_> {
     }
 }
 
-impl Places {
+impl<T> Places<T> {
     /// The places from a later one on.
-    pub fn at(self, offset: usize) -> Places {
+    pub fn at(self, offset: usize) -> Places<T> {
         match self {
             Places::Nowhere => Places::Nowhere,
             Places::I32(places) => Places::I32(places.wrapping_add(offset)),
             Places::U8(places) => Places::U8(places.wrapping_add(offset)),
+            Places::Numbers(places) => Places::Numbers(places.wrapping_add(offset)),
+        }
+    }
+}
+
+impl<T> PlacesMut<T> {
+    /// The places from a later one on.
+    fn at(self, offset: usize) -> PlacesMut<T> {
+        match self {
+            PlacesMut::Nowhere => PlacesMut::Nowhere,
+            PlacesMut::I32(places) => PlacesMut::I32(places.wrapping_add(offset)),
+            PlacesMut::U8(places) => PlacesMut::U8(places.wrapping_add(offset)),
+            PlacesMut::Numbers(places) => PlacesMut::Numbers(places.wrapping_add(offset)),
         }
     }
 }
 
 /// # Safety of these methods
 /// Each is sound when the places that it names may be read (written).
-impl Places {
-    /// `runs` runs of `run` places, `stride` apart, one behind the other in `memory`, which has room for
-    /// as many as for i32.
-    pub unsafe fn gathered<T: Element>(
-        self,
-        [runs, run, stride]: [usize; 3],
-        memory: *mut T,
-    ) -> Places {
-        // SAFETY: the caller answers for the places, and for memory that is aligned as T is.
-        unsafe {
-            match self {
-                Places::Nowhere => Places::Nowhere,
-                Places::I32(places) => {
-                    let target = memory.cast::<i32>();
-                    for number in 0..runs {
-                        let source = places.add(number * stride);
-                        source.copy_to_nonoverlapping(target.add(number * run), run);
-                    }
-                    Places::I32(target)
-                }
-                Places::U8(places) => {
-                    let target = memory.cast::<u8>();
-                    for number in 0..runs {
-                        let source = places.add(number * stride);
-                        source.copy_to_nonoverlapping(target.add(number * run), run);
-                    }
-                    Places::U8(target)
-                }
-            }
-        }
-    }
-
+impl<T: Element> Places<T> {
     /// `count` places from the one at `index` on, as the numbers of a vector; the other lanes are
     /// arbitrary. A negative place is a number that no window has.
     #[inline(always)]
-    pub unsafe fn load<T: Element, S: Lanes<T>>(
-        self,
-        simd: S,
-        count: usize,
-        index: usize,
-    ) -> S::Vector {
+    pub unsafe fn load<S: Lanes<T>>(self, simd: S, count: usize, index: usize) -> S::Vector {
         const { assert!(S::LANES <= MAX_LANES) };
         let mut lanes = [T::default(); MAX_LANES];
         // The compiler makes one widening load of each loop.
@@ -121,6 +101,7 @@ impl Places {
         unsafe {
             match self {
                 Places::Nowhere => {}
+                Places::Numbers(places) => return runs::load(simd, count, places.add(index)),
                 Places::I32(places) => {
                     let places = places.add(index);
                     for (lane, number) in lanes.iter_mut().enumerate().take(count) {
@@ -137,40 +118,14 @@ impl Places {
             simd.load(lanes.as_ptr())
         }
     }
-
-    /// Places of the same type in `memory`, and their transpose: `[columns, pitch]` there from
-    /// `[rows, columns]` here.
-    pub unsafe fn transposed<T: Element>(
-        self,
-        [rows, columns]: [usize; 2],
-        memory: *mut T,
-        pitch: usize,
-    ) -> Places {
-        // SAFETY: the caller answers for the places, and for memory that is aligned as T is.
-        unsafe {
-            match self {
-                Places::Nowhere => Places::Nowhere,
-                Places::I32(places) => {
-                    let target = memory.cast::<i32>();
-                    transpose([rows, columns], places, columns, target, pitch);
-                    Places::I32(target)
-                }
-                Places::U8(places) => {
-                    let target = memory.cast::<u8>();
-                    transpose([rows, columns], places, columns, target, pitch);
-                    Places::U8(target)
-                }
-            }
-        }
-    }
 }
 
 /// # Safety of these methods
 /// Each is sound when the places that it names may be written.
-impl PlacesMut {
+impl<T: Element> PlacesMut<T> {
     /// Writes the numbers of the first `count` lanes, from the place at `index` on.
     #[inline(always)]
-    pub unsafe fn store<T: Element, S: Lanes<T>>(
+    pub unsafe fn store<S: Lanes<T>>(
         self,
         simd: S,
         count: usize,
@@ -185,6 +140,9 @@ impl PlacesMut {
             simd.store(lanes.as_mut_ptr(), numbers);
             match self {
                 PlacesMut::Nowhere => {}
+                PlacesMut::Numbers(places) => {
+                    runs::store(simd, count, places.add(index), numbers);
+                }
                 PlacesMut::I32(places) => {
                     let places = places.add(index);
                     for (lane, number) in lanes.iter().enumerate().take(count) {
@@ -200,53 +158,72 @@ impl PlacesMut {
             }
         }
     }
+}
 
-    /// Places of the same type in `memory`, which has room for as many as for i32.
-    pub fn in_memory<T: Element>(self, memory: *mut T) -> PlacesMut {
-        match self {
-            PlacesMut::Nowhere => PlacesMut::Nowhere,
-            PlacesMut::I32(_) => PlacesMut::I32(memory.cast()),
-            PlacesMut::U8(_) => PlacesMut::U8(memory.cast()),
-        }
-    }
+/// Runs that follow on from one another are one.
+#[inline(always)]
+pub(super) fn one_run([runs, run, stride]: [usize; 3]) -> [usize; 3] {
+    if run == stride { [1, runs * run, 0] } else { [runs, run, stride] }
+}
 
-    /// Writes the transpose of `block`, `rows` by `columns`, to `[columns, rows]` here. The pitches are
-    /// the elements from line to line, there and here.
-    pub unsafe fn take_transposed(
-        self,
-        block: PlacesMut,
-        [rows, columns]: [usize; 2],
-        [pitch, target_pitch]: [usize; 2],
-    ) {
-        // SAFETY: the caller answers for the places.
-        unsafe {
-            match (self, block) {
-                (PlacesMut::I32(target), PlacesMut::I32(block)) => {
-                    transpose([rows, columns], block, pitch, target, target_pitch);
-                }
-                (PlacesMut::U8(target), PlacesMut::U8(block)) => {
-                    transpose([rows, columns], block, pitch, target, target_pitch);
-                }
-                _ => {}
-            }
+/// Copies runs of places one behind the other, as numbers.
+pub(super) struct ToNumbers<T> {
+    pub places: Places<T>,
+    /// Their number, the places of each, and those from one to the next.
+    pub runs: [usize; 3],
+    pub target: *mut T,
+}
+
+impl<T: Element> Kernel<T> for ToNumbers<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let [runs, run, stride] = one_run(self.runs);
+        for number in 0..runs {
+            let places = self.places.at(number * stride);
+            let target = self.target.wrapping_add(number * run);
+            for_each_vector(
+                simd,
+                run,
+                #[inline(always)]
+                |i, count| {
+                    // SAFETY: whoever makes one answers for the runs.
+                    unsafe { runs::store(simd, count, target.add(i), places.load(simd, count, i)) };
+                },
+            );
         }
     }
 }
 
-unsafe fn transpose<P: Copy>(
-    [rows, columns]: [usize; 2],
-    source: *const P,
-    source_stride: usize,
-    target: *mut P,
-    target_stride: usize,
-) {
-    for column in 0..columns {
-        for row in 0..rows {
-            // SAFETY: elements of the matrices, for which the caller answers.
-            unsafe {
-                *target.add(column * target_stride + row) =
-                    *source.add(row * source_stride + column);
-            }
+/// The other way: runs one behind the other to where places are written.
+pub(super) struct FromNumbers<T> {
+    pub numbers: *const T,
+    /// Their number, the places of each, and those from one to the next in the target.
+    pub runs: [usize; 3],
+    pub target: PlacesMut<T>,
+}
+
+impl<T: Element> Kernel<T> for FromNumbers<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let [runs, run, stride] = one_run(self.runs);
+        for number in 0..runs {
+            let numbers = self.numbers.wrapping_add(number * run);
+            let target = self.target.at(number * stride);
+            for_each_vector(
+                simd,
+                run,
+                #[inline(always)]
+                |i, count| {
+                    // SAFETY: whoever makes one answers for the runs.
+                    unsafe {
+                        target.store(simd, count, i, runs::load(simd, count, numbers.add(i)))
+                    };
+                },
+            );
         }
     }
 }

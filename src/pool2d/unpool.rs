@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::Argmax;
 use super::backward::{self, Inputs};
 use super::max::ToMaximum;
+use super::place::{Places, ToNumbers, one_run};
 use crate::runs::{self, for_each_vector};
 use crate::shape::{Layout, PoolShape};
 use crate::simd::{Element, Kernel, Lanes, Level};
@@ -60,7 +61,12 @@ impl<T: Element> Unpool<'_, T> {
     pub unsafe fn run(&self, region: &Region, target: *mut T, memory: *mut T) {
         let Region { image, channels, rows } = region;
         let (part, windows) = self.shape.of_input_rows(1, rows.clone());
-        let part = PoolShape { channels: channels.len(), ..part };
+        let part = PoolShape {
+            channels: channels.len(),
+            input_plane: rows.len() * self.shape.width.input,
+            output_plane: windows.len() * self.shape.width.output,
+            ..part
+        };
         let (height, width) = (self.shape.height.output, self.shape.width.output);
         let all = self.shape.channels;
         // The region of y: runs of elements that lie side by side.
@@ -84,7 +90,13 @@ impl<T: Element> Unpool<'_, T> {
                 target: memory,
             };
             T::dispatch(self.level, copy);
-            let places = self.argmax.from(first).gathered([runs, run, stride], memory.add(len));
+            let numbers = memory.add(len);
+            let runs = [runs, run, stride];
+            T::dispatch(
+                self.level,
+                ToNumbers { places: self.argmax.from(first), runs, target: numbers },
+            );
+            let places = Places::Numbers(numbers.cast_const());
             let inputs = Inputs { dy: memory.cast_const(), places };
             let rest = memory.add(2 * len);
             backward::run_alone(self.level, &part, ToMaximum, inputs, target, rest);
@@ -106,7 +118,7 @@ impl<T: Element> Kernel<T> for CopyMasked<T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        let [runs, run, stride] = self.runs;
+        let [runs, run, stride] = one_run(self.runs);
         for number in 0..runs {
             for_each_vector(
                 simd,

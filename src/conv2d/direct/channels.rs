@@ -21,10 +21,8 @@ use crate::conv2d::gather::Gather;
 use crate::error::Result;
 use crate::gemm::blocking::{TASK_WORK, TASKS};
 use crate::gemm::pack::TileShape;
-use crate::phases::Phases;
 use crate::runs;
 use crate::scratch::ScratchLen;
-use crate::shape::Axis;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, Level};
 
 /// What a band of the source may take, beside a panel of filters in the second-level cache.
@@ -374,20 +372,6 @@ impl<T: Element> Band<'_, T> {
         let [even, odd] = [&self.passes[number], &self.passes[number + 1]];
         let width = even.grid_width + odd.grid_width;
         let [of_pass, of_staged_channel, of_staged_row] = self.plan.staged_strides();
-        let phases = Phases {
-            axis: Axis {
-                input: width,
-                output: width,
-                kernel: 2,
-                stride: 2,
-                dilation: 1,
-                pad_before: 0,
-                pad_after: 0,
-            },
-            first: 0,
-            len: even.grid_width,
-            pitch: of_pass,
-        };
         let (first, end) = rows_of(even, self.rows);
         let [_, of_channel, of_row, _] = even.target_strides;
         let target = self.target(even, panel);
@@ -398,7 +382,7 @@ impl<T: Element> Band<'_, T> {
                     let source = channel * of_staged_channel + (row - first) * of_staged_row;
                     let source = self.staged.add(source);
                     let target = target.add(channel * of_channel + row * of_row);
-                    phases.merge(simd, source, 0..width, target);
+                    runs::interleave(simd, width, source, source.add(of_pass), target);
                 }
             }
         }

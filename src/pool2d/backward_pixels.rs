@@ -1,0 +1,211 @@
+//! The backward pass with the lanes along a pixel's elements: the channels of NHWC, or planes that were
+//! transposed.
+//!
+//! What the windows give is dealt out first, a row of windows at a time, to a ring that the caches hold:
+//! places as numbers and shares multiplied once, not again for each cell that a window has.
+
+use std::ops::Range;
+
+use super::backward::{Gradient, Inputs};
+use super::path::with_constants;
+use super::ring::Ring;
+use crate::runs;
+use crate::shape::{Axis, PoolShape};
+use crate::simd::{Element, Kernel, Lanes};
+
+/// Rows of windows over a row of dx, and windows of a row.
+fn ring_extents(shape: &PoolShape) -> [usize; 2] {
+    [shape.height.window().div_ceil(shape.height.stride), shape.width.output]
+}
+
+/// A ring for pixels of so many elements.
+pub(super) fn ring(shape: &PoolShape, lanes: usize, places: bool) -> Ring {
+    Ring::new(ring_extents(shape), lanes, places)
+}
+
+/// Of `lanes`, those that a task takes: see [`Ring::lanes`].
+pub(super) fn ring_lanes(shape: &PoolShape, lanes: usize, places: bool) -> Option<usize> {
+    Ring::lanes(ring_extents(shape), lanes, places)
+}
+
+/// The pixels of a plane of dx, and of dy likewise: `stride` elements from one to the next, of which
+/// `lanes` are this task's.
+#[derive(Clone, Copy)]
+pub(super) struct Pixels<T> {
+    pub stride: usize,
+    pub lanes: usize,
+    pub dx: *mut T,
+}
+
+/// Rows of dx in one plane.
+pub(super) struct DealtPixels<'a, T, G> {
+    pub shape: &'a PoolShape,
+    pub gradient: G,
+    /// The shape that the windows' numbers are of, and the number there of the first row of y.
+    pub numbers_of: (&'a PoolShape, usize),
+    pub rows: Range<usize>,
+    pub pixels: Pixels<T>,
+    pub inputs: Inputs<T>,
+    pub ring: Ring,
+    /// Whether the ring has all windows already.
+    pub is_dealt: bool,
+    /// Room for the ring.
+    pub memory: *mut T,
+}
+
+impl<T: Element, G: Gradient<T>> Kernel<T> for DealtPixels<'_, T, G> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let (height, width) = (&self.shape.height, &self.shape.width);
+        let of_row = self.ring.row;
+        let mut dealt = if self.is_dealt { height.output } else { 0 };
+        for row in self.rows.clone() {
+            let over = height.windows_over(row);
+            dealt = dealt.max(over.start);
+            while dealt < over.end {
+                let target = self.memory.wrapping_add(dealt % self.ring.rows * of_row);
+                self.deal(simd, dealt, target);
+                dealt += 1;
+            }
+            let first_place = over.start % self.ring.rows;
+            let windows = height.windows(row).map(move |(window, kh)| {
+                let mut place = first_place + window - over.start;
+                if place >= self.ring.rows {
+                    place -= self.ring.rows;
+                }
+                (place * of_row, kh)
+            });
+            // Their common numbers, and the common windows' extents and strides, as constants.
+            match windows.clone().count() {
+                1 => self.common_row(simd, row, first_of::<1>(windows)),
+                2 => self.common_row(simd, row, first_of::<2>(windows)),
+                3 => self.common_row(simd, row, first_of::<3>(windows)),
+                _ => self.row(simd, row, windows, width),
+            }
+        }
+    }
+}
+
+/// The first `N` items.
+#[inline(always)]
+fn first_of<const N: usize>(items: impl Iterator<Item = (usize, usize)>) -> [(usize, usize); N] {
+    let mut all = [(0, 0); N];
+    for (place, item) in all.iter_mut().zip(items) {
+        *place = item;
+    }
+    all
+}
+
+impl<T: Element, G: Gradient<T>> DealtPixels<'_, T, G> {
+    /// Writes the lines of a row of windows.
+    #[inline(always)]
+    fn deal<S: Lanes<T>>(&self, simd: S, row: usize, target: *mut T) {
+        let Pixels { stride, lanes, .. } = self.pixels;
+        let Inputs { dy, places } = self.inputs;
+        for column in 0..self.shape.width.output {
+            let (shape, first) = self.numbers_of;
+            let number = simd.splat(self.gradient.number(shape, first + row, column));
+            let at = (row * self.shape.width.output + column) * stride;
+            for lane in (0..lanes).step_by(S::LANES) {
+                let count = S::LANES.min(lanes - lane);
+                // SAFETY: `count` lanes of a pixel of dy; the lines have whole vectors.
+                unsafe {
+                    let loaded = self.gradient.load(simd, dy, places, number, at + lane, count);
+                    let target = target.add(column * self.ring.pitch + lane);
+                    simd.store(target, loaded[0]);
+                    if G::PLACES {
+                        simd.store(target.add(self.ring.to_places()), loaded[1]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A row of dx under `N` rows of windows.
+    #[inline(always)]
+    fn common_row<S: Lanes<T>, const N: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        windows: [(usize, usize); N],
+    ) {
+        let (width, windows) = (&self.shape.width, windows.iter().copied());
+        match (width.kernel, width.stride, width.dilation) {
+            (2, 2, 1) => self.row(simd, row, windows, &with_constants(width, 2, 2, 1)),
+            (3, 2, 1) => self.row(simd, row, windows, &with_constants(width, 3, 2, 1)),
+            (3, 1, 1) => self.row(simd, row, windows, &with_constants(width, 3, 1, 1)),
+            _ => self.row(simd, row, windows, width),
+        }
+    }
+
+    /// Writes a row of dx. `windows` are the rows of windows over it: where their lines are, and which of
+    /// their rows it is.
+    #[inline(always)]
+    fn row<S: Lanes<T>>(
+        &self,
+        simd: S,
+        row: usize,
+        windows: impl Iterator<Item = (usize, usize)> + Clone,
+        width: &Axis,
+    ) {
+        let Axis { input, output, kernel, stride, dilation, pad_before, .. } = *width;
+        // Columns all of whose windows exist, so that each phase has the same taps.
+        let inside = if dilation == 1 { output * stride } else { 0 };
+        let end = inside.saturating_sub(pad_before).min(input);
+        let start = (kernel.div_ceil(stride) - 1) * stride;
+        let start = start.saturating_sub(pad_before).min(end);
+        for column in (0..start).chain(end..input) {
+            self.pixel(simd, row, column, windows.clone(), width.windows(column));
+        }
+        for column in start..end {
+            let (last, phase) = ((column + pad_before) / stride, (column + pad_before) % stride);
+            // Without a division where the stride is not known.
+            let taps = match kernel <= stride {
+                true => usize::from(phase < kernel),
+                false => kernel.saturating_sub(phase).div_ceil(stride),
+            };
+            let columns = (0..taps).rev().map(move |tap| (last - tap, phase + tap * stride));
+            self.pixel(simd, row, column, windows.clone(), columns);
+        }
+    }
+
+    /// Writes a pixel of dx: the sum over the windows in `rows` and `columns`, each with its tap.
+    #[inline(always)]
+    fn pixel<S: Lanes<T>>(
+        &self,
+        simd: S,
+        row: usize,
+        column: usize,
+        rows: impl Iterator<Item = (usize, usize)> + Clone,
+        columns: impl Iterator<Item = (usize, usize)> + Clone,
+    ) {
+        let Pixels { stride, lanes, dx } = self.pixels;
+        let width = &self.shape.width;
+        let at = (row * width.input + column) * stride;
+        for lane in (0..lanes).step_by(S::LANES) {
+            let count = S::LANES.min(lanes - lane);
+            let mut sum = simd.splat(T::default());
+            for (line, kh) in rows.clone() {
+                for (window, kw) in columns.clone() {
+                    // SAFETY: vectors of a dealt window.
+                    let loaded = unsafe {
+                        let element = self.memory.add(line + window * self.ring.pitch + lane);
+                        let first = simd.load(element);
+                        let second = if G::PLACES {
+                            simd.load(element.add(self.ring.to_places()))
+                        } else {
+                            first
+                        };
+                        [first, second]
+                    };
+                    let share = self.gradient.share(simd, loaded, kh * width.kernel + kw);
+                    sum = simd.add(sum, share);
+                }
+            }
+            // SAFETY: `count` lanes of this pixel of dx.
+            unsafe { runs::store(simd, count, dx.add(at + lane), sum) };
+        }
+    }
+}
