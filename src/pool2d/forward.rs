@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::runs::{self, for_each_vector};
 use crate::scratch::ScratchLen;
-use crate::shape::PoolShape;
+use crate::shape::{Axis, PoolShape};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, Level};
 use crate::tasks::{Tasks, by_plane};
@@ -91,11 +91,6 @@ impl Window {
     #[inline(always)]
     pub fn padded_cells(&self) -> usize {
         self.rows_end * self.columns_end
-    }
-
-    #[inline(always)]
-    fn is_full(&self, shape: &PoolShape) -> bool {
-        self.rows == (0..shape.height.kernel) && self.columns == (0..shape.width.kernel)
     }
 }
 
@@ -270,38 +265,36 @@ impl<T: Element, R: Reduction<T>> Kernel<T> for Channels<'_, T, R> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        let (height, width) = (&self.shape.height, &self.shape.width);
-        let stride = self.pixels.stride;
+        let Axis { kernel, .. } = self.shape.height;
+        let full_columns = self.shape.width.full_outputs(false);
         for row in self.rows.clone() {
-            for column in 0..width.output {
+            // Windows that lie in the input: all of them have the same numbers.
+            let full = match self.shape.height.taps(row) == (0..kernel) {
+                true => full_columns.clone(),
+                false => 0..0,
+            };
+            for column in (0..full.start).chain(full.end..self.shape.width.output) {
                 let window = Window::new(self.shape, row, column);
-                let mut first = self.pixels.x;
-                if window.cells() > 0 {
-                    let y = row * height.stride + window.rows.start * height.dilation;
-                    let x = column * width.stride + window.columns.start * width.dilation;
-                    let cell = (y - height.pad_before) * width.input + x - width.pad_before;
-                    // SAFETY: a cell of the input.
-                    first = unsafe { first.add(cell * stride) };
-                }
-                let pixel = Pixel {
-                    first,
-                    row_step: height.dilation * width.input * stride,
-                    column_step: width.dilation * stride,
-                    at: (row * width.output + column) * stride,
-                };
-                // The common windows with their extents as constants.
-                match [height.kernel, width.kernel] {
-                    _ if !window.is_full(self.shape) => self.clipped(simd, &pixel, &window),
-                    [2, 2] => self.full(simd, &pixel, &window, [2, 2]),
-                    [3, 3] => self.full(simd, &pixel, &window, [3, 3]),
-                    kernel => self.full(simd, &pixel, &window, kernel),
-                }
+                self.clipped(simd, &self.pixel(row, column, &window), &window);
+            }
+            if full.is_empty() {
+                continue;
+            }
+            let window = Window::new(self.shape, row, full.start);
+            let first = self.pixel(row, full.start, &window);
+            let numbers = simd.splat(self.reduction.number(&window));
+            // The common windows with their extents as constants.
+            match [kernel, self.shape.width.kernel] {
+                [2, 2] => self.full(simd, first, full.len(), numbers, [2, 2]),
+                [3, 3] => self.full(simd, first, full.len(), numbers, [3, 3]),
+                extents => self.full(simd, first, full.len(), numbers, extents),
             }
         }
     }
 }
 
 /// A pixel of y, and its window's cells in x.
+#[derive(Clone, Copy)]
 struct Pixel<T> {
     /// The first cell that lies in the input.
     first: *const T,
@@ -312,38 +305,62 @@ struct Pixel<T> {
 }
 
 impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
-    /// A window that lies in the input.
+    #[inline(always)]
+    fn pixel(&self, row: usize, column: usize, window: &Window) -> Pixel<T> {
+        let (height, width) = (&self.shape.height, &self.shape.width);
+        let stride = self.pixels.stride;
+        let mut first = self.pixels.x;
+        if window.cells() > 0 {
+            let y = row * height.stride + window.rows.start * height.dilation;
+            let x = column * width.stride + window.columns.start * width.dilation;
+            let cell = (y - height.pad_before) * width.input + x - width.pad_before;
+            // SAFETY: a cell of the input.
+            first = unsafe { first.add(cell * stride) };
+        }
+        Pixel {
+            first,
+            row_step: height.dilation * width.input * stride,
+            column_step: width.dilation * stride,
+            at: (row * width.output + column) * stride,
+        }
+    }
+
+    /// `count` pixels from `pixel` on whose windows lie in the input.
     #[inline(always)]
     fn full<S: Lanes<T>>(
         &self,
         simd: S,
-        pixel: &Pixel<T>,
-        window: &Window,
+        pixel: Pixel<T>,
+        count: usize,
+        numbers: S::Vector,
         [kernel_height, kernel_width]: [usize; 2],
     ) {
         let reduction = self.reduction;
-        let numbers = simd.splat(reduction.number(window));
-        for_each_vector(
-            simd,
-            self.pixels.lanes,
-            #[inline(always)]
-            |lane, count| {
-                let mut state = reduction.start(simd, numbers);
-                for kh in 0..kernel_height {
-                    for kw in 0..kernel_width {
-                        let cell = kh * pixel.row_step + kw * pixel.column_step;
-                        // SAFETY: `count` lanes of a cell of the input.
-                        let value =
-                            unsafe { runs::load(simd, count, pixel.first.add(cell + lane)) };
-                        reduction.cell(simd, &mut state, value, kh * kernel_width + kw);
+        let Pixels { stride, lanes, .. } = self.pixels;
+        for number in 0..count {
+            let first = pixel.first.wrapping_add(number * self.shape.width.stride * stride);
+            let at = pixel.at + number * stride;
+            for_each_vector(
+                simd,
+                lanes,
+                #[inline(always)]
+                |lane, count| {
+                    let mut state = reduction.start(simd, numbers);
+                    for kh in 0..kernel_height {
+                        for kw in 0..kernel_width {
+                            let cell = kh * pixel.row_step + kw * pixel.column_step;
+                            // SAFETY: `count` lanes of a cell of the input.
+                            let value = unsafe { runs::load(simd, count, first.add(cell + lane)) };
+                            reduction.cell(simd, &mut state, value, kh * kernel_width + kw);
+                        }
+                        reduction.end_row(simd, &mut state);
                     }
-                    reduction.end_row(simd, &mut state);
-                }
-                let result = reduction.finish(simd, state, numbers);
-                // SAFETY: `count` lanes of the pixel.
-                unsafe { self.results.store(simd, result, pixel.at + lane, count) };
-            },
-        );
+                    let result = reduction.finish(simd, state, numbers);
+                    // SAFETY: `count` lanes of the pixel.
+                    unsafe { self.results.store(simd, result, at + lane, count) };
+                },
+            );
+        }
     }
 
     /// A window of which some cells lie outside the input.

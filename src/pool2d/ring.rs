@@ -40,7 +40,7 @@ impl Ring {
 
     /// Elements from values to their places.
     #[inline(always)]
-    pub fn to_places(&self) -> usize {
+    pub fn to_places(self) -> usize {
         self.rows * self.row
     }
 }
