@@ -13,12 +13,17 @@ mod single {
         cnnkern_avgpool2d_backward_f32 as avgpool2d_backward,
         cnnkern_avgpool2d_forward_f32 as avgpool2d_forward, cnnkern_col2im_f32 as col2im,
         cnnkern_conv2d_backward_f32 as conv2d_backward,
-        cnnkern_conv2d_forward_f32 as conv2d_forward, cnnkern_conv2d_query_f32 as conv2d_query,
-        cnnkern_gemm_batched_f32 as gemm_batched, cnnkern_gemm_f32 as gemm,
-        cnnkern_im2col_f32 as im2col, cnnkern_maxpool2d_backward_f32 as maxpool2d_backward,
+        cnnkern_conv2d_forward_f32 as conv2d_forward,
+        cnnkern_conv2d_maxpool2d_backward_f32 as conv2d_maxpool2d_backward,
+        cnnkern_conv2d_maxpool2d_forward_f32 as conv2d_maxpool2d_forward,
+        cnnkern_conv2d_query_f32 as conv2d_query, cnnkern_gemm_batched_f32 as gemm_batched,
+        cnnkern_gemm_f32 as gemm, cnnkern_im2col_f32 as im2col,
+        cnnkern_maxpool2d_backward_f32 as maxpool2d_backward,
         cnnkern_maxpool2d_forward_f32 as maxpool2d_forward,
         cnnkern_relu_backward_f32 as relu_backward, cnnkern_relu_forward_f32 as relu_forward,
     };
+    #[allow(clippy::duplicate_mod, reason = "once for each precision")]
+    mod conv2d_maxpool2d;
     #[allow(clippy::duplicate_mod, reason = "once for each precision")]
     mod numeric;
 }
@@ -31,12 +36,17 @@ mod double {
         cnnkern_avgpool2d_backward_f64 as avgpool2d_backward,
         cnnkern_avgpool2d_forward_f64 as avgpool2d_forward, cnnkern_col2im_f64 as col2im,
         cnnkern_conv2d_backward_f64 as conv2d_backward,
-        cnnkern_conv2d_forward_f64 as conv2d_forward, cnnkern_conv2d_query_f64 as conv2d_query,
-        cnnkern_gemm_batched_f64 as gemm_batched, cnnkern_gemm_f64 as gemm,
-        cnnkern_im2col_f64 as im2col, cnnkern_maxpool2d_backward_f64 as maxpool2d_backward,
+        cnnkern_conv2d_forward_f64 as conv2d_forward,
+        cnnkern_conv2d_maxpool2d_backward_f64 as conv2d_maxpool2d_backward,
+        cnnkern_conv2d_maxpool2d_forward_f64 as conv2d_maxpool2d_forward,
+        cnnkern_conv2d_query_f64 as conv2d_query, cnnkern_gemm_batched_f64 as gemm_batched,
+        cnnkern_gemm_f64 as gemm, cnnkern_im2col_f64 as im2col,
+        cnnkern_maxpool2d_backward_f64 as maxpool2d_backward,
         cnnkern_maxpool2d_forward_f64 as maxpool2d_forward,
         cnnkern_relu_backward_f64 as relu_backward, cnnkern_relu_forward_f64 as relu_forward,
     };
+    #[allow(clippy::duplicate_mod, reason = "once for each precision")]
+    mod conv2d_maxpool2d;
     #[allow(clippy::duplicate_mod, reason = "once for each precision")]
     mod numeric;
 }

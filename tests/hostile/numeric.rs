@@ -9,25 +9,25 @@ use super::*;
 use crate::refused::*;
 
 /// A pointer that no element may have.
-fn misaligned<T>(pointer: *mut T) -> *mut T {
+pub fn misaligned<T>(pointer: *mut T) -> *mut T {
     pointer.wrapping_byte_add(1)
 }
 
 /// A pointer half an array further: its array overlaps the one at `pointer`.
-fn shifted(pointer: *const Real) -> *mut Real {
+pub fn shifted(pointer: *const Real) -> *mut Real {
     pointer.wrapping_add(2).cast_mut()
 }
 
-// Convolution: x [1, 2, 3, 3], w [2, 2, 2, 2], y [1, 2, 2, 2].
+// Convolution: x [1, 2, 5, 5], w [2, 2, 2, 2], y [1, 2, 4, 4].
 
-type Conv = cnnkern_conv2d_params;
+pub type Conv = cnnkern_conv2d_params;
 
-fn conv_params() -> Conv {
-    cnnkern_conv2d_params_default(1, 2, 3, 3, 2, 2, 2)
+pub fn conv_params() -> Conv {
+    cnnkern_conv2d_params_default(1, 2, 5, 5, 2, 2, 2)
 }
 
 /// What convolution, im2col and col2im refuse alike.
-const WINDOWS: &[Case<Conv>] = &[
+pub const WINDOWS: &[Case<Conv>] = &[
     (|p| p.in_channels = 0, INVALID, &["in_channels", "0"]),
     (|p| p.in_height = 0, INVALID, &["in_height", "0"]),
     (|p| p.in_width = 0, INVALID, &["in_width", "0"]),
@@ -38,10 +38,10 @@ const WINDOWS: &[Case<Conv>] = &[
     (|p| p.dilation_height = 0, INVALID, &["dilation_height", "0"]),
     (|p| p.dilation_width = 0, INVALID, &["dilation_width", "0"]),
     (|p| p.groups = 0, INVALID, &["groups", "0"]),
-    (|p| p.kernel_height = 4, INVALID, &["kernel_height", "4", "in_height", "3"]),
-    (|p| p.kernel_width = 4, INVALID, &["kernel_width", "4", "in_width", "3"]),
-    (|p| p.dilation_height = 3, INVALID, &["dilation_height", "3"]),
-    (|p| p.dilation_width = 3, INVALID, &["dilation_width", "3"]),
+    (|p| p.kernel_height = 6, INVALID, &["kernel_height", "6", "in_height", "5"]),
+    (|p| p.kernel_width = 6, INVALID, &["kernel_width", "6", "in_width", "5"]),
+    (|p| p.dilation_height = 5, INVALID, &["dilation_height", "5"]),
+    (|p| p.dilation_width = 5, INVALID, &["dilation_width", "5"]),
     (|p| p.layout = 2, INVALID, &["layout", "2", "CNNKERN_LAYOUT_NHWC"]),
     (|p| p.layout = -1, INVALID, &["layout", "-1"]),
     (|p| p.layout = i32::MIN, INVALID, &["layout", "-2147483648"]),
@@ -67,7 +67,7 @@ const WINDOWS: &[Case<Conv>] = &[
 ];
 
 /// What convolution refuses besides.
-const CONVOLUTIONS: &[Case<Conv>] = &[
+pub const CONVOLUTIONS: &[Case<Conv>] = &[
     (|p| p.out_channels = 0, INVALID, &["out_channels", "0"]),
     (|p| p.groups = 3, INVALID, &["in_channels", "2", "groups", "3"]),
     (|p| (p.groups, p.out_channels) = (2, 3), INVALID, &["out_channels", "3", "groups", "2"]),
@@ -219,14 +219,14 @@ impl Params<Conv> for Forward {
 }
 
 /// Tensors whose elements can be counted, but whose bytes cannot.
-const BYTES: &[Case<Conv>] = &[(
+pub const BYTES: &[Case<Conv>] = &[(
     |p| (p.in_channels, p.in_height, p.in_width) = (1, 1 << 30, 1 << 31),
     OVERFLOW,
     &["x", "1073741824", "2147483648", "PTRDIFF_MAX"],
 )];
 
 /// Tensors that can be counted, but whose products cannot.
-const PRODUCTS: &[Case<Conv>] = &[(
+pub const PRODUCTS: &[Case<Conv>] = &[(
     |p| (p.in_channels, p.out_channels, p.in_height, p.in_width) = (1 << 25, 1 << 24, 99, 99),
     OVERFLOW,
     &["too large", "99", "16777216", "134217728"],
@@ -381,7 +381,7 @@ fn conv2d_backward_() {
     ]);
 }
 
-// The column matrix: [4, 8].
+// The column matrix: [16, 8].
 
 /// What im2col and col2im refuse besides.
 const COLUMNS: &[Case<Conv>] = &[
@@ -518,14 +518,14 @@ fn col2im_() {
 
 // Pooling: x [1, 2, 4, 4], y and argmax [1, 2, 2, 2], windows of 2 x 2.
 
-type Pool = cnnkern_pool2d_params;
+pub type Pool = cnnkern_pool2d_params;
 
-fn pool_params() -> Pool {
+pub fn pool_params() -> Pool {
     cnnkern_pool2d_params_default(1, 2, 4, 4, 2, 2)
 }
 
 /// What every pooling refuses.
-const POOLS: &[Case<Pool>] = &[
+pub const POOLS: &[Case<Pool>] = &[
     (|p| p.channels = 0, INVALID, &["channels", "0"]),
     (|p| p.in_height = 0, INVALID, &["in_height", "0"]),
     (|p| p.in_width = 0, INVALID, &["in_width", "0"]),
@@ -569,18 +569,20 @@ const POOLS: &[Case<Pool>] = &[
 ];
 
 /// What max-pooling refuses besides.
-const ARGMAX_TYPES: &[Case<Pool>] = &[
+pub const ARGMAX_TYPES: &[Case<Pool>] = &[
     (|p| p.argmax_type = 2, INVALID, &["argmax_type", "2", "CNNKERN_ARGMAX_U8"]),
     (|p| p.argmax_type = -1, INVALID, &["argmax_type", "-1"]),
-    (
-        |p| {
-            (p.in_height, p.in_width, p.kernel_height, p.kernel_width) = (17, 16, 17, 16);
-            p.argmax_type = CNNKERN_ARGMAX_U8;
-        },
-        INVALID,
-        &["argmax_type", "256", "17", "16"],
-    ),
 ];
+
+/// A place of 256 is no uint8_t.
+const LARGE_WINDOW: &[Case<Pool>] = &[(
+    |p| {
+        (p.in_height, p.in_width, p.kernel_height, p.kernel_width) = (17, 16, 17, 16);
+        p.argmax_type = CNNKERN_ARGMAX_U8;
+    },
+    INVALID,
+    &["argmax_type", "256", "17", "16"],
+)];
 
 struct PoolOutputSize {
     params: *mut Pool,
@@ -653,6 +655,7 @@ impl Params<Pool> for MaxForward {
 fn maxpool2d_forward_() {
     refuse_params::<Pool, MaxForward>(POOLS);
     refuse_params::<Pool, MaxForward>(ARGMAX_TYPES);
+    refuse_params::<Pool, MaxForward>(LARGE_WINDOW);
     refuse::<MaxForward>(&[
         (|c| c.params = null_mut(), NULL, &["params"]),
         (|c| c.x = null(), NULL, &["x"]),
@@ -728,6 +731,7 @@ impl Params<Pool> for MaxBackward {
 fn maxpool2d_backward_() {
     refuse_params::<Pool, MaxBackward>(POOLS);
     refuse_params::<Pool, MaxBackward>(ARGMAX_TYPES);
+    refuse_params::<Pool, MaxBackward>(LARGE_WINDOW);
     refuse::<MaxBackward>(&[
         (|c| c.params = null_mut(), NULL, &["params"]),
         (|c| c.dy = null(), NULL, &["dy"]),

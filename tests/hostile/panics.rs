@@ -28,34 +28,113 @@ unsafe extern "C" fn a_thread_each(
     });
 }
 
-const SIDE: usize = 200;
-const DEPTH: usize = 200;
+/// What panics: calls that are cut into tasks, and look at their results where they end well.
+const CALLS: [fn(*mut cnnkern_context) -> cnnkern_status; 3] =
+    [product, convolution_and_pooling, gradients_of_convolution_and_pooling];
 
-/// C = A * B for matrices of ones, large enough for several tasks.
-fn product(context: *mut cnnkern_context, c: &mut [f32]) -> cnnkern_status {
+/// C = A * B for matrices of ones.
+fn product(context: *mut cnnkern_context) -> cnnkern_status {
+    const SIDE: usize = 200;
+    const DEPTH: usize = 200;
     let ones = [1.0f32; SIDE * DEPTH];
-    let (a, n, k, c) = (ones.as_ptr(), SIDE, DEPTH, c.as_mut_ptr());
+    let mut product = vec![f32::NAN; SIDE * SIDE];
+    let (a, n, k, c) = (ones.as_ptr(), SIDE, DEPTH, product.as_mut_ptr());
     // SAFETY: A, B and C are as large as it says, and the context lives.
-    unsafe { cnnkern_gemm_f32(context, 0, 0, n, n, k, 1.0, a, k, a, n, 0.0, c, n) }
+    let status = unsafe { cnnkern_gemm_f32(context, 0, 0, n, n, k, 1.0, a, k, a, n, 0.0, c, n) };
+    assert!(status != CNNKERN_STATUS_OK || product.iter().all(|&sum| sum == DEPTH as f32));
+    status
+}
+
+/// Filters of 3 x 3 on images of ones, pooled by windows of 2 x 2.
+struct Step {
+    params: cnnkern_conv2d_params,
+    pool: cnnkern_pool2d_params,
+    x: Vec<f32>,
+    w: Vec<f32>,
+    y_len: usize,
+}
+
+impl Step {
+    fn new() -> Step {
+        let params = cnnkern_conv2d_params_default(5, 3, 42, 42, 4, 3, 3);
+        let mut pool = cnnkern_pool2d_params_default(5, 4, 40, 40, 2, 2);
+        pool.argmax_type = CNNKERN_ARGMAX_U8;
+        let (x, w) = (vec![1.0; 5 * 3 * 42 * 42], vec![1.0; 4 * 3 * 9]);
+        Step { params, pool, x, w, y_len: 5 * 4 * 20 * 20 }
+    }
+}
+
+fn convolution_and_pooling(context: *mut cnnkern_context) -> cnnkern_status {
+    let Step { params, pool, x, w, y_len } = Step::new();
+    let (mut y, mut argmax) = (vec![f32::NAN; y_len], vec![255u8; y_len]);
+    let (x, w, places) = (x.as_ptr(), w.as_ptr(), argmax.as_mut_ptr().cast());
+    let activation = CNNKERN_ACTIVATION_RELU;
+    // SAFETY: the tensors are as large as the parameters say, and the context lives.
+    let status = unsafe {
+        let (params, pool, y) = (&params, &pool, y.as_mut_ptr());
+        cnnkern_conv2d_maxpool2d_forward_f32(
+            context,
+            params,
+            pool,
+            x,
+            w,
+            null(),
+            activation,
+            y,
+            places,
+        )
+    };
+    if status == CNNKERN_STATUS_OK {
+        assert!(y.iter().all(|&sum| sum == 27.0) && argmax.iter().all(|&place| place == 0));
+    }
+    status
+}
+
+fn gradients_of_convolution_and_pooling(context: *mut cnnkern_context) -> cnnkern_status {
+    let Step { params, pool, x, w, y_len } = Step::new();
+    let (dy, argmax) = (vec![1.0f32; y_len], vec![0u8; y_len]);
+    let mut dx = vec![f32::NAN; x.len()];
+    let (mut dw, mut db) = (vec![f32::NAN; w.len()], [f32::NAN; 4]);
+    // SAFETY: the tensors are as large as the parameters say, and the context lives.
+    let status = unsafe {
+        cnnkern_conv2d_maxpool2d_backward_f32(
+            context,
+            &params,
+            &pool,
+            x.as_ptr(),
+            w.as_ptr(),
+            dy.as_ptr(),
+            argmax.as_ptr().cast(),
+            null(),
+            null(),
+            dx.as_mut_ptr(),
+            dw.as_mut_ptr(),
+            db.as_mut_ptr(),
+        )
+    };
+    if status == CNNKERN_STATUS_OK {
+        // Each of 20 x 20 windows in 5 images counts once for each weight and each bias,
+        let windows = 5.0 * 20.0 * 20.0;
+        assert!(dw.iter().chain(&db).all(|&sum| sum == windows));
+        // and passes each weight on to one element of x.
+        assert_eq!(dx.iter().sum::<f32>(), windows * w.len() as f32);
+    }
+    status
 }
 
 fn survives_panics(options: &cnnkern_context_options) {
     let mut context = null_mut();
-    let mut c = vec![0.0; SIDE * SIDE];
     // SAFETY: good options; the context is destroyed at the end.
     unsafe {
         assert_ok(cnnkern_context_create(options, size_of_val(options), &mut context));
         // More than once: another thread may be the first to panic.
-        for _ in 0..4 {
+        for call in CALLS.into_iter().cycle().take(4 * CALLS.len()) {
             context_of(context).panic_in_next_region();
-            let status = product(context, &mut c);
+            let status = call(context);
             assert_refused(status, CNNKERN_STATUS_INTERNAL, &["a panic that a test asked for"]);
             assert!(last_error().starts_with("internal error: "), "{}", last_error());
             assert!(last_error().ends_with("; please report it"), "{}", last_error());
-
-            c.fill(0.0);
-            assert_ok(product(context, &mut c));
-            assert!(c.iter().all(|&sum| sum == DEPTH as f32));
+            assert_ok(call(context));
         }
         cnnkern_context_destroy(context);
     }

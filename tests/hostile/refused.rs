@@ -114,7 +114,7 @@ impl Memory {
     const SLOT: usize = 1024;
 
     fn new() -> Self {
-        Memory(vec![u64::from_ne_bytes([0x5a; 8]); 10 * Self::SLOT])
+        Memory(vec![u64::from_ne_bytes([0x5a; 8]); 11 * Self::SLOT])
     }
 
     pub fn slot<T>(&mut self, number: usize) -> *mut T {
