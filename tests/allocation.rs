@@ -6,11 +6,13 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cnnkern::conv2d::{self, BackwardInputs, GradientOptions, Gradients, Pass};
+use cnnkern::conv2d::{self, BackwardInputs, GradientOptions, Gradients, Pass, maxpool};
+use cnnkern::pool2d::{Argmax, ArgmaxMut};
 use cnnkern::{Activation, Context, Conv2dParams, Isa};
 
 use common::contexts;
 use common::operations;
+use common::shapes;
 
 /// Counts the allocations of all threads.
 struct Counting;
@@ -112,6 +114,37 @@ fn scratch_is_bounded() {
     }
 }
 
+/// What lies between a convolution and its pooling is never stored whole.
+fn pooled_convolutions_store_little_between() {
+    let num_threads = 2;
+    for layout in shapes::LAYOUTS {
+        let params = Conv2dParams { layout, ..Conv2dParams::new(2, 16, 226, 226, 64, 3, 3) };
+        let pool = shapes::pool_of(&params, 2, 2, 0);
+        let [x_len, w_len, between] = operations::conv_lens(&params);
+        let (x, w) = (vec![1.0f32; x_len], vec![1.0; w_len]);
+        let (mut y, mut places) = (vec![0.0; between / 4], vec![0; between / 4]);
+        let (mut dx, mut dw, mut db) = (x.clone(), w.clone(), [0.0; 64]);
+        let context = contexts::context(Isa::best(), num_threads);
+        let (_, forward) = counted(|| {
+            let (activation, argmax) = (Activation::Relu, Some(ArgmaxMut::U8(&mut places)));
+            maxpool::forward(&context, &params, &pool, &x, &w, None, activation, &mut y, argmax)
+                .unwrap();
+        });
+        let (_, backward) = counted(|| {
+            let inputs = BackwardInputs { x: Some(&x), w: Some(&w), dy: &y, relu_output: Some(&y) };
+            let gradients = Gradients { dx: Some(&mut dx), dw: Some(&mut dw), db: Some(&mut db) };
+            let (argmax, options) = (Argmax::U8(&places), GradientOptions::default());
+            maxpool::backward(&context, &params, &pool, &inputs, argmax, &options, gradients)
+                .unwrap();
+        });
+        // A megabyte a thread between the two, and what each of them needs.
+        let bound = num_threads * (5 << 20);
+        assert!(2 * bound < between * size_of::<f32>(), "too small a step to tell");
+        assert!(forward <= bound, "{forward} bytes for the forward pass of {params:?}");
+        assert!(backward <= 2 * bound, "{backward} bytes for the backward pass of {params:?}");
+    }
+}
+
 /// A query tells what a context's first call makes it keep.
 fn scratch_is_foretold<T: common::real::Real>() {
     let shapes = [
@@ -194,6 +227,7 @@ fn nothing_is_allocated_twice() {
     the_second_call_allocates_nothing::<f32>();
     the_second_call_allocates_nothing::<f64>();
     scratch_is_bounded();
+    pooled_convolutions_store_little_between();
     scratch_is_foretold::<f32>();
     scratch_is_foretold::<f64>();
 }

@@ -2,9 +2,7 @@
 mod common;
 
 use cnnkern::conv2d::GradientOptions;
-use cnnkern::{
-    Activation, Algorithm, Context, Conv2dParams, Isa, Layout, Pool2dParams, PoolPadding,
-};
+use cnnkern::{Activation, Algorithm, Context, Conv2dParams, Isa, Layout, Pool2dParams};
 
 use common::calls::{self, Backward, Places};
 use common::cases::{for_each, for_each_seed};
@@ -13,49 +11,11 @@ use common::definitions::{Conv, Pool};
 use common::guarded::{Guarded, Placement};
 use common::random::{Data, Random};
 use common::real::{Real, bits};
-use common::shapes::{self, LAYOUTS, groups, pad, random_conv, stride};
+use common::shapes::{self, LAYOUTS, groups, pad, pool_of, random_conv, random_pool_of, stride};
 
 /// One thread and several, in every instruction set.
 fn contexts() -> Vec<Context> {
     supported_isas().into_iter().flat_map(|isa| [context(isa, 1), context(isa, 3)]).collect()
-}
-
-/// A pooling of a convolution's output.
-fn pool_of(params: &Conv2dParams, kernel: usize, stride: usize, pad: usize) -> Pool2dParams {
-    let (height, width) = params.output_size().expect("a valid convolution");
-    Pool2dParams {
-        stride_height: stride,
-        stride_width: stride,
-        pad_top: pad,
-        pad_bottom: pad,
-        pad_left: pad,
-        pad_right: pad,
-        layout: params.layout,
-        ..Pool2dParams::new(params.batch, params.out_channels, height, width, kernel, kernel)
-    }
-}
-
-fn random_pool(params: &Conv2dParams, random: &mut Random) -> Pool2dParams {
-    loop {
-        let mut pool = pool_of(params, 1, 1, 0);
-        let usual = random.pick(&[[2, 2, 0], [2, 2, 0], [3, 2, 0], [3, 2, 1], [3, 1, 1]]);
-        [pool.kernel_height, pool.stride_height, pool.pad_top] = usual;
-        [pool.kernel_width, pool.stride_width, pool.pad_left] = usual;
-        [pool.pad_bottom, pool.pad_right] = [pool.pad_top, pool.pad_left];
-        if random.once_in(2) {
-            (pool.kernel_height, pool.kernel_width) = (random.within(1..=5), random.within(1..=4));
-            (pool.stride_height, pool.stride_width) = (random.within(1..=6), random.within(1..=3));
-            pool.dilation_height = random.pick(&[1, 1, 2]);
-            pool.pad_top = random.within(0..=pool.kernel_height);
-            pool.pad_bottom = random.within(0..=pool.kernel_height);
-            pool.pad_left = random.within(0..=1);
-        }
-        pool.ceil_mode = random.once_in(3);
-        pool.padding = random.pick(&[PoolPadding::Excluded, PoolPadding::Zero]);
-        if pool.output_size().is_ok() {
-            return pool;
-        }
-    }
 }
 
 #[track_caller]
@@ -143,7 +103,7 @@ fn random_steps<T: Real>() {
         120,
         |random| {
             let params = random_conv(random, 200_000);
-            let pool = random_pool(&params, random);
+            let pool = random_pool_of(&params, random);
             (params, pool)
         },
         |(params, pool), _| {

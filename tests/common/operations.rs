@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use cnnkern::conv2d::{self, BackwardInputs, GradientOptions, Gradients};
+use cnnkern::conv2d::{self, BackwardInputs, GradientOptions, Gradients, maxpool};
 use cnnkern::elementwise;
 use cnnkern::gemm::{self, GemmBatch, GemmParams, Transpose};
 use cnnkern::im2col;
@@ -126,6 +126,9 @@ pub fn all<T: Real>() -> Vec<Operation<T>> {
         }
     }
     all.extend(relu(1_000_003, &mut random));
+    for params in convolutions().into_iter().chain(large_convolutions()) {
+        all.extend(conv_maxpool(params, &mut random));
+    }
     all
 }
 
@@ -162,6 +165,14 @@ fn convolutions() -> Vec<Conv2dParams> {
         }
     }
     all
+}
+
+/// With more between it and its pooling than is kept at once: cut into rows, and so on more threads in
+/// another way.
+fn large_convolutions() -> [Conv2dParams; 2] {
+    let params = Conv2dParams::new(1, 3, 90, 91, 67, 3, 3);
+    let params = shapes::pad([1, 1, 1, 1], params);
+    shapes::LAYOUTS.map(|layout| Conv2dParams { layout, ..params })
 }
 
 fn poolings() -> Vec<Pool2dParams> {
@@ -225,9 +236,40 @@ pub fn conv_backward<T: Real>(
     gradient: Gradient,
     random: &mut Random,
 ) -> Operation<T> {
-    let [x_len, w_len, y_len] = conv_lens(&params);
+    let [.., y_len] = conv_lens(&params);
+    let name = conv_name(&format!("gradient {gradient:?} of convolution"), &params);
+    gradient_of(
+        name,
+        params,
+        gradient,
+        y_len,
+        random,
+        move |context, inputs, options, gradients| {
+            conv2d::backward(context, &params, inputs, options, gradients)
+        },
+    )
+}
+
+/// A backward pass of a convolution, from a gradient of `dy_len` elements.
+fn gradient_of<T: Real>(
+    name: String,
+    params: Conv2dParams,
+    gradient: Gradient,
+    dy_len: usize,
+    random: &mut Random,
+    backward: impl Fn(
+        &Context,
+        &BackwardInputs<'_, T>,
+        &GradientOptions,
+        Gradients<'_, T>,
+    ) -> Result<()>
+    + Send
+    + Sync
+    + 'static,
+) -> Operation<T> {
+    let [x_len, w_len, _] = conv_lens(&params);
     let mut values = |len| random.values::<T>(len, Data::Fractions);
-    let (x, w, dy, u) = (values(x_len), values(w_len), values(y_len), values(y_len));
+    let (x, w, dy, u) = (values(x_len), values(w_len), values(dy_len), values(dy_len));
     let wants = |one| gradient == one || matches!(gradient, Gradient::All | Gradient::AllUpdated);
     let wanted = [Gradient::Input, Gradient::Weights, Gradient::Bias].map(wants);
     let updates = gradient == Gradient::AllUpdated;
@@ -249,7 +291,6 @@ pub fn conv_backward<T: Real>(
             db_beta: 1.0,
         },
     };
-    let name = conv_name(&format!("gradient {gradient:?} of convolution"), &params);
     Operation::new(name, before, move |context, outputs| {
         let inputs = BackwardInputs {
             x: wanted[1].then_some(&x[..]),
@@ -263,8 +304,34 @@ pub fn conv_backward<T: Real>(
             wanted.then_some(&mut output[..])
         };
         let gradients = Gradients { dx: next(), dw: next(), db: next() };
-        conv2d::backward(context, &params, &inputs, &options, gradients)
+        backward(context, &inputs, &options, gradients)
     })
+}
+
+/// Convolution and max-pooling as one step, forward and backward, with one kind of argmax or the other.
+pub fn conv_maxpool<T: Real>(params: Conv2dParams, random: &mut Random) -> Vec<Operation<T>> {
+    let pool = shapes::pool_of(&params, 3, 2, 1);
+    let (out_height, out_width) = pool.output_size().expect("valid parameters");
+    let y_len = pool.batch * pool.channels * out_height * out_width;
+    let [x_len, w_len, _] = conv_lens(&params);
+    let mut values = |len| random.values::<T>(len, Data::Fractions);
+    let (x, w, bias) = (values(x_len), values(w_len), values(params.out_channels));
+    let small_places = vec![255; y_len];
+    let before = Outputs { values: vec![vec![T::NAN; y_len]], small_places, ..Outputs::default() };
+    let name = conv_name("pooled convolution", &params);
+    let mut all = vec![Operation::new(name, before, move |context, outputs| {
+        let (y, argmax) = (&mut outputs.values[0], ArgmaxMut::U8(&mut outputs.small_places));
+        let (bias, relu) = (Some(&bias[..]), Activation::Relu);
+        maxpool::forward(context, &params, &pool, &x, &w, bias, relu, y, Some(argmax))
+    })];
+    for gradient in GRADIENTS {
+        let places: Vec<i32> = (0..y_len).map(|_| random.within(0..=8) as i32).collect();
+        let name = conv_name(&format!("gradient {gradient:?} of pooled convolution"), &params);
+        all.push(gradient_of(name, params, gradient, y_len, random, move |context, i, o, g| {
+            maxpool::backward(context, &params, &pool, i, Argmax::I32(&places), o, g)
+        }));
+    }
+    all
 }
 
 pub fn gemm<T: Real>(params: GemmParams, count: usize, random: &mut Random) -> Operation<T> {

@@ -364,6 +364,45 @@ pub fn random_pool(random: &mut Random, cells: usize) -> Pool2dParams {
     }
 }
 
+/// A pooling of a convolution's output.
+pub fn pool_of(params: &Conv2dParams, kernel: usize, stride: usize, pad: usize) -> Pool2dParams {
+    let (height, width) = params.output_size().expect("a valid convolution");
+    Pool2dParams {
+        stride_height: stride,
+        stride_width: stride,
+        pad_top: pad,
+        pad_bottom: pad,
+        pad_left: pad,
+        pad_right: pad,
+        layout: params.layout,
+        ..Pool2dParams::new(params.batch, params.out_channels, height, width, kernel, kernel)
+    }
+}
+
+/// A random one.
+pub fn random_pool_of(params: &Conv2dParams, random: &mut Random) -> Pool2dParams {
+    loop {
+        let mut pool = pool_of(params, 1, 1, 0);
+        let usual = random.pick(&[[2, 2, 0], [2, 2, 0], [3, 2, 0], [3, 2, 1], [3, 1, 1]]);
+        [pool.kernel_height, pool.stride_height, pool.pad_top] = usual;
+        [pool.kernel_width, pool.stride_width, pool.pad_left] = usual;
+        [pool.pad_bottom, pool.pad_right] = [pool.pad_top, pool.pad_left];
+        if random.once_in(2) {
+            (pool.kernel_height, pool.kernel_width) = (random.within(1..=5), random.within(1..=4));
+            (pool.stride_height, pool.stride_width) = (random.within(1..=6), random.within(1..=3));
+            pool.dilation_height = random.pick(&[1, 1, 2]);
+            pool.pad_top = random.within(0..=pool.kernel_height);
+            pool.pad_bottom = random.within(0..=pool.kernel_height);
+            pool.pad_left = random.within(0..=1);
+        }
+        pool.ceil_mode = random.once_in(3);
+        pool.padding = random.pick(&[PoolPadding::Excluded, PoolPadding::Zero]);
+        if pool.output_size().is_ok() {
+            return pool;
+        }
+    }
+}
+
 /// Rows and columns as they lie.
 pub fn lies(transpose: Transpose, rows: usize, columns: usize) -> [usize; 2] {
     match transpose {
