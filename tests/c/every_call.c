@@ -83,6 +83,13 @@ int main(void) {
   CHECK_OK(cnnkern_avgpool2d_forward_f64(context, &pool, x64, y64));
   CHECK(y64[0] == 3 && y64[3] == 7);
 
+  /* One window of 2 x 2 over the convolution's output: four times -4, of which the first counts. */
+  pool = cnnkern_pool2d_params_default(1, 1, 2, 2, 2, 2);
+  CHECK_OK(cnnkern_conv2d_maxpool2d_forward_f32(context, &conv, &pool, x, w, NULL, CNNKERN_ACTIVATION_NONE, y, argmax));
+  CHECK(y[0] == -4 && argmax[0] == 0);
+  CHECK_OK(cnnkern_conv2d_maxpool2d_backward_f32(context, &conv, &pool, x, w, w, argmax, NULL, NULL, dx, y, NULL));
+  CHECK(dx[0] == 1 && dx[4] == -1 && dx[8] == 0 && y[0] == 1 && y[3] == 5);
+
   CHECK_OK(cnnkern_gemm_f32(context, CNNKERN_NO_TRANSPOSE, CNNKERN_TRANSPOSE, 2, 2, 2, 2, x, 3, x, 3, 0, c, 2));
   CHECK(c[0] == 10 && c[1] == 28 && c[2] == 28 && c[3] == 82);
   c[1] = -1;

@@ -162,6 +162,8 @@ for _suffix, _scalar in (("f32", c_float), ("f64", c_double)):
         "conv2d_query": [*_conv, c_int32, *[_array] * 3],
         "conv2d_forward": [*_conv, _array, _array, _array, c_int32, _array],
         "conv2d_backward": [*_conv, *[_array] * 4, _options, *[_array] * 3],
+        "conv2d_maxpool2d_forward": [*_conv, _pool2d, *[_array] * 3, c_int32, *[_array] * 2],
+        "conv2d_maxpool2d_backward": [*_conv, _pool2d, *[_array] * 5, _options, *[_array] * 3],
         "im2col": [*_conv, c_int32, _array, _array],
         "col2im": [*_conv, c_int32, _array, _array],
         "maxpool2d_forward": [*_pool, _array, _array, _array],
@@ -295,6 +297,24 @@ def maxpool2d_backward(params, dy, argmax, dx, context=None):
     size = _pool2d_sizes(params)
     _call("maxpool2d_backward", context, dy.dtype, byref(params), _in(dy, size["y"], dy),
           _in(argmax, size["y"], _argmax_like(params)), _out(dx, size["x"], dy))
+
+
+def conv2d_maxpool2d_forward(params, pool, x, w, bias, y, argmax=None,
+                             activation=ACTIVATION_NONE, context=None):
+    size, pooled = _conv2d_sizes(params), _pool2d_sizes(pool)["y"]
+    _call("conv2d_maxpool2d_forward", context, y.dtype, byref(params), byref(pool),
+          _in(x, size["x"], y), _in(w, size["w"], y), _in(bias, params.out_channels, y),
+          activation, _out(y, pooled, y), _out(argmax, pooled, _argmax_like(pool)))
+
+
+def conv2d_maxpool2d_backward(params, pool, x, w, dy, argmax, *, relu_output=None, options=None,
+                              dx=None, dw=None, db=None, context=None):
+    size, pooled = _conv2d_sizes(params), _pool2d_sizes(pool)["y"]
+    _call("conv2d_maxpool2d_backward", context, dy.dtype, byref(params), byref(pool),
+          _in(x, size["x"], dy), _in(w, size["w"], dy), _in(dy, pooled, dy),
+          _in(argmax, pooled, _argmax_like(pool)), _in(relu_output, pooled, dy),
+          byref(options) if options else None,
+          _out(dx, size["x"], dy), _out(dw, size["w"], dy), _out(db, params.out_channels, dy))
 
 
 def avgpool2d_forward(params, x, y, context=None):

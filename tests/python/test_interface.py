@@ -329,6 +329,46 @@ class Operations(unittest.TestCase):
         self.assertEqual(caught.exception.status, cnnkern.STATUS_INVALID_ARGUMENT)
         self.assertIn("argmax", caught.exception.message)
 
+    def test_convolution_and_max_pool_in_one_call(self):
+        places = ((cnnkern.ARGMAX_I32, np.int32), (cnnkern.ARGMAX_U8, np.uint8))
+        for dtype in (np.float32, np.float64):
+            for argmax_type, index in places:
+                for activation in (cnnkern.ACTIVATION_NONE, cnnkern.ACTIVATION_RELU):
+                    with self.subTest(dtype=dtype, index=index, activation=activation):
+                        self.check_one_call(dtype, argmax_type, index, activation)
+
+    def check_one_call(self, dtype, argmax_type, index, activation):
+        params = cnnkern.conv2d_params(3, 5, 14, 13, 18, 3, 3, pad_top=1, pad_bottom=1)
+        pool = cnnkern.pool2d_params(3, 18, 14, 11, 3, 3, stride_height=2, stride_width=2,
+                                     pad_left=1, argmax_type=argmax_type)
+        x, w = random(1, 3, 5, 14, 13, dtype=dtype), random(2, 18, 5, 3, 3, dtype=dtype)
+        bias, dy = random(3, 18, dtype=dtype), random(4, 3, 18, 6, 5, dtype=dtype)
+        options = cnnkern.Conv2dGradientOptions(dx_alpha=0.5, dw_alpha=3, dw_beta=-1, db_alpha=2)
+        relu = activation == cnnkern.ACTIVATION_RELU
+
+        def outputs():
+            # dw is added to, so that it holds numbers.
+            dx, db, y = (np.full_like(array, np.nan) for array in (x, bias, dy))
+            return y, np.full(dy.shape, 77, index), {"dx": dx, "dw": w.copy(), "db": db}
+
+        y, argmax, gradients = outputs()
+        u, du = (np.full((3, 18, 14, 11), np.nan, dtype) for _ in range(2))
+        cnnkern.conv2d_forward(params, x, w, bias, u, activation)
+        cnnkern.maxpool2d_forward(pool, u, y, argmax)
+        cnnkern.maxpool2d_backward(pool, dy, argmax, du)
+        cnnkern.conv2d_backward(params, x, w, du, relu_output=u if relu else None,
+                                options=options, **gradients)
+
+        y_too, argmax_too, gradients_too = outputs()
+        cnnkern.conv2d_maxpool2d_forward(params, pool, x, w, bias, y_too, argmax_too, activation)
+        cnnkern.conv2d_maxpool2d_backward(params, pool, x, w, dy, argmax_too,
+                                          relu_output=y_too if relu else None,
+                                          options=options, **gradients_too)
+        for one, other in zip((y, argmax, *gradients.values()),
+                              (y_too, argmax_too, *gradients_too.values())):
+            self.assertFalse(np.isnan(one).any())
+            self.assertEqual(one.tobytes(), other.tobytes())
+
     def test_average_pool(self):
         x = random(1, 2, 3, 8, 6, dtype=np.float64)
         params = cnnkern.pool2d_params(2, 3, 8, 6, 2, 3)
