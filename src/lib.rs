@@ -20,6 +20,7 @@
 //! | [`conv2d::backward`] to w and the bias | `conv2d/backward_weights.rs` |
 //! | the same without patches, for most windows and for depthwise | `conv2d/direct/` |
 //! | the same with fewer products, for windows of 3 x 3 and 5 x 5 | `conv2d/winograd/` |
+//! | the same with max-pooling as one step: [`conv2d::maxpool`] | `conv2d/maxpool.rs` |
 //! | the patches of an image, never stored | `conv2d/patches.rs` |
 //! | [`gemm::gemm`], [`gemm::gemm_batched`] | `gemm/mod.rs`; small ones in `gemm/in_place.rs` |
 //! | the block product that these end in | `gemm/kernel.rs`, packed by `gemm/pack.rs` |
