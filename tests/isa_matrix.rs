@@ -111,6 +111,57 @@ fn conv_bits_random<T: Real>() {
     );
 }
 
+/// Convolution and max-pooling as one step.
+fn conv_maxpool_bits<T: Real>() {
+    let pairs = equal_contexts();
+    for_each_seed(
+        60,
+        |random| {
+            let params = shapes::random_conv(random, 500_000);
+            (params, shapes::random_pool_of(&params, random))
+        },
+        |(params, pool), random| {
+            let (conv, end) = (Conv::new(params), Placement::End);
+            let mut values = |len: usize| -> Vec<T> { random.values(len, Data::Fractions) };
+            let [x, w, bias] = [conv.x_len(), conv.w_len(), params.out_channels].map(&mut values);
+            let y_len = Pool::new(pool).y_len();
+            let (dy, relu_output) = (values(y_len), values(y_len));
+            let last = pool.kernel_height * pool.kernel_width - 1;
+            let argmax: Vec<usize> = (0..y_len).map(|_| random.within(0..=last)).collect();
+            let [dx, dw, db] = [&x, &w, &bias].map(|like| vec![T::NAN; like.len()]);
+            let call = Backward {
+                x: Some(&x),
+                w: Some(&w),
+                dy: &dy,
+                relu_output: Some(&relu_output),
+                options: GradientOptions::default(),
+                dx: Some(&dx),
+                dw: Some(&dw),
+                db: Some(&db),
+            };
+            for pair in &pairs {
+                for algorithm in shapes::algorithms(params) {
+                    let shapes = (&Conv2dParams { algorithm, ..*params }, pool);
+                    let inputs = [&x[..], &w, &bias];
+                    let (relu, places) = (Activation::Relu, Places::U8);
+                    assert_same_bits("y and argmax", pair, |context| {
+                        let (y, argmax) =
+                            calls::conv_maxpool_forward(context, shapes, inputs, relu, places, end);
+                        let argmax = argmax.into_iter().map(|place| T::narrow(place as f64));
+                        y.iter().copied().chain(argmax).collect()
+                    });
+                    assert_same_bits("dx, dw and db of the step", pair, |context| {
+                        let gradients = calls::conv_maxpool_backward(
+                            context, shapes, &call, &argmax, places, end,
+                        );
+                        gradients.iter().flatten().flat_map(|gradient| gradient.to_vec()).collect()
+                    });
+                }
+            }
+        },
+    );
+}
+
 fn check_gemm<T: Real>(pairs: &[[Context; 2]], params: &GemmParams, random: &mut Random) {
     let GemmParams { transa, transb, m, n, k, lda, ldb, ldc } = *params;
     let mut values = |len: usize| -> Vec<T> { random.values(len, Data::Fractions) };
@@ -370,6 +421,7 @@ fn im2col_images<T: Real>() {
 tests_of_f32_and_f64! {
     conv_bits_edges
     conv_bits_random
+    conv_maxpool_bits
     gemm_bits
     pool_bits
     im2col_bits
