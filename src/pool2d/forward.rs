@@ -270,8 +270,8 @@ impl<T: Element, R: Reduction<T>> Kernel<T> for Channels<'_, T, R> {
         for row in self.rows.clone() {
             // Windows that lie in the input: all of them have the same numbers.
             let full = match self.shape.height.taps(row) == (0..kernel) {
-                true => full_columns.clone(),
-                false => 0..0,
+                true if !full_columns.is_empty() => full_columns.clone(),
+                _ => 0..0,
             };
             for column in (0..full.start).chain(full.end..self.shape.width.output) {
                 let window = Window::new(self.shape, row, column);
