@@ -151,6 +151,20 @@ fn large_images() {
     });
 }
 
+/// Blocks of channels that leave one over: a plane, in NHWC too.
+fn one_channel_left_over<T: Real>() {
+    let contexts = contexts();
+    let new = Conv2dParams::new;
+    let mut cases = vec![pad([1; 4], new(2, 4, 20, 30, 65, 3, 3)), new(2, 9, 20, 30, 257, 1, 1)];
+    for channels in [17, 33, 65, 129] {
+        cases.push(groups(channels, pad([1; 4], new(2, channels, 20, 30, channels, 3, 3))));
+    }
+    for_each(cases, |params| {
+        let params = Conv2dParams { layout: Layout::Nhwc, ..*params };
+        check::<T>(&contexts, &params, &pool_of(&params, 2, 2, 0), Data::Fractions);
+    });
+}
+
 /// The oracle takes the step apart, but with the same bits.
 fn by_the_reference<T: Real>() {
     let contexts = contexts();
@@ -246,4 +260,4 @@ fn a_pooling_of_something_else_is_refused() {
     }
 }
 
-tests_of_f32_and_f64! { random_steps by_the_reference not_finite }
+tests_of_f32_and_f64! { random_steps one_channel_left_over by_the_reference not_finite }

@@ -141,8 +141,14 @@ fn most_windows(shape: &PoolShape, rows: usize) -> PoolShape {
     part
 }
 
-/// Elements of scratch memory that [`run_alone`] needs for `shape`, or for the same with fewer rows.
+/// Elements of scratch memory that [`run_alone`] needs for `shape`, or for the same with fewer rows or
+/// channels: a single channel is a plane in either layout.
 pub(super) fn scratch_len_alone(shape: &PoolShape, places: bool) -> usize {
+    let single = PoolShape { channels: 1, ..*shape };
+    scratch_len_of(shape, places).max(scratch_len_of(&single, places))
+}
+
+fn scratch_len_of(shape: &PoolShape, places: bool) -> usize {
     match path_alone(shape) {
         Path::Channels { lanes, .. } => pixel_ring_len(shape, lanes, places),
         Path::Blocks { rows, .. } if rows == shape.height.input => path::block_len(shape),
