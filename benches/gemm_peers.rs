@@ -13,6 +13,7 @@ mod multiply;
 mod multiply_add;
 mod number;
 mod peak;
+mod random;
 
 use std::time::Instant;
 

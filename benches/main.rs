@@ -17,6 +17,7 @@ mod microkernel;
 mod multiply_add;
 mod number;
 mod peak;
+mod random;
 mod report;
 mod shapes;
 

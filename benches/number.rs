@@ -3,6 +3,7 @@
 use cnnkern::Element;
 
 use crate::peak::Peaks;
+use crate::random::Random;
 
 /// f32 or f64.
 pub trait Number: Element {
@@ -41,10 +42,6 @@ impl Number for f64 {
 
 /// `len` values between -1 and 1 in no order, the same at each call.
 pub fn values<T: Number>(len: usize) -> Vec<T> {
-    let mut state = 0u32;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        T::new(f64::from(state) / f64::from(1u32 << 31) - 1.0)
-    };
-    (0..len).map(|_| next()).collect()
+    let mut random = Random::new(0);
+    (0..len).map(|_| T::new(random.value())).collect()
 }

@@ -11,7 +11,6 @@
 mod layers;
 #[path = "step/network.rs"]
 mod network;
-#[path = "step/random.rs"]
 mod random;
 
 use cnnkern::{Context, ContextOptions};

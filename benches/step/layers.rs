@@ -45,7 +45,7 @@ impl Weights {
     /// For sums of so many terms.
     fn new(len: usize, terms: usize, random: &mut Random) -> Weights {
         let scale = 1.0 / (terms as f32).sqrt();
-        let values = random.values(len).into_iter().map(|value| scale * value).collect();
+        let values = (0..len).map(|_| scale * random.value() as f32).collect();
         Weights { values, velocity: vec![0.0; len] }
     }
 

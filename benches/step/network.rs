@@ -54,7 +54,9 @@ impl Network {
     /// For a batch of square images, which it learns by heart.
     pub fn new(kinds: &[Kind], batch: usize, [mut channels, mut extent]: [usize; 2]) -> Network {
         let mut random = Random::new(1);
-        let mut values = vec![random.values(batch * channels * extent * extent)];
+        let len = batch * channels * extent * extent;
+        let images: Vec<f32> = (0..len).map(|_| random.value() as f32).collect();
+        let mut values = vec![images];
         let mut layers: Vec<Box<dyn Layer>> = Vec::new();
         for &kind in kinds {
             let features = values[values.len() - 1].len() / batch;
@@ -84,7 +86,9 @@ impl Network {
             layers.push(layer);
         }
         let gradients = values[1..].to_vec();
-        let labels = (0..batch).map(|_| random.below(CLASSES)).collect();
+        // Of magnitudes, 1 is one.
+        let class = |magnitude: f64| (magnitude * CLASSES as f64) as usize % CLASSES;
+        let labels = (0..batch).map(|_| class(random.value().abs())).collect();
         Network { layers, values, gradients, labels }
     }
 

@@ -61,11 +61,7 @@ impl<T: Element> Gather<T> {
     /// The source at an offset, and what masks it there, if anything does.
     #[inline(always)]
     pub fn source_at(&self, offset: usize) -> [*const T; 2] {
-        let relu_output = match self.relu_output.is_null() {
-            true => self.relu_output,
-            false => self.relu_output.wrapping_add(offset),
-        };
-        [self.source.wrapping_add(offset), relu_output]
+        masked_at([self.source, self.relu_output], offset)
     }
 
     /// Writes the results of `N` sums of the first `count` lanes, target channels that lie side by side,
@@ -151,6 +147,16 @@ impl<T: Element> Gather<T> {
     pub fn adds(&self) -> bool {
         self.beta != T::default()
     }
+}
+
+/// Elements and what masks them, null for nothing, at an offset.
+#[inline(always)]
+pub fn masked_at<T>([source, relu_output]: [*const T; 2], offset: usize) -> [*const T; 2] {
+    let relu_output = match relu_output.is_null() {
+        true => relu_output,
+        false => relu_output.wrapping_add(offset),
+    };
+    [source.wrapping_add(offset), relu_output]
 }
 
 /// The forward pass as a gathering one.

@@ -1,5 +1,6 @@
 //! dy as the backward pass to the weights reads it.
 
+use super::gather::masked_at;
 use crate::pool2d::{Region, Unpool};
 use crate::shape::{ConvShape, activation_strides};
 use crate::simd::Element;
@@ -26,11 +27,7 @@ impl<T> View<T> {
     /// The element at an offset, and what masks it there, if anything does.
     #[inline(always)]
     pub fn at(&self, offset: usize) -> [*const T; 2] {
-        let relu_output = match self.relu_output.is_null() {
-            true => self.relu_output,
-            false => self.relu_output.wrapping_add(offset),
-        };
-        [self.dy.wrapping_add(offset), relu_output]
+        masked_at([self.dy, self.relu_output], offset)
     }
 }
 

@@ -12,7 +12,7 @@ use super::backward_weights::BackwardWeights;
 use super::choice::{Choice, Pass, choose};
 use super::gradient::Gradient;
 use super::{BackwardInputs, GradientOptions, Gradients, backward_data_as, backward_weights};
-use super::{check, check_gradients, forward_as};
+use super::{check, check_gradients, check_inputs, forward_as};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::pool2d::{self, Argmax, ArgmaxMut, Region, Unpool};
@@ -23,6 +23,7 @@ use crate::shape::{
 };
 use crate::shared_mut::SharedMut;
 use crate::simd::Element;
+use crate::tasks::GRAIN;
 
 /// What lies between the convolution and the pooling takes so much a thread, which its second-level
 /// cache may hold, or as much as the weights, so that preparing these is worth it.
@@ -31,9 +32,6 @@ const SLAB_BYTES: usize = if cfg!(debug_assertions) { 1 << 11 } else { 1 << 20 }
 
 /// Rows of a slab are a multiple of this: of the outputs of every transformed tile.
 const SLAB_ROWS: usize = 4;
-
-/// Elements of a region that one task makes, some ten microseconds of work.
-const TASK_ELEMENTS: usize = 1 << 15;
 
 /// y = maxpool(activation(conv(x, w) + bias)), argmax = the place of each maximum in its window.
 ///
@@ -107,11 +105,7 @@ pub(crate) fn run_forward<T: Element>(
     mut argmax: Option<ArgmaxMut<'_>>,
 ) -> Result<()> {
     let (conv, pool) = shapes::<T>(params, pool)?;
-    check("x", x, conv.input_len())?;
-    check("w", w, conv.filter_len())?;
-    if let Some(bias) = bias {
-        check("bias", bias, conv.out_channels)?;
-    }
+    check_inputs(&conv, x, w, bias)?;
     check("y", y, pool.output_len())?;
     if let Some(argmax) = &argmax {
         argmax.check(&pool)?;
@@ -210,7 +204,7 @@ fn backward_data<T: Element>(
     for (images, rows, part, outputs) in slabs() {
         // SAFETY: the scratch memory has the longest of the slabs, and nobody else uses it.
         let dy = unsafe { std::slice::from_raw_parts_mut(scratch.shared(), part.output_len()) };
-        unpool_rows(context, unpool, conv.layout, &images, &outputs, dy)?;
+        unpool_rows(context, unpool, &images, &outputs, dy)?;
         let pass = BackwardData {
             w,
             dy,
@@ -237,7 +231,7 @@ fn backward_reference<T: Element>(
     let scratch = context.scratch::<T>(ScratchLen::for_all(conv.output_len()))?;
     // SAFETY: the scratch memory has them, and nobody else uses it.
     let dy = unsafe { std::slice::from_raw_parts_mut(scratch.shared(), conv.output_len()) };
-    unpool_rows(context, unpool, conv.layout, &(0..conv.batch), &(0..conv.out_height), dy)?;
+    unpool_rows(context, unpool, &(0..conv.batch), &(0..conv.out_height), dy)?;
     let inputs = BackwardInputs { dy, relu_output: None, ..*inputs };
     reference::conv2d_backward(conv, &inputs, options, gradients);
     Ok(())
@@ -247,17 +241,16 @@ fn backward_reference<T: Element>(
 fn unpool_rows<T: Element>(
     context: &Context,
     unpool: &Unpool<'_, T>,
-    layout: Layout,
     images: &Range<usize>,
     rows: &Range<usize>,
     target: &mut [T],
 ) -> Result<()> {
-    let channels = unpool.shape.channels;
+    let PoolShape { channels, layout, .. } = *unpool.shape;
     let image_len = unpool.region_len(channels, rows.len());
     // Tasks have whole channels, or rows, so that what they write lies side by side.
     let units = if layout == Layout::Nchw { channels } else { rows.len() };
     let unit_len = image_len / units;
-    let together = (TASK_ELEMENTS / unit_len).clamp(1, units);
+    let together = (GRAIN / unit_len).clamp(1, units);
     let tasks = units.div_ceil(together);
     let region = |index: usize| {
         let first = index % tasks * together;
@@ -375,23 +368,21 @@ struct ForwardSlab {
 impl ForwardSlab {
     /// For some rows of the pooling's output in so many images.
     fn new(conv: &ConvShape, pool: &PoolShape, images: usize, rows: &Range<usize>) -> Self {
-        let all = rows.len() == pool.out_height;
-        let ((pool_part, inputs), between) = match all {
-            true => {
-                ((PoolShape { batch: images, ..*pool }, 0..conv.out_height), 0..conv.out_height)
-            }
-            false => {
-                let part = pool.of_output_rows(images, rows.clone());
-                // Whole tiles, whose sums depend on all of their rows.
-                let first = part.1.start / SLAB_ROWS * SLAB_ROWS;
-                let end = part.1.end.next_multiple_of(SLAB_ROWS).min(conv.out_height);
-                (part, first..end)
-            }
-        };
-        let (conv_part, input_row) = match all {
-            true => (ConvShape { batch: images, ..*conv }, 0),
-            false => conv.of_output_rows(images, between.clone()),
-        };
+        let (pool_part, inputs, between, (conv_part, input_row)) =
+            match rows.len() == pool.out_height {
+                true => {
+                    let all = 0..conv.out_height;
+                    let conv = ConvShape { batch: images, ..*conv };
+                    (PoolShape { batch: images, ..*pool }, all.clone(), all, (conv, 0))
+                }
+                false => {
+                    let (part, inputs) = pool.of_output_rows(images, rows.clone());
+                    // Whole tiles, whose sums depend on all of their rows.
+                    let first = inputs.start / SLAB_ROWS * SLAB_ROWS;
+                    let end = inputs.end.next_multiple_of(SLAB_ROWS).min(conv.out_height);
+                    (part, inputs, first..end, conv.of_output_rows(images, first..end))
+                }
+            };
         let strides =
             activation_strides(conv.layout, conv.out_channels, between.len(), conv.out_width);
         ForwardSlab {

@@ -122,11 +122,7 @@ pub(crate) fn run_forward<T: Element>(
     y: &mut [T],
 ) -> Result<()> {
     let shape = ConvShape::new(params, size_of::<T>())?;
-    check("x", x, shape.input_len())?;
-    check("w", w, shape.filter_len())?;
-    if let Some(bias) = bias {
-        check("bias", bias, shape.out_channels)?;
-    }
+    check_inputs(&shape, x, w, bias)?;
     check("y", y, shape.output_len())?;
     let choice = choose(&shape, Pass::Forward)?;
     if shape.batch == 0 {
@@ -272,6 +268,13 @@ fn backward_weights<T: Element>(
         Choice::Depthwise => direct::weights::run(context, shape, pass, dw, db),
         _ => pass.run(context, shape, dw, db),
     }
+}
+
+/// An error for a wrong length of what the forward pass reads.
+fn check_inputs<T>(shape: &ConvShape, x: &[T], w: &[T], bias: Option<&[T]>) -> Result<()> {
+    check("x", x, shape.input_len())?;
+    check("w", w, shape.filter_len())?;
+    bias.map_or(Ok(()), |bias| check("bias", bias, shape.out_channels))
 }
 
 /// An error for a wrong length of what is to be written, or of what it needs.

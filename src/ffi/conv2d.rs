@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use super::args::{Array, no_overlap, write_output_size};
+use super::args::{Array, Extent, no_overlap, write_output_size};
 use super::context::context_or_default;
 use super::convert;
 use super::guard::guard;
@@ -283,26 +283,65 @@ unsafe fn backward<T: Element>(
         if shape.batch == 0 {
             return Ok(());
         }
-        let (input, filter, output) = (shape.input_len(), shape.filter_len(), shape.output_len());
+        let (read, gradients) = ([x, w, dy, relu_output], [dx, dw, db]);
+        let arrays = BackwardArrays::new(&shape, shape.output_len(), read, gradients)?;
+        arrays.no_overlap(None)?;
+        // SAFETY: no gradient overlaps another array; the rest is the caller's promise.
+        let (inputs, gradients) = unsafe { arrays.slices() };
+        conv2d::backward(context, &params, &inputs, &options, gradients)
+    })
+}
+
+/// What a backward pass reads, and the gradients that are wanted.
+pub(super) struct BackwardArrays<T> {
+    x: Option<Array<T>>,
+    w: Option<Array<T>>,
+    dy: Array<T>,
+    relu_output: Option<Array<T>>,
+    gradients: [Option<Array<T>>; 3],
+}
+
+impl<T> BackwardArrays<T> {
+    /// `read` are x, w, dy and relu_output, `gradients` dx, dw and db; dy and relu_output have `output`
+    /// elements.
+    pub fn new(
+        shape: &ConvShape,
+        output: usize,
+        [x, w, dy, relu_output]: [*const T; 4],
+        [dx, dw, db]: [*mut T; 3],
+    ) -> crate::Result<Self> {
+        let (input, filter) = (shape.input_len(), shape.filter_len());
         let dx = Array::optional("dx", dx, input)?;
         let dw = Array::optional("dw", dw, filter)?;
         let db = Array::optional("db", db, shape.out_channels)?;
-        // x and w that are not read are not looked at either.
-        let x = dw.map(|_| Array::new("x", x, input)).transpose()?;
-        let w = dx.map(|_| Array::new("w", w, filter)).transpose()?;
-        let dy = Array::new("dy", dy, output)?;
-        let relu_output = Array::optional("relu_output", relu_output, output)?;
-        no_overlap(
-            &[dx, dw, db].map(|gradient| gradient.and_then(Array::extent)),
-            &[x, w, Some(dy), relu_output].map(|input| input.and_then(Array::extent)),
-        )?;
-        // SAFETY: no gradient overlaps another array; the rest is the caller's promise.
-        let (inputs, gradients) = unsafe {
+        Ok(BackwardArrays {
+            // x and w that are not read are not looked at either.
+            x: dw.map(|_| Array::new("x", x, input)).transpose()?,
+            w: dx.map(|_| Array::new("w", w, filter)).transpose()?,
+            dy: Array::new("dy", dy, output)?,
+            relu_output: Array::optional("relu_output", relu_output, output)?,
+            gradients: [dx, dw, db],
+        })
+    }
+
+    /// Fails when a gradient overlaps what is read, `other` too, or another gradient.
+    pub fn no_overlap(&self, other: Option<Extent>) -> crate::Result<()> {
+        let extent = |array: Option<Array<T>>| array.and_then(Array::extent);
+        let [x, w, dy, relu_output] = [self.x, self.w, Some(self.dy), self.relu_output].map(extent);
+        no_overlap(&self.gradients.map(extent), &[x, w, dy, other, relu_output])
+    }
+
+    /// # Safety
+    /// As for [`Array::slice`] and [`Array::slice_mut`].
+    pub unsafe fn slices<'a>(self) -> (BackwardInputs<'a, T>, Gradients<'a, T>) {
+        let [dx, dw, db] = self.gradients;
+        // SAFETY: the caller's promise.
+        unsafe {
             let inputs = BackwardInputs {
-                x: x.map(|x| x.slice()),
-                w: w.map(|w| w.slice()),
-                dy: dy.slice(),
-                relu_output: relu_output.map(|relu_output| relu_output.slice()),
+                x: self.x.map(|x| x.slice()),
+                w: self.w.map(|w| w.slice()),
+                dy: self.dy.slice(),
+                relu_output: self.relu_output.map(|relu_output| relu_output.slice()),
             };
             let gradients = Gradients {
                 dx: dx.map(|dx| dx.slice_mut()),
@@ -310,7 +349,6 @@ unsafe fn backward<T: Element>(
                 db: db.map(|db| db.slice_mut()),
             };
             (inputs, gradients)
-        };
-        conv2d::backward(context, &params, &inputs, &options, gradients)
-    })
+        }
+    }
 }

@@ -4,11 +4,12 @@ use std::ffi::c_void;
 
 use super::args::{Array, no_overlap};
 use super::context::context_or_default;
+use super::conv2d::BackwardArrays;
 use super::convert;
 use super::guard::guard;
 use super::pool2d::ArgmaxArray;
 use super::types::*;
-use crate::conv2d::{BackwardInputs, Gradients, maxpool};
+use crate::conv2d::maxpool;
 use crate::shape::{ConvShape, PoolShape};
 use crate::simd::Element;
 
@@ -193,37 +194,12 @@ unsafe fn backward<T: Element>(
         if conv.batch == 0 {
             return Ok(());
         }
-        let (input, filter, output) = (conv.input_len(), conv.filter_len(), pooled.output_len());
-        let dx = Array::optional("dx", dx, input)?;
-        let dw = Array::optional("dw", dw, filter)?;
-        let db = Array::optional("db", db, conv.out_channels)?;
-        // x and w that are not read are not looked at either.
-        let x = dw.map(|_| Array::new("x", x, input)).transpose()?;
-        let w = dx.map(|_| Array::new("w", w, filter)).transpose()?;
-        let dy = Array::new("dy", dy, output)?;
-        let argmax = ArgmaxArray::new(argmax_type, argmax, output)?;
-        let relu_output = Array::optional("relu_output", relu_output, output)?;
-        let read = [x, w, Some(dy), relu_output].map(|input| input.and_then(Array::extent));
-        let [x_extent, w_extent, dy_extent, relu_extent] = read;
-        no_overlap(
-            &[dx, dw, db].map(|gradient| gradient.and_then(Array::extent)),
-            &[x_extent, w_extent, dy_extent, argmax.extent(), relu_extent],
-        )?;
+        let (read, gradients) = ([x, w, dy, relu_output], [dx, dw, db]);
+        let arrays = BackwardArrays::new(&conv, pooled.output_len(), read, gradients)?;
+        let argmax = ArgmaxArray::new(argmax_type, argmax, pooled.output_len())?;
+        arrays.no_overlap(argmax.extent())?;
         // SAFETY: no gradient overlaps another array; the rest is the caller's promise.
-        let (inputs, argmax, gradients) = unsafe {
-            let inputs = BackwardInputs {
-                x: x.map(|x| x.slice()),
-                w: w.map(|w| w.slice()),
-                dy: dy.slice(),
-                relu_output: relu_output.map(|relu_output| relu_output.slice()),
-            };
-            let gradients = Gradients {
-                dx: dx.map(|dx| dx.slice_mut()),
-                dw: dw.map(|dw| dw.slice_mut()),
-                db: db.map(|db| db.slice_mut()),
-            };
-            (inputs, argmax.slice(), gradients)
-        };
+        let ((inputs, gradients), argmax) = unsafe { (arrays.slices(), argmax.slice()) };
         maxpool::backward(context, &params, &pool, &inputs, argmax, &options, gradients)
     })
 }

@@ -103,23 +103,16 @@ pub(super) fn run<T: Element, G: Gradient<T>>(
             let bands = rows.div_ceil(some);
             let work = (input + output).div_ceil(bands) * BLOCK;
             let tasks = Tasks::new(planes.div_ceil(BLOCK) * bands, 1, work, 1);
-            let band_rows = |band: usize| band * some..rows.min((band + 1) * some);
-            let len = (0..bands).map(|band| path::block_len(&part(band_rows(band)).0));
+            let len =
+                (0..bands).map(|number| path::block_len(&part(path::band(number, some, rows)).0));
             let scratch = context.scratch::<T>(ScratchLen::for_each(len.max().unwrap_or(0)))?;
             context.run(tasks.count(), &|slot, index| {
                 for number in tasks.part(index).0 {
-                    let (first, band) = (number / bands * BLOCK, number % bands);
-                    let planes = BLOCK.min(planes - first);
-                    let rows = band_rows(band);
-                    let (part, windows) = part(rows.clone());
-                    let at = first * shape.output_plane + windows.start * shape.width.output;
-                    let dx = dx.at(first * shape.input_plane + rows.start * columns);
-                    let (inputs, memory) = (inputs(at), scratch.slot(slot));
-                    let numbers = (shape, windows.start);
-                    // SAFETY: dy and dx have the planes' rows, scratch memory a block.
-                    unsafe {
-                        run_block(level, &part, gradient, numbers, planes, inputs, dx, memory);
-                    }
+                    let first = number / bands * BLOCK;
+                    let rows = path::band(number % bands, some, rows);
+                    let (inputs, dx, memory) = (inputs(0), dx.at(0), scratch.slot(slot));
+                    // SAFETY: dy and dx have the planes, scratch memory a block of the rows.
+                    unsafe { run_block(level, shape, gradient, first, rows, inputs, dx, memory) };
                 }
             });
         }
@@ -133,7 +126,7 @@ fn path_alone(shape: &PoolShape) -> Path {
 }
 
 /// Some rows of dx, with as many windows over them as there may be.
-fn most_windows(shape: &PoolShape, rows: usize) -> PoolShape {
+pub(super) fn most_windows(shape: &PoolShape, rows: usize) -> PoolShape {
     let mut part = *shape;
     let windows = (rows + part.height.window()) / part.height.stride + 2;
     part.height.input = rows;
@@ -224,38 +217,36 @@ pub(super) unsafe fn run_alone<T: Element, G: Gradient<T>>(
         }
         Path::Blocks { planes, rows: some } => {
             for first in (0..planes).step_by(BLOCK) {
-                for row in (0..rows).step_by(some) {
-                    let (part, windows) = shape.of_input_rows(1, row..rows.min(row + some));
-                    let at = first * shape.output_plane + windows.start * shape.width.output;
-                    let to = first * shape.input_plane + row * shape.width.input;
-                    let (planes, numbers_of) = (BLOCK.min(planes - first), (shape, windows.start));
-                    let (inputs, dx) = (inputs.at(at), dx.wrapping_add(to));
+                for number in 0..rows.div_ceil(some) {
+                    let rows = path::band(number, some, rows);
                     // SAFETY: the caller answers for the planes and for the memory.
-                    unsafe {
-                        run_block(level, &part, gradient, numbers_of, planes, inputs, dx, memory);
-                    }
+                    unsafe { run_block(level, shape, gradient, first, rows, inputs, dx, memory) };
                 }
             }
         }
     }
 }
 
-/// Up to [`BLOCK`] planes, with the lanes across them. `numbers_of`: see [`DealtPixels`].
+/// Some rows of up to [`BLOCK`] planes from plane `first` on, with the lanes across them.
 ///
 /// # Safety
-/// `inputs` and `dx` have the planes, `memory` has `block_len`.
+/// `inputs` and `dx` have the planes of `shape`; `memory` has the `block_len` of these rows.
 #[allow(clippy::too_many_arguments, reason = "what the tasks of a region differ in")]
 unsafe fn run_block<T: Element, G: Gradient<T>>(
     level: Level,
     shape: &PoolShape,
     gradient: G,
-    numbers_of: (&PoolShape, usize),
-    planes: usize,
+    first: usize,
+    rows: Range<usize>,
     inputs: Inputs<T>,
     dx: *mut T,
     memory: *mut T,
 ) {
-    let (input, output) = (path::input_pixels(shape), path::output_pixels(shape));
+    let (part, windows) = shape.of_input_rows(shape.batch, rows.clone());
+    let planes = BLOCK.min(shape.batch * shape.channels - first);
+    let inputs = inputs.at(first * shape.output_plane + windows.start * shape.width.output);
+    let dx = dx.wrapping_add(first * shape.input_plane + rows.start * shape.width.input);
+    let (input, output) = (path::input_pixels(&part), path::output_pixels(&part));
     // SAFETY: behind the block of dx.
     let dy = unsafe { memory.add(input.max(output) * BLOCK) };
     let to_block = |source: *const T, source_stride: usize, target: *mut T| {
@@ -277,15 +268,15 @@ unsafe fn run_block<T: Element, G: Gradient<T>>(
         to_block(memory, output, dy.wrapping_add(output * BLOCK));
     }
     let kernel = DealtPixels {
-        shape,
+        shape: &part,
         gradient,
-        rows: 0..shape.height.input,
+        rows: 0..part.height.input,
         pixels: Pixels { stride: BLOCK, lanes: planes, dx: memory },
         inputs: Inputs { dy: dy.cast_const(), places: Places::Nowhere },
-        ring: Ring::new([shape.height.output, shape.width.output], BLOCK, true),
+        ring: Ring::new([part.height.output, part.width.output], BLOCK, true),
         // The block of dy is the ring. Shares are still to be made of it.
         is_dealt: G::PLACES,
-        numbers_of,
+        numbers_of: (shape, windows.start),
         memory: dy,
     };
     T::dispatch(level, kernel);

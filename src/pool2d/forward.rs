@@ -158,13 +158,13 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
             let bands = rows.div_ceil(some);
             let work = (input + output).div_ceil(bands) * BLOCK;
             let tasks = Tasks::new(planes.div_ceil(BLOCK) * bands, 1, work, 1);
-            let len = (0..bands).map(|band| path::block_len(&part(band_rows(band, some, rows)).0));
+            let len = (0..bands).map(|band| path::block_len(&part(path::band(band, some, rows)).0));
             let scratch = context.scratch::<T>(ScratchLen::for_each(len.max().unwrap_or(0)))?;
             context.run(tasks.count(), &|slot, index| {
                 for number in tasks.part(index).0 {
                     let (first, band) = (number / bands * BLOCK, number % bands);
                     let planes = BLOCK.min(planes - first);
-                    let rows = band_rows(band, some, rows);
+                    let rows = path::band(band, some, rows);
                     let (part, inputs) = part(rows.clone());
                     let x_start = first * shape.input_plane + inputs.start * shape.width.input;
                     let x = x[x_start..].as_ptr();
@@ -177,11 +177,6 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
         }
     }
     Ok(())
-}
-
-/// The rows of a band, of `some` rows each but for the last.
-fn band_rows(band: usize, some: usize, rows: usize) -> Range<usize> {
-    band * some..rows.min((band + 1) * some)
 }
 
 /// Up to [`BLOCK`] planes, with the lanes across them.

@@ -1,5 +1,7 @@
 //! Where the lanes of a pooling's vectors lie. No result depends on it.
 
+use std::ops::Range;
+
 use crate::runs;
 use crate::shape::{Axis, Layout, PoolShape};
 use crate::simd::{Element, Kernel, Lanes};
@@ -38,6 +40,11 @@ impl Path {
             false => Path::Channels { planes, lanes: 1 },
         }
     }
+}
+
+/// The rows of a band, of `some` of the `rows` each but for the last.
+pub(super) fn band(number: usize, some: usize, rows: usize) -> Range<usize> {
+    number * some..rows.min((number + 1) * some)
 }
 
 /// Elements of scratch memory of a block: of x (or of what is behind y, where that is larger), of y, and

@@ -1,4 +1,4 @@
-//! Rows of scratch memory that the lanes along a pixel's elements share, in forward and backward passes.
+//! Rows of scratch memory that the backward pass deals windows out to, the lanes along a pixel's elements.
 
 use super::path::{BLOCK, MAX_SCRATCH};
 

@@ -40,18 +40,9 @@ impl<T: Element> Unpool<'_, T> {
 
     /// Elements of scratch memory for a region of at most so many channels and rows.
     pub fn scratch_len(&self, channels: usize, rows: usize) -> usize {
-        let height = &self.shape.height;
-        let windows = (rows + height.window()) / height.stride + 2;
-        let most = self.part(channels, rows, windows.min(height.output));
+        let some = PoolShape { batch: 1, channels, ..*self.shape };
+        let most = backward::most_windows(&some, rows);
         backward::scratch_len_alone(&most, true) + 2 * most.output_len()
-    }
-
-    /// One image of so many channels and rows.
-    fn part(&self, channels: usize, rows: usize, windows: usize) -> PoolShape {
-        let mut part = PoolShape { batch: 1, channels, out_height: windows, ..*self.shape };
-        part.height.input = rows;
-        part.height.output = windows;
-        part
     }
 
     /// Writes the gradient of a region to `target`, laid out as a tensor of it alone.

@@ -49,12 +49,11 @@ pub struct Backward<'a, T> {
     pub db: Option<&'a [T]>,
 }
 
-/// dx, dw and db, as far as wanted.
-pub fn conv_backward<T: Real>(
-    context: &Context,
-    params: &Conv2dParams,
+/// Runs a backward pass on guarded memory: dx, dw and db, as far as wanted.
+fn guarded_backward<T: Real>(
     call: &Backward<'_, T>,
     placement: Placement,
+    run: impl FnOnce(&BackwardInputs<'_, T>, Gradients<'_, T>) -> cnnkern::Result<()>,
 ) -> [Option<Guarded<T>>; 3] {
     let [x, w, relu_output] =
         [call.x, call.w, call.relu_output].map(|values| values.map(|v| input(v, placement)));
@@ -69,9 +68,20 @@ pub fn conv_backward<T: Real>(
         .map(|before| before.map(|values| Guarded::copy_of(values, placement)));
     let [dx, dw, db] = &mut gradients;
     let targets = Gradients { dx: dx.as_deref_mut(), dw: dw.as_deref_mut(), db: db.as_deref_mut() };
-    conv2d::backward(context, params, &inputs, &call.options, targets)
-        .expect("a valid backward pass");
+    run(&inputs, targets).expect("a valid backward pass");
     gradients
+}
+
+/// dx, dw and db, as far as wanted.
+pub fn conv_backward<T: Real>(
+    context: &Context,
+    params: &Conv2dParams,
+    call: &Backward<'_, T>,
+    placement: Placement,
+) -> [Option<Guarded<T>>; 3] {
+    guarded_backward(call, placement, |inputs, targets| {
+        conv2d::backward(context, params, inputs, &call.options, targets)
+    })
 }
 
 /// All three gradients, overwritten.
@@ -140,33 +150,21 @@ pub fn conv_maxpool_backward<T: Real>(
     places: Places,
     placement: Placement,
 ) -> [Option<Guarded<T>>; 3] {
-    let [x, w, relu_output] =
-        [call.x, call.w, call.relu_output].map(|values| values.map(|v| input(v, placement)));
-    let dy = input(call.dy, placement);
-    let inputs = BackwardInputs {
-        x: x.as_deref(),
-        w: w.as_deref(),
-        dy: &dy,
-        relu_output: relu_output.as_deref(),
-    };
-    let mut gradients = [call.dx, call.dw, call.db]
-        .map(|before| before.map(|values| Guarded::copy_of(values, placement)));
-    let [dx, dw, db] = &mut gradients;
-    let targets = Gradients { dx: dx.as_deref_mut(), dw: dw.as_deref_mut(), db: db.as_deref_mut() };
-    let run =
-        |argmax| maxpool::backward(context, params, pool, &inputs, argmax, &call.options, targets);
-    match places {
-        Places::I32 => {
-            let argmax: Vec<i32> = argmax.iter().map(|&place| place as i32).collect();
-            run(Argmax::I32(&Guarded::copy_of(&argmax, placement).read_only()))
+    guarded_backward(call, placement, |inputs, targets| {
+        let run = |argmax| {
+            maxpool::backward(context, params, pool, inputs, argmax, &call.options, targets)
+        };
+        match places {
+            Places::I32 => {
+                let argmax: Vec<i32> = argmax.iter().map(|&place| place as i32).collect();
+                run(Argmax::I32(&Guarded::copy_of(&argmax, placement).read_only()))
+            }
+            Places::U8 => {
+                let argmax: Vec<u8> = argmax.iter().map(|&place| place as u8).collect();
+                run(Argmax::U8(&Guarded::copy_of(&argmax, placement).read_only()))
+            }
         }
-        Places::U8 => {
-            let argmax: Vec<u8> = argmax.iter().map(|&place| place as u8).collect();
-            run(Argmax::U8(&Guarded::copy_of(&argmax, placement).read_only()))
-        }
-    }
-    .expect("a valid backward pass");
-    gradients
+    })
 }
 
 pub fn im2col<T: Real>(
