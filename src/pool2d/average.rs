@@ -38,6 +38,8 @@ pub(super) struct Sums<V> {
 impl<T: Element> Reduction<T> for Mean {
     type State<V: Copy> = Sums<V>;
 
+    const PLACES: bool = false;
+
     #[inline(always)]
     fn nothing() -> T {
         T::default()
@@ -69,6 +71,22 @@ impl<T: Element> Reduction<T> for Mean {
     fn end_row<S: Lanes<T>>(self, simd: S, sums: &mut Sums<S::Vector>) {
         sums.rows = simd.add(sums.rows, sums.row);
         sums.row = simd.splat(T::default());
+    }
+
+    #[inline(always)]
+    fn line<V: Copy>(self, sums: Sums<V>) -> [V; 2] {
+        [sums.rows; 2]
+    }
+
+    #[inline(always)]
+    fn add_line<S: Lanes<T>>(
+        self,
+        simd: S,
+        sums: &mut Sums<S::Vector>,
+        [sum, _]: [S::Vector; 2],
+        _: usize,
+    ) {
+        sums.rows = simd.add(sums.rows, sum);
     }
 
     #[inline(always)]

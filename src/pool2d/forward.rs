@@ -4,6 +4,8 @@
 use std::ops::Range;
 
 use super::ArgmaxMut;
+use super::forward_ring::{self, SharedRows};
+use super::forward_rows::{self, Numbers, Rows};
 use super::path::{self, BLOCK, Path, Transpose};
 use super::place::{FromNumbers, PlacesMut, SharedPlaces};
 use crate::context::Context;
@@ -19,6 +21,9 @@ use crate::tasks::{Tasks, by_plane};
 pub(super) trait Reduction<T: Element>: Copy + Sync {
     /// What is kept of a vector of windows while their cells pass.
     type State<V: Copy>: Copy;
+
+    /// Whether `line` has a place.
+    const PLACES: bool;
 
     /// A value that never changes a result.
     fn nothing() -> T;
@@ -43,6 +48,18 @@ pub(super) trait Reduction<T: Element>: Copy + Sync {
 
     /// After the last cell of a row of the window.
     fn end_row<S: Lanes<T>>(self, simd: S, state: &mut Self::State<S::Vector>);
+
+    /// What a row of the window came to, after its last cell, and the place of that.
+    fn line<V: Copy>(self, state: Self::State<V>) -> [V; 2];
+
+    /// A row of the window in place of its cells. `first_place` is that of its first cell.
+    fn add_line<S: Lanes<T>>(
+        self,
+        simd: S,
+        state: &mut Self::State<S::Vector>,
+        line: [S::Vector; 2],
+        first_place: usize,
+    );
 
     /// The result, and its place in the window.
     fn finish<S: Lanes<T>>(
@@ -96,14 +113,19 @@ impl Window {
 
 /// Where results go.
 #[derive(Clone, Copy)]
-struct Results<T> {
+pub(super) struct Results<T> {
     y: *mut T,
     places: PlacesMut<T>,
 }
 
 impl<T: Element> Results<T> {
+    /// The results from a later one on.
+    fn at(self, offset: usize) -> Self {
+        Results { y: self.y.wrapping_add(offset), places: self.places.at(offset) }
+    }
+
     #[inline(always)]
-    unsafe fn store<S: Lanes<T>>(
+    pub unsafe fn store<S: Lanes<T>>(
         self,
         simd: S,
         [values, places]: [S::Vector; 2],
@@ -130,6 +152,19 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     let (y, places) = (SharedMut::new(y), SharedPlaces::new(argmax));
     let results = |at: usize| Results { y: y.at(at), places: places.at(at) };
     let level = context.level();
+    if path::is_planar(shape) && forward_rows::pays(shape) {
+        let numbers = Numbers::new(shape);
+        let work = shape.height.stride * shape.width.input + shape.width.output;
+        let tasks = Tasks::new(shape.batch * shape.channels * shape.height.output, 1, work, 1);
+        let scratch = context.scratch::<T>(ScratchLen::for_each(numbers.len()))?;
+        context.run(tasks.count(), &|slot, index| {
+            let (x, results) = (x.as_ptr(), results(0));
+            let (rows, memory) = (tasks.part(index).0, scratch.slot(slot));
+            let numbers = &numbers;
+            T::dispatch(level, Rows { shape, reduction, rows, x, results, numbers, memory });
+        });
+        return Ok(());
+    }
     let (input, output) = (path::input_pixels(shape), path::output_pixels(shape));
     let (rows, columns) = (shape.height.output, shape.width.output);
     // Elements that a column of y reads and writes.
@@ -143,13 +178,25 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     match Path::new(shape, rows, |some| part(if cuttable { 0..some } else { 0..rows }).0) {
         Path::Channels { planes, lanes } => {
             let tasks = Tasks::new(planes * rows, lanes, work.saturating_mul(columns), 64);
-            context.run(tasks.count(), &|_, index| {
+            let scratch = context.scratch::<T>(ScratchLen::for_each(ring_len(shape, lanes)))?;
+            context.run(tasks.count(), &|slot, index| {
                 let (rows_of_all, part) = tasks.part(index);
                 for (plane, rows) in by_plane(rows_of_all, rows) {
                     let x = x[plane * shape.input_plane * lanes + part.start..].as_ptr();
                     let results = results(plane * shape.output_plane * lanes + part.start);
                     let pixels = Pixels { stride: lanes, lanes: part.len(), x };
-                    T::dispatch(level, Channels { shape, reduction, rows, pixels, results });
+                    // SAFETY: x and y have the planes' rows, scratch memory a ring.
+                    unsafe {
+                        run_pixels(
+                            level,
+                            shape,
+                            reduction,
+                            rows,
+                            pixels,
+                            results,
+                            scratch.slot(slot),
+                        );
+                    }
                 }
             });
         }
@@ -159,7 +206,8 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
             let work = (input + output).div_ceil(bands) * BLOCK;
             let tasks = Tasks::new(planes.div_ceil(BLOCK) * bands, 1, work, 1);
             let len = (0..bands).map(|band| path::block_len(&part(path::band(band, some, rows)).0));
-            let scratch = context.scratch::<T>(ScratchLen::for_each(len.max().unwrap_or(0)))?;
+            let len = len.max().unwrap_or(0) + ring_len(shape, BLOCK);
+            let scratch = context.scratch::<T>(ScratchLen::for_each(len))?;
             context.run(tasks.count(), &|slot, index| {
                 for number in tasks.part(index).0 {
                     let (first, band) = (number / bands * BLOCK, number % bands);
@@ -179,10 +227,42 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     Ok(())
 }
 
+/// Elements of scratch memory of [`run_pixels`].
+fn ring_len(shape: &PoolShape, lanes: usize) -> usize {
+    forward_ring::ring(shape, lanes).map_or(0, |ring| ring.len())
+}
+
+/// Rows of y in one plane, the lanes along a pixel's elements.
+///
+/// # Safety
+/// `pixels` and `results` have the rows; `memory` has `ring_len`.
+unsafe fn run_pixels<T: Element, R: Reduction<T>>(
+    level: Level,
+    shape: &PoolShape,
+    reduction: R,
+    rows: Range<usize>,
+    pixels: Pixels<T>,
+    results: Results<T>,
+    memory: *mut T,
+) {
+    match forward_ring::ring(shape, pixels.lanes) {
+        None => T::dispatch(level, Channels { shape, reduction, rows, pixels, results }),
+        Some(ring) => {
+            for lane in (0..pixels.lanes).step_by(ring.pitch) {
+                let (x, lanes) = (pixels.x.wrapping_add(lane), pixels.lanes - lane);
+                let pixels = Pixels { x, lanes: lanes.min(ring.pitch), ..pixels };
+                let (rows, results) = (rows.clone(), results.at(lane));
+                let kernel = SharedRows { shape, reduction, rows, pixels, results, ring, memory };
+                T::dispatch(level, kernel);
+            }
+        }
+    }
+}
+
 /// Up to [`BLOCK`] planes, with the lanes across them.
 ///
 /// # Safety
-/// `x` and `results` have the planes, `memory` has `block_len`.
+/// `x` and `results` have the planes, `memory` has `block_len` and `ring_len`.
 unsafe fn run_block<T: Element, R: Reduction<T>>(
     level: Level,
     shape: &PoolShape,
@@ -211,7 +291,11 @@ unsafe fn run_block<T: Element, R: Reduction<T>>(
     let block = Results { y, places: in_block };
     let pixels = Pixels { stride: BLOCK, lanes: planes, x: memory.cast_const() };
     let rows = 0..shape.height.output;
-    T::dispatch(level, Channels { shape, reduction, rows, pixels, results: block });
+    // SAFETY: the blocks have the rows; behind the block of places.
+    unsafe {
+        let memory = places.add(output * BLOCK);
+        run_pixels(level, shape, reduction, rows, pixels, block, memory);
+    }
     let transpose = Transpose {
         rows: output,
         columns: planes,
@@ -240,10 +324,10 @@ unsafe fn run_block<T: Element, R: Reduction<T>>(
 /// The pixels of a plane of x, and of y likewise: `stride` elements from one to the next, of which
 /// `lanes` are this task's.
 #[derive(Clone, Copy)]
-struct Pixels<T> {
-    stride: usize,
-    lanes: usize,
-    x: *const T,
+pub(super) struct Pixels<T> {
+    pub stride: usize,
+    pub lanes: usize,
+    pub x: *const T,
 }
 
 /// Rows of y in one plane, the lanes along a pixel's elements.

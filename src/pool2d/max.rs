@@ -29,6 +29,8 @@ pub(super) struct Best<V> {
 impl<T: Element> Reduction<T> for Maximum {
     type State<V: Copy> = Best<V>;
 
+    const PLACES: bool = true;
+
     #[inline(always)]
     fn nothing() -> T {
         T::from_f64(f64::NEG_INFINITY)
@@ -67,6 +69,25 @@ impl<T: Element> Reduction<T> for Maximum {
 
     #[inline(always)]
     fn end_row<S: Lanes<T>>(self, _: S, _: &mut Best<S::Vector>) {}
+
+    #[inline(always)]
+    fn line<V: Copy>(self, best: Best<V>) -> [V; 2] {
+        [best.value, best.place]
+    }
+
+    #[inline(always)]
+    fn add_line<S: Lanes<T>>(
+        self,
+        simd: S,
+        best: &mut Best<S::Vector>,
+        [value, place]: [S::Vector; 2],
+        first_place: usize,
+    ) {
+        let exceeds = simd.exceeds(value, best.value);
+        let place = simd.add_numbers(place, simd.splat(T::from_number(first_place as u32)));
+        best.value = simd.select(exceeds, value, best.value);
+        best.place = simd.select(exceeds, place, best.place);
+    }
 
     #[inline(always)]
     fn finish<S: Lanes<T>>(self, _: S, best: Best<S::Vector>, _: S::Vector) -> [S::Vector; 2] {

@@ -4,10 +4,13 @@ mod average;
 mod backward;
 mod backward_pixels;
 mod forward;
+mod forward_ring;
+mod forward_rows;
 mod max;
 mod path;
 mod place;
 mod ring;
+mod scatter;
 #[cfg(test)]
 mod tests;
 mod unpool;
@@ -171,6 +174,10 @@ pub(crate) fn run_max_backward<T: Element>(
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
     argmax.check::<T>(context, &shape)?;
+    if scatter::pays(&shape) {
+        scatter::run(context, &shape, dy, argmax, dx);
+        return Ok(());
+    }
     backward::run(context, &shape, ToMaximum, dy, Some(argmax), dx)
 }
 

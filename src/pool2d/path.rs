@@ -27,7 +27,7 @@ pub(super) const CACHED: usize = 1 << 17;
 impl Path {
     /// The way for `shape`. `part` is the shape of some rows, of y or of x, in a block's planes.
     pub fn new(shape: &PoolShape, rows: usize, part: impl Fn(usize) -> PoolShape) -> Path {
-        if shape.layout == Layout::Nhwc && shape.channels > 1 {
+        if !is_planar(shape) {
             return Path::Channels { planes: shape.batch, lanes: shape.channels };
         }
         let planes = shape.batch * shape.channels;
@@ -40,6 +40,11 @@ impl Path {
             false => Path::Channels { planes, lanes: 1 },
         }
     }
+}
+
+/// Whether the elements of a plane's rows lie side by side.
+pub(super) fn is_planar(shape: &PoolShape) -> bool {
+    shape.layout == Layout::Nchw || shape.channels == 1
 }
 
 /// The rows of a band, of `some` of the `rows` each but for the last.

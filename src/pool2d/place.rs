@@ -77,7 +77,7 @@ impl<T> Places<T> {
 
 impl<T> PlacesMut<T> {
     /// The places from a later one on.
-    fn at(self, offset: usize) -> PlacesMut<T> {
+    pub fn at(self, offset: usize) -> PlacesMut<T> {
         match self {
             PlacesMut::Nowhere => PlacesMut::Nowhere,
             PlacesMut::I32(places) => PlacesMut::I32(places.wrapping_add(offset)),

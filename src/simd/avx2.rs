@@ -163,6 +163,15 @@ impl Lanes<f32> for Avx2 {
     }
 
     #[inline(always)]
+    fn add_numbers(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let sum = _mm256_add_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b));
+            _mm256_castsi256_ps(sum)
+        }
+    }
+
+    #[inline(always)]
     fn deinterleave(self, a: __m256, b: __m256) -> [__m256; 2] {
         // SAFETY: the token proves the feature.
         unsafe {
@@ -314,6 +323,15 @@ impl Lanes<f64> for Avx2 {
         unsafe {
             let equal = _mm256_cmpeq_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(b));
             _mm256_castsi256_pd(equal)
+        }
+    }
+
+    #[inline(always)]
+    fn add_numbers(self, a: __m256d, b: __m256d) -> __m256d {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let sum = _mm256_add_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(b));
+            _mm256_castsi256_pd(sum)
         }
     }
 

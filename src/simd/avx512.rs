@@ -160,6 +160,15 @@ impl Lanes<f32> for Avx512 {
     }
 
     #[inline(always)]
+    fn add_numbers(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let sum = _mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b));
+            _mm512_castsi512_ps(sum)
+        }
+    }
+
+    #[inline(always)]
     fn deinterleave(self, a: __m512, b: __m512) -> [__m512; 2] {
         // SAFETY: the token proves the feature.
         unsafe {
@@ -303,6 +312,15 @@ impl Lanes<f64> for Avx512 {
     fn same_bits(self, a: __m512d, b: __m512d) -> __mmask8 {
         // SAFETY: the token proves the feature.
         unsafe { _mm512_cmpeq_epi64_mask(_mm512_castpd_si512(a), _mm512_castpd_si512(b)) }
+    }
+
+    #[inline(always)]
+    fn add_numbers(self, a: __m512d, b: __m512d) -> __m512d {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            let sum = _mm512_add_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b));
+            _mm512_castsi512_pd(sum)
+        }
     }
 
     #[inline(always)]

@@ -8,6 +8,7 @@ struct Outcome<T> {
     quotients: Vec<T>,
     exceeds: Vec<bool>,
     same_bits: Vec<bool>,
+    number_sums: Vec<T>,
     deinterleaved: Vec<T>,
     interleaved: Vec<T>,
 }
@@ -40,6 +41,12 @@ impl<T: Element> Kernel<T> for AllOf<'_, T> {
             quotients: list(simd.div(a, b)),
             exceeds: truth(simd.exceeds(a, b)),
             same_bits: truth(simd.same_bits(a, b)),
+            number_sums: list(
+                simd.add_numbers(
+                    simd.splat(T::from_number(300)),
+                    simd.splat(T::from_number(1 << 30)),
+                ),
+            ),
             deinterleaved: simd.deinterleave(a, b).map(list).concat(),
             interleaved: simd.interleave(a, b).map(list).concat(),
         }
@@ -79,6 +86,7 @@ fn check<T: Element>(level: Level) {
             );
             let moves_on = !is_nan(b) && (is_nan(a) || a > b);
             assert_eq!(found.exceeds[lane], moves_on, "{a:?} exceeds {b:?}");
+            assert_eq!(found.number_sums[lane].to_number(), (1 << 30) + 300);
             assert_eq!(found.same_bits[lane], bits(a) == bits(b), "{a:?} same bits as {b:?}");
         }
         let joined: Vec<T> = a[..lanes].iter().chain(&b[..lanes]).copied().collect();

@@ -187,6 +187,8 @@ pub trait Lanes<T: Element>: Copy {
     fn exceeds(self, value: Self::Vector, best: Self::Vector) -> Self::Mask;
     /// Lanes whose bits are equal.
     fn same_bits(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
+    /// The sums of the numbers that `from_number` put in.
+    fn add_numbers(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// The even lanes of `a` then `b`, and the odd ones.
     fn deinterleave(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
     /// `a` in the even lanes and `b` in the odd ones: the inverse of `deinterleave`.

@@ -177,6 +177,12 @@ macro_rules! portable_lanes {
             }
 
             #[inline(always)]
+            fn add_numbers(self, a: $vector, b: $vector) -> $vector {
+                let bits = |vector: $vector| $bits::new(vector.to_array().map(<$element>::to_bits));
+                $vector::new((bits(a) + bits(b)).to_array().map(<$element>::from_bits))
+            }
+
+            #[inline(always)]
             fn deinterleave(self, a: $vector, b: $vector) -> [$vector; 2] {
                 let lane = |lane| if lane < $lanes { a.to_array()[lane] } else { b.to_array()[lane - $lanes] };
                 [0, 1].map(|odd| $vector::new(std::array::from_fn(|i| lane(2 * i + odd))))

@@ -1,0 +1,280 @@
+//! Max-pooling's backward pass as a scatter: each gradient is added to the cell where its window's maximum
+//! lay. A cell's gradients come in the order of its windows, so the bits are those of a gather.
+
+use std::ops::Range;
+
+use super::Argmax;
+use super::place::Places;
+use crate::context::Context;
+use crate::shape::{Layout, PoolShape};
+use crate::shared_mut::SharedMut;
+use crate::simd::{Element, Kernel, Lanes};
+use crate::tasks::{GRAIN, Tasks};
+
+/// Whether it is faster than a gather, which looks at every window over a cell, but at a vector of channels
+/// at a time.
+pub(super) fn pays(shape: &PoolShape) -> bool {
+    shape.layout == Layout::Nchw || shape.channels < FEW_CHANNELS || shape.window_len() > FEW_CELLS
+}
+
+const FEW_CHANNELS: usize = 8;
+const FEW_CELLS: usize = 16;
+
+/// Writes dx. Places were checked.
+pub(super) fn run<T: Element>(
+    context: &Context,
+    shape: &PoolShape,
+    dy: &[T],
+    argmax: Argmax<'_>,
+    dx: &mut [T],
+) {
+    let (planes, lanes) = match shape.layout {
+        Layout::Nchw => (shape.batch * shape.channels, 1),
+        Layout::Nhwc => (shape.batch, shape.channels),
+    };
+    let dx = SharedMut::new(dx);
+    let rows = shape.height.input;
+    // Elements that a lane of all rows reads and writes.
+    let work = shape.input_plane + shape.output_plane;
+    let row_work = (work / rows).max(1) * lanes.min(STEP);
+    let some = (BAND / row_work).max(4 * shape.height.window()).min(rows);
+    let bands = rows.div_ceil(some);
+    let tasks = Tasks::new(planes * bands, lanes, work / bands, STEP);
+    context.run(tasks.count(), &|_, index| {
+        let (numbers, some_lanes) = tasks.part(index);
+        let scatter = |first: usize, planes: usize, rows: Range<usize>| {
+            let (part, windows) = shape.of_input_rows(shape.batch, rows.clone());
+            let input = first * shape.input_plane + rows.start * shape.width.input;
+            let output = first * shape.output_plane + windows.start * shape.width.output;
+            let output = output * lanes + some_lanes.start;
+            let scatter = Scatter {
+                shape: &part,
+                dy: dy[output..].as_ptr(),
+                places: argmax.from(output),
+                relu_output: None,
+                dx: dx.at(input * lanes + some_lanes.start),
+                planes,
+                lanes: some_lanes.len(),
+                plane_strides: [shape.output_plane * lanes, shape.input_plane * lanes],
+                pixel_strides: [lanes, lanes],
+            };
+            T::dispatch(context.level(), scatter);
+        };
+        if bands == 1 {
+            return scatter(numbers.start, numbers.len(), 0..rows);
+        }
+        for number in numbers {
+            let first = number % bands * some;
+            scatter(number / bands, 1, first..rows.min(first + some));
+        }
+    });
+}
+
+/// Lanes that a task takes whole, so that it writes whole cache lines.
+const STEP: usize = 64;
+
+/// Elements of a band of rows, about: windows at its edges are another's, too.
+const BAND: usize = 4 * GRAIN;
+
+/// Writes all of dx in some planes, or in some elements of each of their pixels.
+pub(super) struct Scatter<'a, T> {
+    pub shape: &'a PoolShape,
+    /// From the first window on, as the places.
+    pub dy: *const T,
+    /// Checked to lie in the windows.
+    pub places: Places<T>,
+    /// The pooling's output, where its input was a ReLU's: gradients count as 0 where it is <= 0.
+    pub relu_output: Option<*const T>,
+    pub dx: *mut T,
+    pub planes: usize,
+    /// Elements of a pixel.
+    pub lanes: usize,
+    /// Elements from one plane, and from one pixel, to the next in dy and in dx.
+    pub plane_strides: [usize; 2],
+    pub pixel_strides: [usize; 2],
+}
+
+impl<T: Element> Kernel<T> for Scatter<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, _: S) {
+        let dy = self.dy;
+        // SAFETY: whoever makes one answers for dy and what masks it.
+        let gradient = move |at: usize| unsafe { *dy.add(at) };
+        match self.relu_output {
+            None => self.add_all(gradient),
+            Some(output) => self.add_all(move |at: usize| {
+                // SAFETY: as above.
+                let output = unsafe { *output.add(at) };
+                if output <= T::default() { T::default() } else { gradient(at) }
+            }),
+        }
+    }
+}
+
+impl<T: Element> Scatter<'_, T> {
+    #[inline(always)]
+    fn clear(&self, dx: *mut T) {
+        let pixels = self.shape.height.input * self.shape.width.input;
+        let stride = self.pixel_strides[1];
+        let runs = if self.lanes == stride { [1, pixels * stride] } else { [pixels, self.lanes] };
+        for run in 0..runs[0] {
+            // SAFETY: elements of a plane of dx, for which whoever makes one answers.
+            unsafe { std::slice::from_raw_parts_mut(dx.add(run * stride), runs[1]) }
+                .fill(T::default());
+        }
+    }
+
+    #[inline(always)]
+    fn add_all(&self, gradient: impl Fn(usize) -> T) {
+        match self.places {
+            Places::U8(places) => {
+                // SAFETY: whoever makes one answers for the places.
+                self.add(|at| usize::from(unsafe { *places.add(at) }), gradient);
+            }
+            // SAFETY: as above.
+            Places::I32(places) => self.add(|at| unsafe { *places.add(at) } as usize, gradient),
+            _ => unreachable!("places as the caller gave them"),
+        }
+    }
+
+    #[inline(always)]
+    fn add(&self, place: impl Fn(usize) -> usize, gradient: impl Fn(usize) -> T) {
+        if self.shape.window_len() <= TABLE {
+            self.add_cells(&Table::new(self.shape, self.pixel_strides[1]), place, gradient);
+        } else {
+            let cells = Divided { shape: self.shape, stride: self.pixel_strides[1] };
+            self.add_cells(&cells, place, gradient);
+        }
+    }
+
+    #[inline(always)]
+    fn add_cells(
+        &self,
+        cells: &impl Cells,
+        place: impl Fn(usize) -> usize,
+        gradient: impl Fn(usize) -> T,
+    ) {
+        for plane in 0..self.planes {
+            let [dy, dx] = self.plane_strides.map(|stride| plane * stride);
+            let dx = self.dx.wrapping_add(dx);
+            self.clear(dx);
+            self.add_plane(cells, |at| place(dy + at), |at| gradient(dy + at), dx);
+        }
+    }
+
+    #[inline(always)]
+    fn add_plane(
+        &self,
+        cells: &impl Cells,
+        place: impl Fn(usize) -> usize,
+        gradient: impl Fn(usize) -> T,
+        dx: *mut T,
+    ) {
+        let [dy_stride, dx_stride] = self.pixel_strides;
+        let (height, width) = (&self.shape.height, &self.shape.width);
+        let (full_rows, full_columns) = (height.full_outputs(false), width.full_outputs(false));
+        let add = |cell: usize, at: usize| {
+            debug_assert!(cell < height.input * width.input * dx_stride);
+            // SAFETY: a cell of dx.
+            unsafe { *dx.add(cell) = *dx.add(cell) + gradient(at) };
+        };
+        for row in 0..height.output {
+            let top = (row * height.stride).wrapping_sub(height.pad_before);
+            let left = |column: usize| (column * width.stride).wrapping_sub(width.pad_before);
+            let at = |column: usize| (row * width.output + column) * dy_stride;
+            // Some of the cells of these lie outside the input.
+            let clipped = |column: usize| {
+                for (lane, at) in (0..self.lanes).map(|lane| (lane, at(column) + lane)) {
+                    let [down, right] = cells.coordinates(place(at));
+                    let (y, x) = (top.wrapping_add(down), left(column).wrapping_add(right));
+                    if y < height.input && x < width.input {
+                        add((y * width.input + x) * dx_stride + lane, at);
+                    }
+                }
+            };
+            let full = if full_rows.contains(&row) { full_columns.clone() } else { 0..0 };
+            (0..full.start).for_each(clipped);
+            let first = |column: usize| (top * width.input + left(column)) * dx_stride;
+            if self.lanes == 1 {
+                let step = width.stride * dx_stride;
+                for number in 0..full.len() {
+                    let at = at(full.start) + number * dy_stride;
+                    add(first(full.start) + number * step + cells.offset(place(at)), at);
+                }
+            } else {
+                for column in full.clone() {
+                    for (lane, at) in (0..self.lanes).map(|lane| (lane, at(column) + lane)) {
+                        add(first(column) + lane + cells.offset(place(at)), at);
+                    }
+                }
+            }
+            (full.end..width.output).for_each(clipped);
+        }
+    }
+}
+
+/// Where a place in a window lies from its first cell on.
+trait Cells {
+    /// In rows and columns.
+    fn coordinates(&self, place: usize) -> [usize; 2];
+    /// In elements of dx.
+    fn offset(&self, place: usize) -> usize;
+}
+
+/// Places that are looked up.
+const TABLE: usize = 256;
+
+struct Table {
+    coordinates: [[u32; 2]; TABLE],
+    offsets: [usize; TABLE],
+}
+
+impl Table {
+    #[inline(always)]
+    fn new(shape: &PoolShape, stride: usize) -> Table {
+        let divided = Divided { shape, stride };
+        let mut table = Table { coordinates: [[0; 2]; TABLE], offsets: [0; TABLE] };
+        for place in 0..shape.window_len() {
+            // What does not fit lies outside any input.
+            table.coordinates[place] =
+                divided.coordinates(place).map(|c| u32::try_from(c).unwrap_or(u32::MAX));
+            table.offsets[place] = divided.offset(place);
+        }
+        table
+    }
+}
+
+impl Cells for Table {
+    #[inline(always)]
+    fn coordinates(&self, place: usize) -> [usize; 2] {
+        self.coordinates[usize::from(place as u8)].map(|c| c as usize)
+    }
+
+    #[inline(always)]
+    fn offset(&self, place: usize) -> usize {
+        self.offsets[usize::from(place as u8)]
+    }
+}
+
+struct Divided<'a> {
+    shape: &'a PoolShape,
+    /// Elements from one pixel of dx to the next.
+    stride: usize,
+}
+
+impl Cells for Divided<'_> {
+    #[inline(always)]
+    fn coordinates(&self, place: usize) -> [usize; 2] {
+        let (height, width) = (&self.shape.height, &self.shape.width);
+        let [down, right] = [place / width.kernel, place % width.kernel];
+        [down.wrapping_mul(height.dilation), right.wrapping_mul(width.dilation)]
+    }
+
+    #[inline(always)]
+    fn offset(&self, place: usize) -> usize {
+        let [down, right] = self.coordinates(place);
+        down.wrapping_mul(self.shape.width.input).wrapping_add(right).wrapping_mul(self.stride)
+    }
+}
