@@ -89,6 +89,40 @@ pub(crate) unsafe fn fill<T: Element, S: Lanes<T>>(
     }
 }
 
+/// The least bytes of a tensor that is written past the caches: it would not stay in them anyway, and writing
+/// through them reads each line first.
+/// (Small in debug builds, so that tests go both ways.)
+const STREAMED: usize = if cfg!(debug_assertions) { 1 << 14 } else { 5 << 24 };
+
+/// Whether a tensor of so many elements had better be written by [`copy_streaming`].
+pub(crate) fn streams<T>(len: usize) -> bool {
+    len >= STREAMED / size_of::<T>()
+}
+
+/// Copies `len` elements past the caches to where they are not read soon.
+#[inline(always)]
+pub(crate) unsafe fn copy_streaming<T: Element, S: Lanes<T>>(
+    simd: S,
+    len: usize,
+    source: *const T,
+    target: *mut T,
+) {
+    let before = target.align_offset(S::LANES * size_of::<T>()).min(len);
+    let vectors = (len - before) / S::LANES * S::LANES;
+    let end = before + vectors;
+    // SAFETY: the caller answers for the elements; each vector begins at a multiple of its size.
+    unsafe {
+        target.copy_from_nonoverlapping(source, before);
+        for at in (before..end).step_by(S::LANES) {
+            simd.store_streaming(target.add(at), simd.load(source.add(at)));
+        }
+        target.add(end).copy_from_nonoverlapping(source.add(end), len - end);
+        // Such stores are not ordered with others, such as those that tell that a task is done.
+        #[cfg(target_arch = "x86_64")]
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 /// Puts `len` elements together of which the even ones follow each other at `even`, the others at `odd`.
 #[inline(always)]
 pub(crate) unsafe fn interleave<T: Element, S: Lanes<T>>(
@@ -223,6 +257,37 @@ mod tests {
         }
     }
 
+    struct Copy<'a, T> {
+        source: &'a [T],
+        target: &'a mut [T],
+    }
+
+    impl<T: Element> Kernel<T> for Copy<'_, T> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Lanes<T>>(self, simd: S) {
+            let (source, target) = (self.source.as_ptr(), self.target.as_mut_ptr());
+            // SAFETY: as long as each other.
+            unsafe { copy_streaming(simd, self.source.len(), source, target) }
+        }
+    }
+
+    fn check_copy<T: Element>(level: Level) {
+        let all: Vec<T> = values(7, 120);
+        for len in 0..=70usize {
+            for first in 0..=17 {
+                let expected = &all[first..first + len];
+                let found = written(first + len, |target| {
+                    target[..first].copy_from_slice(&all[..first]);
+                    let target = &mut target[first..];
+                    T::dispatch(level, Copy { source: expected, target });
+                });
+                assert_same_bits(&found[first..], expected);
+            }
+        }
+    }
+
     fn check_interleave<T: Element>(level: Level) {
         for len in 0..=70usize {
             let expected: Vec<T> = values(6, len);
@@ -236,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_every_length_interleave_and_matrices_of_every_size_transpose() {
+    fn runs_of_every_length_and_matrices_of_every_size() {
         for isa in Isa::ALL {
             let Some(level) = Level::new(isa) else {
                 println!("not tested: this processor has no {isa}");
@@ -246,6 +311,8 @@ mod tests {
             check::<f64>(level);
             check_interleave::<f32>(level);
             check_interleave::<f64>(level);
+            check_copy::<f32>(level);
+            check_copy::<f64>(level);
         }
     }
 }

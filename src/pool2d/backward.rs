@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Argmax;
 use super::backward_pixels::{self as pixels, DealtPixels, Pixels};
+use super::backward_rows::{Lines, Rows};
 use super::path::{self, BLOCK, Path, Transpose};
 use super::place::{Places, ToNumbers};
 use super::ring::Ring;
@@ -54,7 +55,7 @@ pub(super) struct Inputs<T> {
 
 impl<T> Inputs<T> {
     /// The same from a later offset on.
-    fn at(self, offset: usize) -> Self {
+    pub fn at(self, offset: usize) -> Self {
         Inputs { dy: self.dy.wrapping_add(offset), places: self.places.at(offset) }
     }
 }
@@ -74,6 +75,17 @@ pub(super) fn run<T: Element, G: Gradient<T>>(
     let level = context.level();
     let (input, output) = (path::input_pixels(shape), path::output_pixels(shape));
     let (rows, columns) = (shape.height.input, shape.width.input);
+    if let Some(lines) = along_rows::<T>(shape) {
+        let work = columns + output / rows + 1;
+        let tasks = Tasks::new(shape.batch * shape.channels * rows, 1, work, 1);
+        let scratch = context.scratch::<T>(ScratchLen::for_each(lines.len()))?;
+        context.run(tasks.count(), &|slot, index| {
+            let (rows, memory) = (tasks.part(index).0, scratch.slot(slot));
+            let (inputs, dx, lines) = (inputs(0), dx.at(0), &lines);
+            T::dispatch(level, Rows { shape, gradient, rows, inputs, dx, lines, memory });
+        });
+        return Ok(());
+    }
     // Elements that a column of dx reads and writes.
     let work = (output / rows).div_ceil(columns) + 1;
     // Some rows of dx.
@@ -85,7 +97,10 @@ pub(super) fn run<T: Element, G: Gradient<T>>(
             let task_rows = task_rows(shape, work.saturating_mul(columns * chunk));
             let parts = rows.div_ceil(task_rows);
             let ring_len = pixel_ring_len(shape, lanes, G::PLACES);
-            let scratch = context.scratch::<T>(ScratchLen::for_each(ring_len))?;
+            let streamed =
+                ring_len > 0 && chunk == lanes && runs::streams::<T>(planes * input * lanes);
+            let row_len = if streamed { columns * lanes } else { 0 };
+            let scratch = context.scratch::<T>(ScratchLen::for_each(ring_len + row_len))?;
             context.run(planes * parts * chunks, &|slot, index| {
                 let (rest, lane) = (index / chunks, index % chunks * chunk);
                 let (plane, row) = (rest / parts, rest % parts * task_rows);
@@ -95,7 +110,8 @@ pub(super) fn run<T: Element, G: Gradient<T>>(
                 let rows = row..rows.min(row + task_rows);
                 // SAFETY: the planes have the rows and the lanes; scratch memory has a ring.
                 unsafe {
-                    run_pixels(level, shape, gradient, rows, pixels, inputs, scratch.slot(slot));
+                    let memory = scratch.slot(slot);
+                    run_pixels(level, shape, gradient, rows, pixels, inputs, memory, streamed);
                 }
             });
         }
@@ -118,6 +134,12 @@ pub(super) fn run<T: Element, G: Gradient<T>>(
         }
     }
     Ok(())
+}
+
+/// The way along the rows of dx, where there is one.
+pub(super) fn along_rows<T>(shape: &PoolShape) -> Option<Lines> {
+    let lines = Lines::new::<T>(shape).filter(|_| path::is_planar(shape))?;
+    (lines.len() <= path::MAX_SCRATCH).then_some(lines)
 }
 
 /// The way of [`run_alone`]: of any regions of the same rows or fewer, with the same scratch memory.
@@ -167,7 +189,8 @@ fn task_rows(shape: &PoolShape, row_work: usize) -> usize {
 /// `ring_lanes` says, or fewer.
 ///
 /// # Safety
-/// `inputs` and `pixels` have the rows; `memory` has `pixel_ring_len`.
+/// `inputs` and `pixels` have the rows; `memory` has `pixel_ring_len`, and a row of dx if it is `streamed`.
+#[allow(clippy::too_many_arguments, reason = "what the tasks of a region differ in")]
 unsafe fn run_pixels<T: Element, G: Gradient<T>>(
     level: Level,
     shape: &PoolShape,
@@ -176,15 +199,25 @@ unsafe fn run_pixels<T: Element, G: Gradient<T>>(
     pixels: Pixels<T>,
     inputs: Inputs<T>,
     memory: *mut T,
+    streamed: bool,
 ) {
     if pixels::ring_lanes(shape, pixels.lanes, G::PLACES).is_none() {
         T::dispatch(level, Channels { shape, gradient, rows, pixels, inputs });
         return;
     }
     let ring = pixels::ring(shape, pixels.lanes, G::PLACES);
-    let (is_dealt, numbers_of) = (false, (shape, 0));
-    let kernel =
-        DealtPixels { shape, gradient, numbers_of, rows, pixels, inputs, ring, is_dealt, memory };
+    let kernel = DealtPixels {
+        shape,
+        gradient,
+        numbers_of: (shape, 0),
+        rows,
+        pixels,
+        inputs,
+        ring,
+        is_dealt: false,
+        memory,
+        streamed,
+    };
     T::dispatch(level, kernel);
 }
 
@@ -211,7 +244,9 @@ pub(super) unsafe fn run_alone<T: Element, G: Gradient<T>>(
                     let dx = dx.wrapping_add(plane * shape.input_plane * lanes + lane);
                     let pixels = Pixels { stride: lanes, lanes: chunk.min(lanes - lane), dx };
                     // SAFETY: the caller answers for the planes and for the memory.
-                    unsafe { run_pixels(level, shape, gradient, 0..rows, pixels, inputs, memory) };
+                    unsafe {
+                        run_pixels(level, shape, gradient, 0..rows, pixels, inputs, memory, false);
+                    }
                 }
             }
         }
@@ -278,6 +313,7 @@ unsafe fn run_block<T: Element, G: Gradient<T>>(
         is_dealt: G::PLACES,
         numbers_of: (shape, windows.start),
         memory: dy,
+        streamed: false,
     };
     T::dispatch(level, kernel);
     let transpose = Transpose {

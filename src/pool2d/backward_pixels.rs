@@ -49,8 +49,9 @@ pub(super) struct DealtPixels<'a, T, G> {
     pub ring: Ring,
     /// Whether the ring has all windows already.
     pub is_dealt: bool,
-    /// Room for the ring.
+    /// Room for the ring, and behind it for a row of dx if it is `streamed`, as only a row of whole pixels may be.
     pub memory: *mut T,
+    pub streamed: bool,
 }
 
 impl<T: Element, G: Gradient<T>> Kernel<T> for DealtPixels<'_, T, G> {
@@ -77,12 +78,20 @@ impl<T: Element, G: Gradient<T>> Kernel<T> for DealtPixels<'_, T, G> {
                 }
                 (place * of_row, kh)
             });
+            let row_len = width.input * self.pixels.stride;
+            let dx = self.pixels.dx.wrapping_add(row * row_len);
+            let streamed = self.memory.wrapping_add(self.ring.len());
+            let target = if self.streamed { streamed } else { dx };
             // Their common numbers, and the common windows' extents and strides, as constants.
             match windows.clone().count() {
-                1 => self.common_row(simd, row, first_of::<1>(windows)),
-                2 => self.common_row(simd, row, first_of::<2>(windows)),
-                3 => self.common_row(simd, row, first_of::<3>(windows)),
-                _ => self.row(simd, row, windows, width),
+                1 => self.common_row(simd, target, first_of::<1>(windows)),
+                2 => self.common_row(simd, target, first_of::<2>(windows)),
+                3 => self.common_row(simd, target, first_of::<3>(windows)),
+                _ => self.row(simd, target, windows, width),
+            }
+            if self.streamed {
+                // SAFETY: a row of dx, for which the memory has room, too.
+                unsafe { runs::copy_streaming(simd, row_len, streamed, dx) };
             }
         }
     }
@@ -128,25 +137,25 @@ impl<T: Element, G: Gradient<T>> DealtPixels<'_, T, G> {
     fn common_row<S: Lanes<T>, const N: usize>(
         &self,
         simd: S,
-        row: usize,
+        dx: *mut T,
         windows: [(usize, usize); N],
     ) {
         let (width, windows) = (&self.shape.width, windows.iter().copied());
         match (width.kernel, width.stride, width.dilation) {
-            (2, 2, 1) => self.row(simd, row, windows, &with_constants(width, 2, 2, 1)),
-            (3, 2, 1) => self.row(simd, row, windows, &with_constants(width, 3, 2, 1)),
-            (3, 1, 1) => self.row(simd, row, windows, &with_constants(width, 3, 1, 1)),
-            _ => self.row(simd, row, windows, width),
+            (2, 2, 1) => self.row(simd, dx, windows, &with_constants(width, 2, 2, 1)),
+            (3, 2, 1) => self.row(simd, dx, windows, &with_constants(width, 3, 2, 1)),
+            (3, 1, 1) => self.row(simd, dx, windows, &with_constants(width, 3, 1, 1)),
+            _ => self.row(simd, dx, windows, width),
         }
     }
 
-    /// Writes a row of dx. `windows` are the rows of windows over it: where their lines are, and which of
+    /// Writes a row of dx, to `dx`. `windows` are the rows of windows over it: where their lines are, and which of
     /// their rows it is.
     #[inline(always)]
     fn row<S: Lanes<T>>(
         &self,
         simd: S,
-        row: usize,
+        dx: *mut T,
         windows: impl Iterator<Item = (usize, usize)> + Clone,
         width: &Axis,
     ) {
@@ -157,7 +166,7 @@ impl<T: Element, G: Gradient<T>> DealtPixels<'_, T, G> {
         let start = (kernel.div_ceil(stride) - 1) * stride;
         let start = start.saturating_sub(pad_before).min(end);
         for column in (0..start).chain(end..input) {
-            self.pixel(simd, row, column, windows.clone(), width.windows(column));
+            self.pixel(simd, dx, column, windows.clone(), width.windows(column));
         }
         for column in start..end {
             let (last, phase) = ((column + pad_before) / stride, (column + pad_before) % stride);
@@ -167,23 +176,22 @@ impl<T: Element, G: Gradient<T>> DealtPixels<'_, T, G> {
                 false => kernel.saturating_sub(phase).div_ceil(stride),
             };
             let columns = (0..taps).rev().map(move |tap| (last - tap, phase + tap * stride));
-            self.pixel(simd, row, column, windows.clone(), columns);
+            self.pixel(simd, dx, column, windows.clone(), columns);
         }
     }
 
-    /// Writes a pixel of dx: the sum over the windows in `rows` and `columns`, each with its tap.
+    /// Writes a pixel of a row of dx: the sum over the windows in `rows` and `columns`, each with its tap.
     #[inline(always)]
     fn pixel<S: Lanes<T>>(
         &self,
         simd: S,
-        row: usize,
+        dx: *mut T,
         column: usize,
         rows: impl Iterator<Item = (usize, usize)> + Clone,
         columns: impl Iterator<Item = (usize, usize)> + Clone,
     ) {
-        let Pixels { stride, lanes, dx } = self.pixels;
-        let width = &self.shape.width;
-        let at = (row * width.input + column) * stride;
+        let Pixels { stride, lanes, .. } = self.pixels;
+        let (width, at) = (&self.shape.width, column * stride);
         for lane in (0..lanes).step_by(S::LANES) {
             let count = S::LANES.min(lanes - lane);
             let mut sum = simd.splat(T::default());

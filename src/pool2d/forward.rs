@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::ArgmaxMut;
 use super::forward_ring::{self, SharedRows};
-use super::forward_rows::{self, Numbers, Rows};
+use super::forward_rows::{self, Rows};
+use super::numbers::Numbers;
 use super::path::{self, BLOCK, Path, Transpose};
 use super::place::{FromNumbers, PlacesMut, SharedPlaces};
 use crate::context::Context;

@@ -7,14 +7,15 @@
 use std::ops::Range;
 
 use super::forward::{Reduction, Results, Window};
+use super::numbers::Numbers;
 use super::path::BLOCK;
-use crate::runs::{self, for_each_vector};
+use crate::runs::for_each_vector;
 use crate::shape::{Axis, PoolShape};
 use crate::simd::{Element, Kernel, Lanes};
 use crate::tasks::by_plane;
 
 /// Rows of a window, at most.
-const MOST_ROWS: usize = 3;
+const MOST_ROWS: usize = 5;
 
 /// Elements of x that a band reads, about: enough rows to share, few enough to be fetched ahead.
 const BAND: usize = 1 << 11;
@@ -23,37 +24,8 @@ const BAND: usize = 1 << 11;
 pub(super) fn pays(shape: &PoolShape) -> bool {
     let (height, width) = (&shape.height, &shape.width);
     let is_plain = height.dilation == 1 && width.dilation == 1 && width.stride <= 2;
-    let most_lanes = 8 * width.output >= 5 * width.output.next_multiple_of(BLOCK);
+    let most_lanes = 2 * width.output >= width.output.next_multiple_of(BLOCK);
     is_plain && height.kernel <= MOST_ROWS && most_lanes
-}
-
-/// The numbers of a plane's windows: in scratch memory, a line for each row whose windows do not all lie in the
-/// input, and one for the others.
-#[derive(Clone)]
-pub(super) struct Numbers {
-    full: Range<usize>,
-    rows: usize,
-    line: usize,
-}
-
-impl Numbers {
-    pub fn new(shape: &PoolShape) -> Numbers {
-        let full = shape.height.full_outputs(false);
-        let rows = shape.height.output - full.len() + full.len().min(1);
-        Numbers { full, rows, line: shape.width.output.next_multiple_of(BLOCK) }
-    }
-
-    /// Elements of memory.
-    pub fn len(&self) -> usize {
-        self.rows.saturating_mul(self.line)
-    }
-
-    /// Where the line of a row begins.
-    #[inline(always)]
-    fn at(&self, row: usize) -> usize {
-        let shared = row.min(self.full.end.max(1) - 1).saturating_sub(self.full.start);
-        (row - shared) * self.line
-    }
 }
 
 /// Rows of y in some planes.
@@ -74,7 +46,12 @@ impl<T: Element, R: Reduction<T>> Kernel<T> for Rows<'_, T, R> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        self.number(simd);
+        // SAFETY: the memory has them.
+        unsafe {
+            self.numbers.write(simd, self.shape, self.memory, |row, column| {
+                self.reduction.number(&Window::new(self.shape, row, column))
+            });
+        }
         // The common windows and strides as constants.
         let (height, width) = (&self.shape.height, &self.shape.width);
         match ([height.kernel, height.stride], [width.kernel, width.stride]) {
@@ -83,7 +60,9 @@ impl<T: Element, R: Reduction<T>> Kernel<T> for Rows<'_, T, R> {
             ([3, 2], [3, 2]) => self.all::<S, 3>(simd, 2, [3, 2]),
             ([1, stride], of_width) => self.all::<S, 1>(simd, stride, of_width),
             ([2, stride], of_width) => self.all::<S, 2>(simd, stride, of_width),
-            ([_, stride], of_width) => self.all::<S, 3>(simd, stride, of_width),
+            ([3, stride], of_width) => self.all::<S, 3>(simd, stride, of_width),
+            ([4, stride], of_width) => self.all::<S, 4>(simd, stride, of_width),
+            ([_, stride], of_width) => self.all::<S, 5>(simd, stride, of_width),
         }
     }
 }
@@ -101,27 +80,6 @@ struct UnderWindows {
 }
 
 impl<T: Element, R: Reduction<T>> Rows<'_, T, R> {
-    /// Writes the numbers of all windows.
-    #[inline(always)]
-    fn number<S: Lanes<T>>(&self, simd: S) {
-        let (rows, full) = (&self.numbers.full, self.shape.width.full_outputs(false));
-        let shared = rows.start + rows.len().min(1);
-        for row in (0..shared).chain(rows.end..self.shape.height.output) {
-            let numbers = self.memory.wrapping_add(self.numbers.at(row));
-            let number =
-                |column: usize| self.reduction.number(&Window::new(self.shape, row, column));
-            if !full.is_empty() {
-                let all = simd.splat(number(full.start));
-                // SAFETY: the memory has a line of numbers.
-                unsafe { runs::fill(simd, self.numbers.line, all, numbers, [(1, 0); 3]) };
-            }
-            for column in (0..full.start).chain(full.end..self.shape.width.output) {
-                // SAFETY: a number of the line.
-                unsafe { *numbers.add(column) = number(column) };
-            }
-        }
-    }
-
     #[inline(always)]
     fn all<S: Lanes<T>, const K: usize>(&self, simd: S, stride: usize, window: [usize; 2]) {
         let Axis { output: rows, pad_before, input, .. } = self.shape.height;

@@ -3,10 +3,12 @@
 mod average;
 mod backward;
 mod backward_pixels;
+mod backward_rows;
 mod forward;
 mod forward_ring;
 mod forward_rows;
 mod max;
+mod numbers;
 mod path;
 mod place;
 mod ring;
@@ -174,7 +176,7 @@ pub(crate) fn run_max_backward<T: Element>(
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
     argmax.check::<T>(context, &shape)?;
-    if scatter::pays(&shape) {
+    if scatter::pays::<T>(&shape) {
         scatter::run(context, &shape, dy, argmax, dx);
         return Ok(());
     }
@@ -243,6 +245,10 @@ pub(crate) fn run_avg_backward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
+    if average::is_global(&shape) {
+        average::spread(context, &shape, dy, dx);
+        return Ok(());
+    }
     let gradient = EqualShares::new(&shape);
     backward::run(context, &shape, &gradient, dy, None, dx)
 }

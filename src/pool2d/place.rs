@@ -87,6 +87,45 @@ impl<T> PlacesMut<T> {
     }
 }
 
+/// Copies `count` elements of at most `lanes`, by moves of constant sizes.
+///
+/// # Safety
+/// They may be read and written.
+#[inline(always)]
+unsafe fn copy<P: Copy>(source: *const P, target: *mut P, count: usize, lanes: usize) {
+    debug_assert!(count <= lanes && lanes <= MAX_LANES);
+    // SAFETY: the caller answers for `count` elements. Two moves may overlap.
+    unsafe {
+        if count == lanes {
+            return target.copy_from_nonoverlapping(source, lanes);
+        }
+        let ends = |len: usize| {
+            target.copy_from_nonoverlapping(source, len);
+            let last = count - len;
+            target.add(last).copy_from_nonoverlapping(source.add(last), len);
+        };
+        match count {
+            8.. => ends(8),
+            4.. => ends(4),
+            2.. => ends(2),
+            1 => *target = *source,
+            0 => {}
+        }
+    }
+}
+
+/// `count` places of at most `lanes`; the others are 0.
+///
+/// # Safety
+/// They may be read.
+#[inline(always)]
+unsafe fn some<P: Copy + Default>(source: *const P, count: usize, lanes: usize) -> [P; MAX_LANES] {
+    let mut all = [P::default(); MAX_LANES];
+    // SAFETY: the caller answers for the source; there is room for all lanes.
+    unsafe { copy(source, all.as_mut_ptr(), count, lanes) };
+    all
+}
+
 /// # Safety of these methods
 /// Each is sound when the places that it names may be read (written).
 impl<T: Element> Places<T> {
@@ -96,22 +135,21 @@ impl<T: Element> Places<T> {
     pub unsafe fn load<S: Lanes<T>>(self, simd: S, count: usize, index: usize) -> S::Vector {
         const { assert!(S::LANES <= MAX_LANES) };
         let mut lanes = [T::default(); MAX_LANES];
-        // The compiler makes one widening load of each loop.
         // SAFETY: the caller answers for `count` places, and `lanes` has room for a vector.
         unsafe {
             match self {
                 Places::Nowhere => {}
                 Places::Numbers(places) => return runs::load(simd, count, places.add(index)),
                 Places::I32(places) => {
-                    let places = places.add(index);
-                    for (lane, number) in lanes.iter_mut().enumerate().take(count) {
-                        *number = T::from_number(*places.add(lane) as u32);
+                    let places = some(places.add(index), count, S::LANES);
+                    for (number, place) in lanes.iter_mut().zip(places).take(S::LANES) {
+                        *number = T::from_number(place as u32);
                     }
                 }
                 Places::U8(places) => {
-                    let places = places.add(index);
-                    for (lane, number) in lanes.iter_mut().enumerate().take(count) {
-                        *number = T::from_number(u32::from(*places.add(lane)));
+                    let places = some(places.add(index), count, S::LANES);
+                    for (number, place) in lanes.iter_mut().zip(places).take(S::LANES) {
+                        *number = T::from_number(u32::from(place));
                     }
                 }
             }
@@ -134,7 +172,6 @@ impl<T: Element> PlacesMut<T> {
     ) {
         const { assert!(S::LANES <= MAX_LANES) };
         let mut lanes = [T::default(); MAX_LANES];
-        // The compiler makes one narrowing store of each loop.
         // SAFETY: `lanes` has room for a vector, and the caller answers for `count` places.
         unsafe {
             simd.store(lanes.as_mut_ptr(), numbers);
@@ -144,16 +181,12 @@ impl<T: Element> PlacesMut<T> {
                     runs::store(simd, count, places.add(index), numbers);
                 }
                 PlacesMut::I32(places) => {
-                    let places = places.add(index);
-                    for (lane, number) in lanes.iter().enumerate().take(count) {
-                        *places.add(lane) = number.to_number() as i32;
-                    }
+                    let numbers = lanes.map(|number| number.to_number() as i32);
+                    copy(numbers.as_ptr(), places.add(index), count, S::LANES);
                 }
                 PlacesMut::U8(places) => {
-                    let places = places.add(index);
-                    for (lane, number) in lanes.iter().enumerate().take(count) {
-                        *places.add(lane) = number.to_number() as u8;
-                    }
+                    let numbers = lanes.map(|number| number.to_number() as u8);
+                    copy(numbers.as_ptr(), places.add(index), count, S::LANES);
                 }
             }
         }

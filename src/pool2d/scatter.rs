@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use super::Argmax;
 use super::place::Places;
+use super::{Argmax, backward};
 use crate::context::Context;
 use crate::shape::{Layout, PoolShape};
 use crate::shared_mut::SharedMut;
@@ -13,8 +13,11 @@ use crate::tasks::{GRAIN, Tasks};
 
 /// Whether it is faster than a gather, which looks at every window over a cell, but at a vector of channels
 /// at a time.
-pub(super) fn pays(shape: &PoolShape) -> bool {
-    shape.layout == Layout::Nchw || shape.channels < FEW_CHANNELS || shape.window_len() > FEW_CELLS
+pub(super) fn pays<T>(shape: &PoolShape) -> bool {
+    match shape.layout {
+        Layout::Nchw => backward::along_rows::<T>(shape).is_none(),
+        Layout::Nhwc => shape.channels < FEW_CHANNELS || shape.window_len() > FEW_CELLS,
+    }
 }
 
 const FEW_CHANNELS: usize = 8;

@@ -210,7 +210,18 @@ fn random_shapes() {
 #[test]
 fn common_windows_of_every_width() {
     let contexts = contexts();
-    let windows = [(2, 2, 0), (3, 2, 1), (3, 2, 0), (3, 1, 1), (1, 1, 0), (1, 2, 0), (5, 3, 2)];
+    let windows = [
+        (2, 2, 0),
+        (3, 2, 1),
+        (3, 2, 0),
+        (3, 1, 1),
+        (1, 1, 0),
+        (1, 2, 0),
+        (5, 3, 2),
+        (5, 1, 2),
+        (4, 2, 3),
+        (7, 2, 3),
+    ];
     for (kernel, stride, pad) in windows {
         for width in (1..=36).chain([64, 65, 511, 513, 1025, 1029]) {
             if width + 2 * pad < kernel {
@@ -280,6 +291,18 @@ fn odd_shapes() {
         long(3_000, 1_000),
         Pool2dParams { stride_width: 1, ..long(3_000, 1_500) },
         Pool2dParams { stride_width: 70_000, ..long(700_000, 65_000) },
+        // Several bands of rows, and several chunks of channels.
+        Pool2dParams {
+            stride_height: 1,
+            stride_width: 1,
+            ..Pool2dParams::new(1, 2, 150, 75, 3, 3)
+        },
+        Pool2dParams {
+            stride_height: 2,
+            stride_width: 2,
+            ..Pool2dParams::new(2, 1, 199, 130, 3, 2)
+        },
+        Pool2dParams { stride_height: 1, stride_width: 2, ..Pool2dParams::new(1, 140, 9, 8, 6, 4) },
         // Many tasks of several planes and of parts of one.
         Pool2dParams { stride_height: 1, ..Pool2dParams::new(3, 40, 30, 31, 3, 2) },
         Pool2dParams { layout: Layout::Nhwc, ..Pool2dParams::new(1, 300, 16, 16, 2, 2) },

@@ -49,6 +49,7 @@ impl Lanes<f32> for Avx2 {
     memory_intrinsics! {
         load(source: *const f32) -> __m256 = _mm256_loadu_ps;
         store(target: *mut f32, vector: __m256) -> () = _mm256_storeu_ps;
+        store_streaming(target: *mut f32, vector: __m256) -> () = _mm256_stream_ps;
     }
 
     #[inline(always)]
@@ -222,6 +223,7 @@ impl Lanes<f64> for Avx2 {
     memory_intrinsics! {
         load(source: *const f64) -> __m256d = _mm256_loadu_pd;
         store(target: *mut f64, vector: __m256d) -> () = _mm256_storeu_pd;
+        store_streaming(target: *mut f64, vector: __m256d) -> () = _mm256_stream_pd;
     }
 
     #[inline(always)]

@@ -57,6 +57,7 @@ impl Lanes<f32> for Avx512 {
     memory_intrinsics! {
         load(source: *const f32) -> __m512 = _mm512_loadu_ps;
         store(target: *mut f32, vector: __m512) -> () = _mm512_storeu_ps;
+        store_streaming(target: *mut f32, vector: __m512) -> () = _mm512_stream_ps;
         load_where(mask: __mmask16, source: *const f32) -> __m512 = _mm512_maskz_loadu_ps;
     }
 
@@ -218,6 +219,7 @@ impl Lanes<f64> for Avx512 {
     memory_intrinsics! {
         load(source: *const f64) -> __m512d = _mm512_loadu_pd;
         store(target: *mut f64, vector: __m512d) -> () = _mm512_storeu_pd;
+        store_streaming(target: *mut f64, vector: __m512d) -> () = _mm512_stream_pd;
         load_where(mask: __mmask8, source: *const f64) -> __m512d = _mm512_maskz_loadu_pd;
     }
 

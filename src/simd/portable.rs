@@ -79,6 +79,12 @@ macro_rules! portable_lanes {
             }
 
             #[inline(always)]
+            unsafe fn store_streaming(self, target: *mut $element, vector: $vector) {
+                // SAFETY: the caller answers for the memory.
+                unsafe { self.store(target, vector) }
+            }
+
+            #[inline(always)]
             unsafe fn store_first(self, count: usize, target: *mut $element, vector: $vector) {
                 for (lane, value) in vector.to_array().into_iter().enumerate() {
                     if lane < count {
