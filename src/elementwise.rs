@@ -115,23 +115,27 @@ const STEP: usize = 64;
 /// In place where `u` is None.
 fn forward<T: Element>(context: &Context, u: Option<&[T]>, y: SharedMut<'_, T>) {
     let tasks = Tasks::new(1, y.len(), 1, STEP);
+    let streamed = u.is_some() && runs::streams::<T>(2 * y.len());
     context.run(tasks.count(), &|_, index| {
         let (_, range) = tasks.part(index);
         let target = y.at(range.start);
         let source = u.map_or(target.cast_const(), |u| u[range.clone()].as_ptr());
-        T::dispatch(context.level(), Forward { len: range.len(), u: source, y: target });
+        let len = range.len();
+        T::dispatch(context.level(), Forward { len, u: source, y: target, streamed });
     });
 }
 
 /// In place where `dy` is None.
 fn backward<T: Element>(context: &Context, u_or_y: &[T], dy: Option<&[T]>, dx: SharedMut<'_, T>) {
     let tasks = Tasks::new(1, dx.len(), 1, STEP);
+    let streamed = dy.is_some() && runs::streams::<T>(3 * dx.len());
     context.run(tasks.count(), &|_, index| {
         let (_, range) = tasks.part(index);
         let target = dx.at(range.start);
         let source = dy.map_or(target.cast_const(), |dy| dy[range.clone()].as_ptr());
         let gate = u_or_y[range.clone()].as_ptr();
-        let kernel = Backward { len: range.len(), u_or_y: gate, dy: source, dx: target };
+        let len = range.len();
+        let kernel = Backward { len, u_or_y: gate, dy: source, dx: target, streamed };
         T::dispatch(context.level(), kernel);
     });
 }
@@ -141,6 +145,7 @@ struct Forward<T> {
     len: usize,
     u: *const T,
     y: *mut T,
+    streamed: bool,
 }
 
 impl<T: Element> Kernel<T> for Forward<T> {
@@ -148,18 +153,10 @@ impl<T: Element> Kernel<T> for Forward<T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        for_each_vector(
-            simd,
-            self.len,
-            #[inline(always)]
-            |at, count| {
-                // SAFETY: within the `len` elements; in place, ReLU twice is ReLU once.
-                unsafe {
-                    let u = runs::load(simd, count, self.u.add(at));
-                    runs::store(simd, count, self.y.add(at), simd.relu(u));
-                }
-            },
-        );
+        let Forward { len, u, y, streamed } = self;
+        // SAFETY: within the `len` elements.
+        let value = |at, count| simd.relu(unsafe { runs::load(simd, count, u.add(at)) });
+        write(simd, len, y, streamed, value);
     }
 }
 
@@ -169,6 +166,7 @@ struct Backward<T> {
     u_or_y: *const T,
     dy: *const T,
     dx: *mut T,
+    streamed: bool,
 }
 
 impl<T: Element> Kernel<T> for Backward<T> {
@@ -176,20 +174,41 @@ impl<T: Element> Kernel<T> for Backward<T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        for_each_vector(
-            simd,
-            self.len,
-            #[inline(always)]
-            |at, count| {
-                // SAFETY: within the `len` elements; in place, what is masked twice is masked once.
-                unsafe {
-                    let gate = runs::load(simd, count, self.u_or_y.add(at));
-                    let dy = runs::load(simd, count, self.dy.add(at));
-                    runs::store(simd, count, self.dx.add(at), simd.relu_gradient(gate, dy));
-                }
-            },
-        );
+        let Backward { len, u_or_y, dy, dx, streamed } = self;
+        let value = |at, count| {
+            // SAFETY: within the `len` elements.
+            unsafe {
+                let gate = runs::load(simd, count, u_or_y.add(at));
+                simd.relu_gradient(gate, runs::load(simd, count, dy.add(at)))
+            }
+        };
+        write(simd, len, dx, streamed, value);
     }
+}
+
+/// Writes `len` elements, which `value` may give twice: in place, what is masked twice is masked once.
+#[inline(always)]
+fn write<T: Element, S: Lanes<T>>(
+    simd: S,
+    len: usize,
+    target: *mut T,
+    streamed: bool,
+    value: impl Fn(usize, usize) -> S::Vector,
+) {
+    if streamed {
+        // SAFETY: the elements of a task.
+        unsafe { runs::stream(simd, len, target, value) };
+        return runs::end_stream();
+    }
+    for_each_vector(
+        simd,
+        len,
+        #[inline(always)]
+        |at, count| {
+            // SAFETY: within the elements of a task.
+            unsafe { runs::store(simd, count, target.add(at), value(at, count)) };
+        },
+    );
 }
 
 #[cfg(test)]

@@ -89,17 +89,43 @@ pub(crate) unsafe fn fill<T: Element, S: Lanes<T>>(
     }
 }
 
-/// The least bytes of a tensor that is written past the caches: it would not stay in them anyway, and writing
-/// through them reads each line first.
-/// (Small in debug builds, so that tests go both ways.)
-const STREAMED: usize = if cfg!(debug_assertions) { 1 << 14 } else { 5 << 24 };
+/// The least bytes read and written by a call that writes past the caches: what it writes would not stay in
+/// them anyway, and writing through them reads each line first. (Small in debug builds, so that tests go both
+/// ways.)
+const STREAMED: usize = if cfg!(debug_assertions) { 1 << 14 } else { 100 << 20 };
 
-/// Whether a tensor of so many elements had better be written by [`copy_streaming`].
+/// Whether a call that reads and writes so many elements had better write by [`stream`].
 pub(crate) fn streams<T>(len: usize) -> bool {
     len >= STREAMED / size_of::<T>()
 }
 
-/// Copies `len` elements past the caches to where they are not read soon.
+/// Writes `len` elements past the caches: `value(offset, count)` is the vector whose first `count` lanes go to
+/// `target + offset`. [`end_stream`] has to follow before the task ends.
+#[inline(always)]
+pub(crate) unsafe fn stream<T: Element, S: Lanes<T>>(
+    simd: S,
+    len: usize,
+    target: *mut T,
+    value: impl Fn(usize, usize) -> S::Vector,
+) {
+    let before = target.align_offset(S::LANES * size_of::<T>()).min(len);
+    let end = before + (len - before) / S::LANES * S::LANES;
+    // SAFETY: the caller answers for the elements; each streamed vector begins at a multiple of its size.
+    unsafe {
+        for at in (0..before).step_by(S::LANES) {
+            let count = S::LANES.min(before - at);
+            store(simd, count, target.add(at), value(at, count));
+        }
+        for at in (before..end).step_by(S::LANES) {
+            simd.store_streaming(target.add(at), value(at, S::LANES));
+        }
+        if end < len {
+            store(simd, len - end, target.add(end), value(end, len - end));
+        }
+    }
+}
+
+/// Copies `len` elements by [`stream`].
 #[inline(always)]
 pub(crate) unsafe fn copy_streaming<T: Element, S: Lanes<T>>(
     simd: S,
@@ -107,18 +133,16 @@ pub(crate) unsafe fn copy_streaming<T: Element, S: Lanes<T>>(
     source: *const T,
     target: *mut T,
 ) {
-    let before = target.align_offset(S::LANES * size_of::<T>()).min(len);
-    let vectors = (len - before) / S::LANES * S::LANES;
-    let end = before + vectors;
-    // SAFETY: the caller answers for the elements; each vector begins at a multiple of its size.
+    // SAFETY: the caller answers for the elements.
+    unsafe { stream(simd, len, target, |at, count| load(simd, count, source.add(at))) };
+}
+
+/// Orders what was streamed before whatever tells that the task is done.
+#[inline(always)]
+pub(crate) fn end_stream() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE, which every x86-64 processor has.
     unsafe {
-        target.copy_from_nonoverlapping(source, before);
-        for at in (before..end).step_by(S::LANES) {
-            simd.store_streaming(target.add(at), simd.load(source.add(at)));
-        }
-        target.add(end).copy_from_nonoverlapping(source.add(end), len - end);
-        // Such stores are not ordered with others, such as those that tell that a task is done.
-        #[cfg(target_arch = "x86_64")]
         std::arch::x86_64::_mm_sfence();
     }
 }
@@ -269,7 +293,8 @@ mod tests {
         fn run<S: Lanes<T>>(self, simd: S) {
             let (source, target) = (self.source.as_ptr(), self.target.as_mut_ptr());
             // SAFETY: as long as each other.
-            unsafe { copy_streaming(simd, self.source.len(), source, target) }
+            unsafe { copy_streaming(simd, self.source.len(), source, target) };
+            end_stream();
         }
     }
 

@@ -97,8 +97,9 @@ pub(super) fn run<T: Element, G: Gradient<T>>(
             let task_rows = task_rows(shape, work.saturating_mul(columns * chunk));
             let parts = rows.div_ceil(task_rows);
             let ring_len = pixel_ring_len(shape, lanes, G::PLACES);
-            let streamed =
-                ring_len > 0 && chunk == lanes && runs::streams::<T>(planes * input * lanes);
+            let streamed = ring_len > 0
+                && chunk == lanes
+                && runs::streams::<T>(shape.input_len() + shape.output_len());
             let row_len = if streamed { columns * lanes } else { 0 };
             let scratch = context.scratch::<T>(ScratchLen::for_each(ring_len + row_len))?;
             context.run(planes * parts * chunks, &|slot, index| {

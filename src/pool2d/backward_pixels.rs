@@ -94,6 +94,9 @@ impl<T: Element, G: Gradient<T>> Kernel<T> for DealtPixels<'_, T, G> {
                 unsafe { runs::copy_streaming(simd, row_len, streamed, dx) };
             }
         }
+        if self.streamed {
+            runs::end_stream();
+        }
     }
 }
 

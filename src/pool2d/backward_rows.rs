@@ -50,7 +50,7 @@ impl Lines {
         let over = |rows: usize| ((rows + height.kernel) / height.stride + 2).min(height.output);
         let rows = (BAND / line / 2).max(4) * height.stride;
         let rows = rows.min(height.input);
-        let streams = runs::streams::<T>(shape.batch * shape.channels * shape.input_plane);
+        let streams = runs::streams::<T>(shape.input_len() + shape.output_len());
         let streamed = if streams { rows * width.input } else { 0 };
         let numbers = Numbers::new(shape);
         Some(Lines { rows, windows: over(rows), line, before, numbers, streamed })
@@ -123,6 +123,9 @@ impl<T: Element, G: Gradient<T>> Rows<'_, T, G> {
                 // SAFETY: the band's rows, for which the memory has room, too.
                 unsafe { runs::copy_streaming(simd, len, streamed, dx) };
             }
+        }
+        if self.lines.streamed > 0 {
+            runs::end_stream();
         }
     }
 }

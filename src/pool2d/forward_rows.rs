@@ -14,9 +14,6 @@ use crate::shape::{Axis, PoolShape};
 use crate::simd::{Element, Kernel, Lanes};
 use crate::tasks::by_plane;
 
-/// Rows of a window, at most.
-const MOST_ROWS: usize = 5;
-
 /// Elements of x that a band reads, about: enough rows to share, few enough to be fetched ahead.
 const BAND: usize = 1 << 11;
 
@@ -25,7 +22,7 @@ pub(super) fn pays(shape: &PoolShape) -> bool {
     let (height, width) = (&shape.height, &shape.width);
     let is_plain = height.dilation == 1 && width.dilation == 1 && width.stride <= 2;
     let most_lanes = 2 * width.output >= width.output.next_multiple_of(BLOCK);
-    is_plain && height.kernel <= MOST_ROWS && most_lanes
+    is_plain && matches!(height.kernel, 2 | 3 | 5) && most_lanes
 }
 
 /// Rows of y in some planes.
@@ -58,10 +55,8 @@ impl<T: Element, R: Reduction<T>> Kernel<T> for Rows<'_, T, R> {
             ([2, 2], [2, 2]) => self.all::<S, 2>(simd, 2, [2, 2]),
             ([3, 1], [3, 1]) => self.all::<S, 3>(simd, 1, [3, 1]),
             ([3, 2], [3, 2]) => self.all::<S, 3>(simd, 2, [3, 2]),
-            ([1, stride], of_width) => self.all::<S, 1>(simd, stride, of_width),
             ([2, stride], of_width) => self.all::<S, 2>(simd, stride, of_width),
             ([3, stride], of_width) => self.all::<S, 3>(simd, stride, of_width),
-            ([4, stride], of_width) => self.all::<S, 4>(simd, stride, of_width),
             ([_, stride], of_width) => self.all::<S, 5>(simd, stride, of_width),
         }
     }

@@ -100,7 +100,7 @@ pub trait Lanes<T: Element>: Copy {
     unsafe fn gather_where(self, mask: Self::Mask, source: *const T, stride: isize)
     -> Self::Vector;
     /// Writes past the caches where the instruction set can, to an address that is a multiple of the vector's size.
-    /// Whoever reads it on another thread needs a fence before: see `runs::copy_streaming`.
+    /// Whoever reads it on another thread needs a fence before: see `runs::stream`.
     unsafe fn store_streaming(self, target: *mut T, vector: Self::Vector);
     /// Writes the first `count` lanes only.
     unsafe fn store_first(self, count: usize, target: *mut T, vector: Self::Vector);
