@@ -96,7 +96,8 @@ impl<T: Element> Fill<'_, T> {
                             lines::clear(simd, w.output, target);
                             continue;
                         };
-                        let source = source.wrapping_add(channel * self.x_places.channel + first);
+                        let source = source.wrapping_add(channel * self.x_places.channel);
+                        let source = source.wrapping_add(first);
                         lines::clear(simd, inside.start, target);
                         let copied = target.add(inside.start);
                         match w.stride {
