@@ -24,7 +24,7 @@
 //! | the patches of an image, never stored | `conv2d/patches.rs` |
 //! | [`gemm::gemm`], [`gemm::gemm_batched`] | `gemm/mod.rs`; small ones in `gemm/in_place.rs` |
 //! | the block product that these end in | `gemm/kernel.rs`, packed by `gemm/pack.rs` |
-//! | [`im2col::im2col`], [`im2col::col2im`] | `im2col.rs` |
+//! | [`im2col::im2col`], [`im2col::col2im`] | `im2col/` |
 //! | [`pool2d`] | `pool2d/` |
 //! | [`elementwise`]: ReLU | `elementwise.rs` |
 //! | every operation as plain loops | `reference.rs` |

@@ -171,22 +171,28 @@ impl<T: Element> PlacesMut<T> {
         numbers: S::Vector,
     ) {
         const { assert!(S::LANES <= MAX_LANES) };
-        let mut lanes = [T::default(); MAX_LANES];
-        // SAFETY: `lanes` has room for a vector, and the caller answers for `count` places.
+        // SAFETY: the caller answers for `count` places; the arrays have room for a vector.
         unsafe {
-            simd.store(lanes.as_mut_ptr(), numbers);
             match self {
                 PlacesMut::Nowhere => {}
                 PlacesMut::Numbers(places) => {
                     runs::store(simd, count, places.add(index), numbers);
                 }
+                PlacesMut::I32(places) if count == S::LANES => {
+                    simd.store_numbers(places.add(index), numbers);
+                }
                 PlacesMut::I32(places) => {
-                    let numbers = lanes.map(|number| number.to_number() as i32);
-                    copy(numbers.as_ptr(), places.add(index), count, S::LANES);
+                    let mut all = [0; MAX_LANES];
+                    simd.store_numbers(all.as_mut_ptr(), numbers);
+                    copy(all.as_ptr(), places.add(index), count, S::LANES);
+                }
+                PlacesMut::U8(places) if count == S::LANES => {
+                    simd.store_small_numbers(places.add(index), numbers);
                 }
                 PlacesMut::U8(places) => {
-                    let numbers = lanes.map(|number| number.to_number() as u8);
-                    copy(numbers.as_ptr(), places.add(index), count, S::LANES);
+                    let mut all = [0; MAX_LANES];
+                    simd.store_small_numbers(all.as_mut_ptr(), numbers);
+                    copy(all.as_ptr(), places.add(index), count, S::LANES);
                 }
             }
         }

@@ -173,6 +173,23 @@ impl Lanes<f32> for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_numbers(self, target: *mut i32, vector: __m256) {
+        // SAFETY: the caller answers for the memory, the token for the feature.
+        unsafe { _mm256_storeu_si256(target.cast(), _mm256_castps_si256(vector)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_small_numbers(self, target: *mut u8, vector: __m256) {
+        // SAFETY: as above.
+        unsafe {
+            let numbers = _mm256_castps_si256(vector);
+            let high = _mm256_extracti128_si256::<1>(numbers);
+            let small = _mm_packus_epi32(_mm256_castsi256_si128(numbers), high);
+            _mm_storel_epi64(target.cast(), _mm_packus_epi16(small, small));
+        }
+    }
+
+    #[inline(always)]
     fn deinterleave(self, a: __m256, b: __m256) -> [__m256; 2] {
         // SAFETY: the token proves the feature.
         unsafe {
@@ -338,6 +355,21 @@ impl Lanes<f64> for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_numbers(self, target: *mut i32, vector: __m256d) {
+        // SAFETY: the caller answers for the memory, the token for the feature.
+        unsafe { _mm_storeu_si128(target.cast(), low_halves(vector)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_small_numbers(self, target: *mut u8, vector: __m256d) {
+        // SAFETY: as above.
+        unsafe {
+            let small = _mm_packus_epi32(low_halves(vector), low_halves(vector));
+            _mm_storeu_si32(target.cast(), _mm_packus_epi16(small, small));
+        }
+    }
+
+    #[inline(always)]
     fn deinterleave(self, a: __m256d, b: __m256d) -> [__m256d; 2] {
         // SAFETY: the token proves the feature.
         unsafe {
@@ -428,5 +460,16 @@ impl Avx2 {
                 Lanes::<f64>::store_first(self, ROWS, target.add((i + 2) * target_stride), high);
             }
         }
+    }
+}
+
+/// The lower half of each lane.
+#[inline(always)]
+unsafe fn low_halves(vector: __m256d) -> __m128i {
+    // SAFETY: the caller answers for the feature.
+    unsafe {
+        let even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+        let halves = _mm256_permutevar8x32_epi32(_mm256_castpd_si256(vector), even);
+        _mm256_castsi256_si128(halves)
     }
 }

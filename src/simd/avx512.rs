@@ -170,6 +170,21 @@ impl Lanes<f32> for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn store_numbers(self, target: *mut i32, vector: __m512) {
+        // SAFETY: the caller answers for the memory, the token for the feature.
+        unsafe { _mm512_storeu_si512(target.cast(), _mm512_castps_si512(vector)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_small_numbers(self, target: *mut u8, vector: __m512) {
+        // SAFETY: as above.
+        unsafe {
+            let small = _mm512_cvtepi32_epi8(_mm512_castps_si512(vector));
+            _mm_storeu_si128(target.cast(), small);
+        }
+    }
+
+    #[inline(always)]
     fn deinterleave(self, a: __m512, b: __m512) -> [__m512; 2] {
         // SAFETY: the token proves the feature.
         unsafe {
@@ -322,6 +337,23 @@ impl Lanes<f64> for Avx512 {
         unsafe {
             let sum = _mm512_add_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b));
             _mm512_castsi512_pd(sum)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_numbers(self, target: *mut i32, vector: __m512d) {
+        // SAFETY: the caller answers for the memory, the token for the feature.
+        unsafe {
+            _mm256_storeu_si256(target.cast(), _mm512_cvtepi64_epi32(_mm512_castpd_si512(vector)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_small_numbers(self, target: *mut u8, vector: __m512d) {
+        // SAFETY: as above.
+        unsafe {
+            let small = _mm512_cvtepi64_epi8(_mm512_castpd_si512(vector));
+            _mm_storel_epi64(target.cast(), small);
         }
     }
 

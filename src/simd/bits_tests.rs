@@ -9,6 +9,7 @@ struct Outcome<T> {
     exceeds: Vec<bool>,
     same_bits: Vec<bool>,
     number_sums: Vec<T>,
+    stored: [Vec<u32>; 2],
     deinterleaved: Vec<T>,
     interleaved: Vec<T>,
 }
@@ -41,6 +42,7 @@ impl<T: Element> Kernel<T> for AllOf<'_, T> {
             quotients: list(simd.div(a, b)),
             exceeds: truth(simd.exceeds(a, b)),
             same_bits: truth(simd.same_bits(a, b)),
+            stored: stored(simd),
             number_sums: list(
                 simd.add_numbers(
                     simd.splat(T::from_number(300)),
@@ -51,6 +53,21 @@ impl<T: Element> Kernel<T> for AllOf<'_, T> {
             interleaved: simd.interleave(a, b).map(list).concat(),
         }
     }
+}
+
+/// Numbers by lane, stored as either integer.
+#[inline(always)]
+fn stored<T: Element, S: Lanes<T>>(simd: S) -> [Vec<u32>; 2] {
+    let by_lane = |step: usize| -> [T; 16] {
+        std::array::from_fn(|lane| T::from_number((step * lane) as u32))
+    };
+    let (mut wide, mut small) = ([0i32; 16], [0u8; 16]);
+    // SAFETY: 16 elements are at least a vector.
+    unsafe {
+        simd.store_numbers(wide.as_mut_ptr(), simd.load(by_lane(70_000).as_ptr()));
+        simd.store_small_numbers(small.as_mut_ptr(), simd.load(by_lane(17).as_ptr()));
+    }
+    [wide.map(|number| number as u32).to_vec(), small.map(u32::from).to_vec()]
 }
 
 fn check<T: Element>(level: Level) {
@@ -87,6 +104,10 @@ fn check<T: Element>(level: Level) {
             let moves_on = !is_nan(b) && (is_nan(a) || a > b);
             assert_eq!(found.exceeds[lane], moves_on, "{a:?} exceeds {b:?}");
             assert_eq!(found.number_sums[lane].to_number(), (1 << 30) + 300);
+            assert_eq!(
+                found.stored.each_ref().map(|all| all[lane] as usize),
+                [70_000 * lane, 17 * lane]
+            );
             assert_eq!(found.same_bits[lane], bits(a) == bits(b), "{a:?} same bits as {b:?}");
         }
         let joined: Vec<T> = a[..lanes].iter().chain(&b[..lanes]).copied().collect();

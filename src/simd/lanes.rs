@@ -192,6 +192,10 @@ pub trait Lanes<T: Element>: Copy {
     fn same_bits(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     /// The sums of the numbers that `from_number` put in.
     fn add_numbers(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Writes the numbers that `from_number` put in, all lanes.
+    unsafe fn store_numbers(self, target: *mut i32, vector: Self::Vector);
+    /// The same for numbers below 256.
+    unsafe fn store_small_numbers(self, target: *mut u8, vector: Self::Vector);
     /// The even lanes of `a` then `b`, and the odd ones.
     fn deinterleave(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
     /// `a` in the even lanes and `b` in the odd ones: the inverse of `deinterleave`.

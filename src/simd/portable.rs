@@ -189,6 +189,20 @@ macro_rules! portable_lanes {
             }
 
             #[inline(always)]
+            unsafe fn store_numbers(self, target: *mut i32, vector: $vector) {
+                let numbers = vector.to_array().map(|number| number.to_number() as i32);
+                // SAFETY: the caller answers for the memory.
+                unsafe { target.cast::<[i32; $lanes]>().write_unaligned(numbers) };
+            }
+
+            #[inline(always)]
+            unsafe fn store_small_numbers(self, target: *mut u8, vector: $vector) {
+                let numbers = vector.to_array().map(|number| number.to_number() as u8);
+                // SAFETY: the caller answers for the memory.
+                unsafe { target.cast::<[u8; $lanes]>().write_unaligned(numbers) };
+            }
+
+            #[inline(always)]
             fn deinterleave(self, a: $vector, b: $vector) -> [$vector; 2] {
                 let lane = |lane| if lane < $lanes { a.to_array()[lane] } else { b.to_array()[lane - $lanes] };
                 [0, 1].map(|odd| $vector::new(std::array::from_fn(|i| lane(2 * i + odd))))
