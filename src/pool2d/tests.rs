@@ -291,6 +291,16 @@ fn odd_shapes() {
         long(3_000, 1_000),
         Pool2dParams { stride_width: 1, ..long(3_000, 1_500) },
         Pool2dParams { stride_width: 70_000, ..long(700_000, 65_000) },
+        // A padding in which whole windows would fit, but none does.
+        Pool2dParams {
+            stride_height: 2,
+            pad_top: 3,
+            pad_bottom: 6,
+            pad_left: 8,
+            dilation_height: 2,
+            dilation_width: 2,
+            ..Pool2dParams::new(2, 3, 5, 9, 1, 7)
+        },
         // Several bands of rows, and several chunks of channels.
         Pool2dParams {
             stride_height: 1,
