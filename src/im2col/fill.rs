@@ -83,11 +83,8 @@ impl<T: Element> Fill<'_, T> {
                 let inside = w.outputs(kernel_column);
                 let first = (inside.start * w.stride + kernel_column * w.dilation)
                     .wrapping_sub(w.pad_before);
-                let target = target.wrapping_add(
-                    number * places.channel
-                        + kernel_row * places.kernel_row
-                        + kernel_column * places.kernel_column,
-                );
+                let target =
+                    target.wrapping_add(places.at([0, 0, number], (kernel_row, kernel_column)));
                 for (number, row) in self.rows.clone().enumerate() {
                     let target = target.wrapping_add(number * places.row);
                     // SAFETY: a row of the patches' cells, and the elements of x in it.
@@ -121,11 +118,8 @@ impl<T: Element> Fill<'_, T> {
                 let first = column * w.stride + taps.start * w.dilation;
                 let first = first.wrapping_sub(w.pad_before).wrapping_mul(channels);
                 for kernel_row in 0..self.shape.height.kernel {
-                    let target = self.col.wrapping_add(
-                        row * self.places.row
-                            + column * self.places.column
-                            + kernel_row * self.places.kernel_row,
-                    );
+                    let place = self.places.at([row, column, 0], (kernel_row, 0));
+                    let target = self.col.wrapping_add(place);
                     // SAFETY: a row of the patch, and the elements of x in it.
                     unsafe {
                         let Some(source) = self.source(row, kernel_row) else {
@@ -162,11 +156,8 @@ impl<T: Element> Fill<'_, T> {
                 .wrapping_sub(w.pad_before)
                 .wrapping_mul(channels);
             for row in self.rows.clone() {
-                let target = self.col.wrapping_add(
-                    row * self.places.row
-                        + kernel_row * self.places.kernel_row
-                        + kernel_column * self.places.kernel_column,
-                );
+                let place = self.places.at([row, 0, 0], (kernel_row, kernel_column));
+                let target = self.col.wrapping_add(place);
                 let source = self.source(row, kernel_row);
                 let inside = if source.is_some() { inside.clone() } else { 0..0 };
                 // SAFETY: a row of the patches' cells in each channel, and the elements of x in it.

@@ -63,9 +63,8 @@ impl<T: Element> Kernel<T> for Gather<'_, T> {
             }
             (Layout::Nhwc, false, Some(_)) => {
                 for (kernel_row, kernel_column) in taps(shape) {
-                    let source = from_rows.wrapping_add(
-                        kernel_row * places.kernel_row + kernel_column * places.kernel_column,
-                    );
+                    let source =
+                        from_rows.wrapping_add(places.at([0; 3], (kernel_row, kernel_column)));
                     let channels = shape.in_channels;
                     // SAFETY: a cell of the patches over these rows, in each channel.
                     unsafe {

@@ -21,16 +21,8 @@ fn for_each<T: Element, S: Lanes<T>>(_: S, len: usize, mut visit: impl FnMut(usi
 /// `target[i] = 0`
 #[inline(always)]
 pub(super) unsafe fn clear<T: Element, S: Lanes<T>>(simd: S, len: usize, target: *mut T) {
-    let zero = simd.splat(T::default());
-    for_each(
-        simd,
-        len,
-        #[inline(always)]
-        |at, count| {
-            // SAFETY: the caller answers for the elements.
-            unsafe { runs::store(simd, count, target.add(at), zero) };
-        },
-    );
+    // SAFETY: the caller answers for the elements.
+    unsafe { runs::fill(simd, len, simd.splat(T::default()), target, [(1, 0); 3]) };
 }
 
 /// `target[i] = source[i]`

@@ -69,7 +69,8 @@ pub(crate) fn run_im2col<T: Element>(
     let col = SharedMut::new(col);
     // A task fills the patches of some rows of an image, or their cells in some of its channels.
     let cut = Cut::new(&shape, col_layout, shape.out_height);
-    let block = cut.block(&shape, col_layout, cut.rows);
+    let is_transposed = shape.layout == Layout::Nchw && places.is_patch_rows();
+    let block = is_transposed.then(|| Block::new(&shape, cut.rows)).flatten();
     let scratch = context.scratch::<T>(ScratchLen::for_each(block.map_or(0, |block| block.len)))?;
     context.run(shape.batch * cut.parts(), &|slot, index| {
         let (image, rows, channels) = cut.part(index);
@@ -126,12 +127,12 @@ pub(crate) fn run_col2im<T: Element>(
     // A task owns some rows of an image, or of some of its channels: it gathers what every element is a sum of.
     let height = &shape.height;
     let cut = Cut::new(&shape, col_layout, height.input);
-    let windows = (cut.rows + height.window()) / height.stride + 1;
-    let block = cut.block(&shape, col_layout, windows.min(shape.out_height));
-    let block = block.or_else(|| match places.is_patch_rows() || shape.layout == Layout::Nchw {
-        true => None,
-        false => Block::of_pixels(&shape, windows.min(shape.out_height)),
-    });
+    let windows = ((cut.rows + height.window()) / height.stride + 1).min(shape.out_height);
+    let block = match (shape.layout, places.is_patch_rows()) {
+        (Layout::Nchw, true) => Block::new(&shape, windows),
+        (Layout::Nhwc, false) => Block::of_pixels(&shape, windows),
+        _ => None,
+    };
     let scratch = context.scratch::<T>(ScratchLen::for_each(block.map_or(0, |block| block.len)))?;
     context.run(shape.batch * cut.parts(), &|slot, index| {
         let (image, rows, channels) = cut.part(index);
@@ -180,12 +181,6 @@ impl Cut {
         let some = some.max(PIXELS.div_ceil(shape.out_width)).min(rows);
         let channels = (WORK / row.saturating_mul(some)).clamp(least_channels, all_channels);
         Cut { all_rows: rows, all_channels, rows: some, channels }
-    }
-
-    /// The memory in which NCHW's patches as rows are made from columns, or the other way.
-    fn block(&self, shape: &ConvShape, col_layout: ColLayout, rows: usize) -> Option<Block> {
-        let is_needed = shape.layout == Layout::Nchw && col_layout == ColLayout::PatchRows;
-        is_needed.then(|| Block::new(shape, rows)).flatten()
     }
 
     /// The tasks of an image.

@@ -58,8 +58,12 @@ impl Lines {
 
     /// Elements of memory.
     pub fn len(&self) -> usize {
-        let lines = self.windows.saturating_mul(2).saturating_mul(self.line);
-        lines.saturating_add(self.numbers.len()).saturating_add(self.streamed)
+        self.lines_len().saturating_add(self.numbers.len()).saturating_add(self.streamed)
+    }
+
+    /// Elements of the lines alone: of gradients and of places.
+    fn lines_len(&self) -> usize {
+        self.windows.saturating_mul(2).saturating_mul(self.line)
     }
 }
 
@@ -83,7 +87,7 @@ impl<T: Element, G: Gradient<T>> Kernel<T> for Rows<'_, T, G> {
     fn run<S: Lanes<T>>(self, simd: S) {
         let lines = self.memory.wrapping_add(self.lines.numbers.len());
         let zero = simd.splat(T::default());
-        let len = self.lines.windows * 2 * self.lines.line;
+        let len = self.lines.lines_len();
         // SAFETY: the memory has the lines and the numbers.
         unsafe {
             runs::fill(simd, len, zero, lines, [(1, 0); 3]);
@@ -107,7 +111,7 @@ impl<T: Element, G: Gradient<T>> Kernel<T> for Rows<'_, T, G> {
 impl<T: Element, G: Gradient<T>> Rows<'_, T, G> {
     #[inline(always)]
     fn all<S: Lanes<T>>(&self, simd: S, lines: *mut T, height: &Axis, window: [usize; 2]) {
-        let streamed = lines.wrapping_add(self.lines.windows * 2 * self.lines.line);
+        let streamed = lines.wrapping_add(self.lines.lines_len());
         for (plane, rows) in by_plane(self.rows.clone(), height.input) {
             let inputs = self.inputs.at(plane * self.shape.output_plane);
             let dx = self.dx.wrapping_add(plane * self.shape.input_plane);

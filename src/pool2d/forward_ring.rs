@@ -68,7 +68,7 @@ impl<T: Element, R: Reduction<T>> SharedRows<'_, T, R> {
         for column in 0..width.output {
             let (taps, end) = (width.taps(column), width.taps_end(column));
             let first = column * width.stride + taps.start * width.dilation;
-            let first = row * width.input + first.wrapping_sub(width.pad_before);
+            let first = (row * width.input).wrapping_add(first.wrapping_sub(width.pad_before));
             for lane in (0..lanes).step_by(S::LANES) {
                 let count = S::LANES.min(lanes - lane);
                 let mut state = reduction.start(simd, simd.splat(T::from_number(0)));

@@ -54,12 +54,11 @@ pub(super) fn run<T: Element>(
                 shape: &part,
                 dy: dy[output..].as_ptr(),
                 places: argmax.from(output),
-                relu_output: None,
                 dx: dx.at(input * lanes + some_lanes.start),
                 planes,
                 lanes: some_lanes.len(),
                 plane_strides: [shape.output_plane * lanes, shape.input_plane * lanes],
-                pixel_strides: [lanes, lanes],
+                stride: lanes,
             };
             T::dispatch(context.level(), scatter);
         };
@@ -86,15 +85,14 @@ pub(super) struct Scatter<'a, T> {
     pub dy: *const T,
     /// Checked to lie in the windows.
     pub places: Places<T>,
-    /// The pooling's output, where its input was a ReLU's: gradients count as 0 where it is <= 0.
-    pub relu_output: Option<*const T>,
     pub dx: *mut T,
     pub planes: usize,
     /// Elements of a pixel.
     pub lanes: usize,
-    /// Elements from one plane, and from one pixel, to the next in dy and in dx.
+    /// Elements from one plane to the next in dy and in dx.
     pub plane_strides: [usize; 2],
-    pub pixel_strides: [usize; 2],
+    /// Elements from one pixel to the next in both.
+    pub stride: usize,
 }
 
 impl<T: Element> Kernel<T> for Scatter<'_, T> {
@@ -103,16 +101,8 @@ impl<T: Element> Kernel<T> for Scatter<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, _: S) {
         let dy = self.dy;
-        // SAFETY: whoever makes one answers for dy and what masks it.
-        let gradient = move |at: usize| unsafe { *dy.add(at) };
-        match self.relu_output {
-            None => self.add_all(gradient),
-            Some(output) => self.add_all(move |at: usize| {
-                // SAFETY: as above.
-                let output = unsafe { *output.add(at) };
-                if output <= T::default() { T::default() } else { gradient(at) }
-            }),
-        }
+        // SAFETY: whoever makes one answers for dy.
+        self.add_all(move |at: usize| unsafe { *dy.add(at) });
     }
 }
 
@@ -120,7 +110,7 @@ impl<T: Element> Scatter<'_, T> {
     #[inline(always)]
     fn clear(&self, dx: *mut T) {
         let pixels = self.shape.height.input * self.shape.width.input;
-        let stride = self.pixel_strides[1];
+        let stride = self.stride;
         let runs = if self.lanes == stride { [1, pixels * stride] } else { [pixels, self.lanes] };
         for run in 0..runs[0] {
             // SAFETY: elements of a plane of dx, for which whoever makes one answers.
@@ -145,9 +135,9 @@ impl<T: Element> Scatter<'_, T> {
     #[inline(always)]
     fn add(&self, place: impl Fn(usize) -> usize, gradient: impl Fn(usize) -> T) {
         if self.shape.window_len() <= TABLE {
-            self.add_cells(&Table::new(self.shape, self.pixel_strides[1]), place, gradient);
+            self.add_cells(&Table::new(self.shape, self.stride), place, gradient);
         } else {
-            let cells = Divided { shape: self.shape, stride: self.pixel_strides[1] };
+            let cells = Divided { shape: self.shape, stride: self.stride };
             self.add_cells(&cells, place, gradient);
         }
     }
@@ -175,35 +165,35 @@ impl<T: Element> Scatter<'_, T> {
         gradient: impl Fn(usize) -> T,
         dx: *mut T,
     ) {
-        let [dy_stride, dx_stride] = self.pixel_strides;
+        let stride = self.stride;
         let (height, width) = (&self.shape.height, &self.shape.width);
         let (full_rows, full_columns) = (height.full_outputs(false), width.full_outputs(false));
         let add = |cell: usize, at: usize| {
-            debug_assert!(cell < height.input * width.input * dx_stride);
+            debug_assert!(cell < height.input * width.input * stride);
             // SAFETY: a cell of dx.
             unsafe { *dx.add(cell) = *dx.add(cell) + gradient(at) };
         };
         for row in 0..height.output {
             let top = (row * height.stride).wrapping_sub(height.pad_before);
             let left = |column: usize| (column * width.stride).wrapping_sub(width.pad_before);
-            let at = |column: usize| (row * width.output + column) * dy_stride;
+            let at = |column: usize| (row * width.output + column) * stride;
             // Some of the cells of these lie outside the input.
             let clipped = |column: usize| {
                 for (lane, at) in (0..self.lanes).map(|lane| (lane, at(column) + lane)) {
                     let [down, right] = cells.coordinates(place(at));
                     let (y, x) = (top.wrapping_add(down), left(column).wrapping_add(right));
                     if y < height.input && x < width.input {
-                        add((y * width.input + x) * dx_stride + lane, at);
+                        add((y * width.input + x) * stride + lane, at);
                     }
                 }
             };
             let full = if full_rows.contains(&row) { full_columns.clone() } else { 0..0 };
             (0..full.start).for_each(clipped);
-            let first = |column: usize| (top * width.input + left(column)) * dx_stride;
+            let first = |column: usize| (top * width.input + left(column)) * stride;
             if self.lanes == 1 {
-                let step = width.stride * dx_stride;
+                let step = width.stride * stride;
                 for number in 0..full.len() {
-                    let at = at(full.start) + number * dy_stride;
+                    let at = at(full.start) + number * stride;
                     add(first(full.start) + number * step + cells.offset(place(at)), at);
                 }
             } else {
