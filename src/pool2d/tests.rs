@@ -301,6 +301,14 @@ fn odd_shapes() {
             dilation_width: 2,
             ..Pool2dParams::new(2, 3, 5, 9, 1, 7)
         },
+        // Large windows that overlap, some of them in the padding alone.
+        Pool2dParams {
+            stride_height: 1,
+            stride_width: 1,
+            pad_top: 8,
+            pad_left: 9,
+            ..Pool2dParams::new(1, 3, 4, 5, 5, 4)
+        },
         // Several bands of rows, and several chunks of channels.
         Pool2dParams {
             stride_height: 1,
