@@ -61,6 +61,22 @@ pub(crate) unsafe fn store<T: Element, S: Lanes<T>>(
     }
 }
 
+/// Writes the first `len` elements of two vectors.
+#[inline(always)]
+pub(crate) unsafe fn store_two<T: Element, S: Lanes<T>>(
+    simd: S,
+    len: usize,
+    target: *mut T,
+    [first, second]: [S::Vector; 2],
+) {
+    let of_first = len.min(S::LANES);
+    // SAFETY: the caller answers for the elements.
+    unsafe {
+        store(simd, of_first, target, first);
+        store(simd, len - of_first, target.wrapping_add(S::LANES), second);
+    }
+}
+
 /// Fills runs of `len` elements with the lanes of `vector`, all the same: at three axes' positions, each
 /// axis as (positions, stride).
 #[inline(always)]
@@ -161,14 +177,10 @@ pub(crate) unsafe fn interleave<T: Element, S: Lanes<T>>(
         len / 2,
         #[inline(always)]
         |at, pairs| {
-            let low = (2 * pairs).min(S::LANES);
             // SAFETY: pairs of the elements for which the caller answers.
             unsafe {
                 let (even, odd) = (load(simd, pairs, even.add(at)), load(simd, pairs, odd.add(at)));
-                let [first, second] = simd.interleave(even, odd);
-                let target = target.add(2 * at);
-                store(simd, low, target, first);
-                store(simd, 2 * pairs - low, target.wrapping_add(S::LANES), second);
+                store_two(simd, 2 * pairs, target.add(2 * at), simd.interleave(even, odd));
             }
         },
     );

@@ -41,9 +41,7 @@ impl<T: Element> Gradient<'_, T> {
     pub fn scratch_len(&self, channels: usize, rows: usize) -> usize {
         match self {
             Gradient::Stored { .. } => 0,
-            Gradient::Pooled(unpool) => {
-                unpool.region_len(channels, rows) + unpool.scratch_len(channels, rows)
-            }
+            Gradient::Pooled(unpool) => unpool.region_len(channels, rows) + unpool.scratch_len(),
         }
     }
 

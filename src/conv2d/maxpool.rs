@@ -160,13 +160,7 @@ pub(crate) fn run_backward<T: Element>(
     if conv.batch == 0 {
         return Ok(());
     }
-    let unpool = Unpool {
-        level: context.level(),
-        shape: &pool,
-        dy: inputs.dy,
-        argmax,
-        relu_output: inputs.relu_output,
-    };
+    let unpool = Unpool::new(context.level(), &pool, inputs.dy, argmax, inputs.relu_output);
     if choice == Choice::Reference {
         return backward_reference(context, &conv, &unpool, inputs, options, gradients);
     }
@@ -264,11 +258,7 @@ fn unpool_rows<T: Element>(
             }
         }
     };
-    let most = match layout {
-        Layout::Nchw => unpool.scratch_len(together, rows.len()),
-        Layout::Nhwc => unpool.scratch_len(channels, together),
-    };
-    let scratch = context.scratch::<T>(ScratchLen::for_each(most))?;
+    let scratch = context.scratch::<T>(ScratchLen::for_each(unpool.scratch_len()))?;
     let target = SharedMut::new(target);
     context.run(images.len() * tasks, &|slot, index| {
         let place = index / tasks * image_len + index % tasks * together * unit_len;

@@ -2,7 +2,9 @@
 //! transposed.
 //!
 //! What the windows give is dealt out first, a row of windows at a time, to a ring that the caches hold:
-//! places as numbers and shares multiplied once, not again for each cell that a window has.
+//! places as numbers and shares multiplied once, not again for each cell that a window has. Of large windows
+//! the ring has what a row of them gives to each column, so that a cell is the sum of as many as windows have
+//! rows.
 
 use std::ops::Range;
 
@@ -13,26 +15,43 @@ use crate::runs;
 use crate::shape::{Axis, PoolShape};
 use crate::simd::{Element, Kernel, Lanes};
 
-/// Rows of windows over a row of dx, and windows of a row.
-fn ring_extents(shape: &PoolShape) -> [usize; 2] {
-    [shape.height.window().div_ceil(shape.height.stride), shape.width.output]
+/// Whether what a row of windows gives to a column is summed before its rows are: each cell has its own share
+/// of a maximum, but the same of a mean.
+fn sums_columns(shape: &PoolShape, places: bool) -> bool {
+    const FEW: usize = 3;
+    !places && shape.width.kernel.div_ceil(shape.width.stride) > FEW
+}
+
+/// Rows of windows over a row of dx, and windows of a row, or its columns.
+fn ring_extents(shape: &PoolShape, places: bool) -> [usize; 2] {
+    let rows = shape.height.window().div_ceil(shape.height.stride);
+    let (input, output) = (shape.width.input, shape.width.output);
+    [rows, if sums_columns(shape, places) { input } else { output }]
 }
 
 /// A ring for pixels of so many elements.
 pub(super) fn ring(shape: &PoolShape, lanes: usize, places: bool) -> Ring {
-    Ring::new(ring_extents(shape), lanes, places)
+    Ring::new(ring_extents(shape, places), lanes, places)
 }
 
 /// Of `lanes`, those that a task takes: see [`Ring::lanes`].
 pub(super) fn ring_lanes(shape: &PoolShape, lanes: usize, places: bool) -> Option<usize> {
-    Ring::lanes(ring_extents(shape), lanes, places)
+    Ring::lanes(ring_extents(shape, places), lanes, places)
 }
 
-/// The pixels of a plane of dx, and of dy likewise: `stride` elements from one to the next, of which
-/// `lanes` are this task's.
+/// Elements of memory for a ring, and where columns are summed for a row of windows.
+pub(super) fn memory_len(shape: &PoolShape, lanes: usize, places: bool) -> usize {
+    let ring = ring(shape, lanes, places);
+    let row = if sums_columns(shape, places) { shape.width.output * ring.pitch } else { 0 };
+    ring.len().saturating_add(row)
+}
+
+/// The pixels of a plane of dx, and of dy likewise.
 #[derive(Clone, Copy)]
 pub(super) struct Pixels<T> {
-    pub stride: usize,
+    /// Elements from one pixel to the next, of dy and of dx.
+    pub strides: [usize; 2],
+    /// Those of a pixel that are this task's.
     pub lanes: usize,
     pub dx: *mut T,
 }
@@ -47,9 +66,7 @@ pub(super) struct DealtPixels<'a, T, G> {
     pub pixels: Pixels<T>,
     pub inputs: Inputs<T>,
     pub ring: Ring,
-    /// Whether the ring has all windows already.
-    pub is_dealt: bool,
-    /// Room for the ring, and behind it for a row of dx if it is `streamed`, as only a row of whole pixels may be.
+    /// `memory_len`, and behind it room for a row of dx if it is `streamed`, as only a row of whole pixels may be.
     pub memory: *mut T,
     pub streamed: bool,
 }
@@ -61,13 +78,24 @@ impl<T: Element, G: Gradient<T>> Kernel<T> for DealtPixels<'_, T, G> {
     fn run<S: Lanes<T>>(self, simd: S) {
         let (height, width) = (&self.shape.height, &self.shape.width);
         let of_row = self.ring.row;
-        let mut dealt = if self.is_dealt { height.output } else { 0 };
+        let sums_columns = sums_columns(self.shape, G::PLACES);
+        let windows_row = self.memory.wrapping_add(self.ring.len());
+        let streamed = match sums_columns {
+            true => windows_row.wrapping_add(width.output * self.ring.pitch),
+            false => windows_row,
+        };
+        let mut dealt = 0;
         for row in self.rows.clone() {
             let over = height.windows_over(row);
             dealt = dealt.max(over.start);
             while dealt < over.end {
                 let target = self.memory.wrapping_add(dealt % self.ring.rows * of_row);
-                self.deal(simd, dealt, target);
+                if sums_columns {
+                    self.deal(simd, dealt, windows_row);
+                    self.sum_columns(simd, windows_row, target);
+                } else {
+                    self.deal(simd, dealt, target);
+                }
                 dealt += 1;
             }
             let first_place = over.start % self.ring.rows;
@@ -78,12 +106,15 @@ impl<T: Element, G: Gradient<T>> Kernel<T> for DealtPixels<'_, T, G> {
                 }
                 (place * of_row, kh)
             });
-            let row_len = width.input * self.pixels.stride;
+            let row_len = width.input * self.pixels.strides[1];
             let dx = self.pixels.dx.wrapping_add(row * row_len);
-            let streamed = self.memory.wrapping_add(self.ring.len());
             let target = if self.streamed { streamed } else { dx };
             // Their common numbers, and the common windows' extents and strides, as constants.
             match windows.clone().count() {
+                _ if sums_columns => {
+                    let column = Axis { output: width.input, ..with_constants(width, 1, 1, 1) };
+                    self.row(simd, target, windows, &Axis { pad_before: 0, ..column });
+                }
                 1 => self.common_row(simd, target, first_of::<1>(windows)),
                 2 => self.common_row(simd, target, first_of::<2>(windows)),
                 3 => self.common_row(simd, target, first_of::<3>(windows)),
@@ -114,8 +145,7 @@ impl<T: Element, G: Gradient<T>> DealtPixels<'_, T, G> {
     /// Writes the lines of a row of windows.
     #[inline(always)]
     fn deal<S: Lanes<T>>(&self, simd: S, row: usize, target: *mut T) {
-        let Pixels { stride, lanes, .. } = self.pixels;
-        let Inputs { dy, places } = self.inputs;
+        let Pixels { strides: [stride, _], lanes, .. } = self.pixels;
         for column in 0..self.shape.width.output {
             let (shape, first) = self.numbers_of;
             let number = simd.splat(self.gradient.number(shape, first + row, column));
@@ -124,13 +154,32 @@ impl<T: Element, G: Gradient<T>> DealtPixels<'_, T, G> {
                 let count = S::LANES.min(lanes - lane);
                 // SAFETY: `count` lanes of a pixel of dy; the lines have whole vectors.
                 unsafe {
-                    let loaded = self.gradient.load(simd, dy, places, number, at + lane, count);
+                    let loaded = self.gradient.load(simd, self.inputs, number, at + lane, count);
                     let target = target.add(column * self.ring.pitch + lane);
                     simd.store(target, loaded[0]);
                     if G::PLACES {
                         simd.store(target.add(self.ring.to_places()), loaded[1]);
                     }
                 }
+            }
+        }
+    }
+
+    /// Writes what a row of windows, dealt to `source`, gives to each column.
+    #[inline(always)]
+    fn sum_columns<S: Lanes<T>>(&self, simd: S, source: *const T, target: *mut T) {
+        let (width, pitch) = (&self.shape.width, self.ring.pitch);
+        for column in 0..width.input {
+            let windows = width.windows(column);
+            for lane in (0..self.pixels.lanes).step_by(S::LANES) {
+                let mut sum = simd.splat(T::default());
+                for (window, _) in windows.clone() {
+                    // SAFETY: vectors of a dealt window.
+                    let share = unsafe { simd.load(source.add(window * pitch + lane)) };
+                    sum = simd.add(sum, share);
+                }
+                // SAFETY: of the column in the ring.
+                unsafe { simd.store(target.add(column * pitch + lane), sum) };
             }
         }
     }
@@ -145,7 +194,6 @@ impl<T: Element, G: Gradient<T>> DealtPixels<'_, T, G> {
     ) {
         let (width, windows) = (&self.shape.width, windows.iter().copied());
         match (width.kernel, width.stride, width.dilation) {
-            (2, 2, 1) => self.row(simd, dx, windows, &with_constants(width, 2, 2, 1)),
             (3, 2, 1) => self.row(simd, dx, windows, &with_constants(width, 3, 2, 1)),
             (3, 1, 1) => self.row(simd, dx, windows, &with_constants(width, 3, 1, 1)),
             _ => self.row(simd, dx, windows, width),
@@ -193,12 +241,14 @@ impl<T: Element, G: Gradient<T>> DealtPixels<'_, T, G> {
         rows: impl Iterator<Item = (usize, usize)> + Clone,
         columns: impl Iterator<Item = (usize, usize)> + Clone,
     ) {
-        let Pixels { stride, lanes, .. } = self.pixels;
+        let Pixels { strides: [_, stride], lanes, .. } = self.pixels;
         let (width, at) = (&self.shape.width, column * stride);
         for lane in (0..lanes).step_by(S::LANES) {
             let count = S::LANES.min(lanes - lane);
-            let mut sum = simd.splat(T::default());
+            let zero = simd.splat(T::default());
+            let mut sum = zero;
             for (line, kh) in rows.clone() {
+                let mut row_sum = if G::PLACES { sum } else { zero };
                 for (window, kw) in columns.clone() {
                     // SAFETY: vectors of a dealt window.
                     let loaded = unsafe {
@@ -212,8 +262,9 @@ impl<T: Element, G: Gradient<T>> DealtPixels<'_, T, G> {
                         [first, second]
                     };
                     let share = self.gradient.share(simd, loaded, kh * width.kernel + kw);
-                    sum = simd.add(sum, share);
+                    row_sum = simd.add(row_sum, share);
                 }
+                sum = if G::PLACES { row_sum } else { simd.add(sum, row_sum) };
             }
             // SAFETY: `count` lanes of this pixel of dx.
             unsafe { runs::store(simd, count, dx.add(at + lane), sum) };

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::backward::{Gradient, Inputs};
 use super::numbers::Numbers;
-use super::path::{BLOCK, with_constants};
+use super::path::{self, BLOCK, with_constants};
 use crate::runs::{self, for_each_vector};
 use crate::shape::{Axis, PoolShape};
 use crate::simd::{Element, Kernel, Lanes};
@@ -30,35 +30,48 @@ pub(super) struct Lines {
     /// Elements of a line, and of it before the first window.
     line: usize,
     before: usize,
-    numbers: Numbers,
+    /// Those of windows, if the gradient needs them.
+    numbers: Option<Numbers>,
     /// Elements of a band's rows of dx, where these are streamed from memory of their own.
     streamed: usize,
 }
 
 impl Lines {
-    /// None where the lanes cannot run along the rows, or should not.
-    pub fn new<T>(shape: &PoolShape) -> Option<Lines> {
+    /// None where the lanes cannot run along the rows, or should not: then for no rows of `shape` alone either.
+    pub fn new<T>(shape: &PoolShape, with_places: bool) -> Option<Lines> {
         let (height, width) = (&shape.height, &shape.width);
         let is_plain = height.dilation == 1 && width.dilation == 1 && width.stride <= 2;
-        let vectors = width.input.div_ceil(width.stride).next_multiple_of(BLOCK);
-        if !is_plain || height.kernel > MOST_ROWS || 2 * width.input < vectors * width.stride {
+        if !is_plain || height.kernel > MOST_ROWS || !path::fills_lanes(width) {
             return None;
         }
         let before = width.kernel.div_ceil(width.stride);
         let reached = width.pad_before.checked_add(width.input)?.div_ceil(width.stride);
         let line = reached.max(width.output).checked_add(before)?.checked_add(2 * BLOCK)?;
-        let over = |rows: usize| ((rows + height.kernel) / height.stride + 2).min(height.output);
         let rows = (BAND / line / 2).max(4) * height.stride;
-        let rows = rows.min(height.input);
+        let numbers = (!with_places).then(|| Numbers::new(shape));
         let streams = runs::streams::<T>(shape.input_len() + shape.output_len());
         let streamed = if streams { rows * width.input } else { 0 };
-        let numbers = Numbers::new(shape);
-        Some(Lines { rows, windows: over(rows), line, before, numbers, streamed })
+        let windows = (rows + height.kernel) / height.stride + 2;
+        let lines = Lines { rows, windows, line, before, numbers, streamed };
+        (lines.len() <= path::MAX_SCRATCH).then(|| lines.of_rows(shape))
+    }
+
+    /// Those of some rows of dx, whose shape it is: no more memory, and the same for as many rows.
+    pub fn of_rows(&self, shape: &PoolShape) -> Lines {
+        let rows = self.rows.min(shape.height.input);
+        let windows = (rows + shape.height.kernel) / shape.height.stride + 2;
+        Lines {
+            rows,
+            windows: windows.min(self.windows).min(shape.height.output),
+            streamed: self.streamed.min(rows * shape.width.input),
+            ..self.clone()
+        }
     }
 
     /// Elements of memory.
     pub fn len(&self) -> usize {
-        self.lines_len().saturating_add(self.numbers.len()).saturating_add(self.streamed)
+        let numbers = self.numbers.as_ref().map_or(0, Numbers::len);
+        self.lines_len().saturating_add(numbers).saturating_add(self.streamed)
     }
 
     /// Elements of the lines alone: of gradients and of places.
@@ -85,22 +98,23 @@ impl<T: Element, G: Gradient<T>> Kernel<T> for Rows<'_, T, G> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        let lines = self.memory.wrapping_add(self.lines.numbers.len());
+        let numbers = &self.lines.numbers;
+        let lines = self.memory.wrapping_add(numbers.as_ref().map_or(0, Numbers::len));
         let zero = simd.splat(T::default());
         let len = self.lines.lines_len();
         // SAFETY: the memory has the lines and the numbers.
         unsafe {
             runs::fill(simd, len, zero, lines, [(1, 0); 3]);
-            let (numbers, gradient) = (&self.lines.numbers, self.gradient);
-            numbers.write(simd, self.shape, self.memory, |row, column| {
-                gradient.number(self.shape, row, column)
-            });
+            if let Some(numbers) = numbers {
+                numbers.write(simd, self.shape, self.memory, |row, column| {
+                    self.gradient.number(self.shape, row, column)
+                });
+            }
         }
         // The common windows and strides as constants.
         let (height, width) = (&self.shape.height, &self.shape.width);
         let axis = |kernel, stride| with_constants(height, kernel, stride, 1);
         match ([height.kernel, height.stride], [width.kernel, width.stride]) {
-            ([2, 2], [2, 2]) => self.all(simd, lines, &axis(2, 2), [2, 2]),
             ([3, 1], [3, 1]) => self.all(simd, lines, &axis(3, 1), [3, 1]),
             ([3, 2], [3, 2]) => self.all(simd, lines, &axis(3, 2), [3, 2]),
             (_, window) => self.all(simd, lines, height, window),
@@ -185,7 +199,8 @@ impl<T: Element, G: Gradient<T>> Rows<'_, T, G> {
     #[inline(always)]
     fn deal<S: Lanes<T>>(&self, simd: S, inputs: Inputs<T>, row: usize, target: *mut T) {
         let columns = self.shape.width.output;
-        let numbers = self.memory.wrapping_add(self.lines.numbers.at(row));
+        let numbers =
+            self.lines.numbers.as_ref().map(|numbers| self.memory.wrapping_add(numbers.at(row)));
         let target = target.wrapping_add(self.lines.before);
         for_each_vector(
             simd,
@@ -194,10 +209,12 @@ impl<T: Element, G: Gradient<T>> Rows<'_, T, G> {
             |at, count| {
                 // SAFETY: `count` windows of the row, whose line has room for them; whole vectors of numbers.
                 unsafe {
-                    let number = simd.load(numbers.add(at));
-                    let Inputs { dy, places } = inputs;
+                    let number = match numbers {
+                        Some(numbers) => simd.load(numbers.add(at)),
+                        None => simd.splat(T::default()),
+                    };
                     let at_row = row * columns + at;
-                    let loaded = self.gradient.load(simd, dy, places, number, at_row, count);
+                    let loaded = self.gradient.load(simd, inputs, number, at_row, count);
                     runs::store(simd, count, target.add(at), loaded[0]);
                     if G::PLACES {
                         runs::store(simd, count, target.add(self.lines.line + at), loaded[1]);
@@ -231,11 +248,8 @@ impl<T: Element, G: Gradient<T>> Rows<'_, T, G> {
                         return runs::store(simd, count, dx, first);
                     }
                     let second = self.sum(simd, under, windows, [at, before + 1], window);
-                    let [low, high] = simd.interleave(first, second);
                     let len = (2 * count).min(input - 2 * at);
-                    let first = len.min(S::LANES);
-                    runs::store(simd, first, dx, low);
-                    runs::store(simd, len - first, dx.wrapping_add(S::LANES), high);
+                    runs::store_two(simd, len, dx, simd.interleave(first, second));
                 }
             },
         );
@@ -258,6 +272,7 @@ impl<T: Element, G: Gradient<T>> Rows<'_, T, G> {
         for row in 0..windows {
             let line = under.lines.wrapping_add(row * 2 * self.lines.line + self.lines.before + at);
             let kernel_row = under.tap - row * self.shape.height.stride;
+            let mut row_sum = sum;
             for tap in (0..taps).rev() {
                 // SAFETY: vectors of the line.
                 let loaded = unsafe {
@@ -266,8 +281,11 @@ impl<T: Element, G: Gradient<T>> Rows<'_, T, G> {
                     [value, if G::PLACES { simd.load(place) } else { value }]
                 };
                 let place = kernel_row * kernel + phase + tap * stride;
-                sum = simd.add(sum, self.gradient.share(simd, loaded, place));
+                let share = self.gradient.share(simd, loaded, place);
+                let begins = !G::PLACES && tap + 1 == taps;
+                row_sum = if begins { share } else { simd.add(row_sum, share) };
             }
+            sum = if G::PLACES || taps == 0 { row_sum } else { simd.add(sum, row_sum) };
         }
         sum
     }

@@ -1,9 +1,6 @@
-//! Max-pooling.
+//! Max-pooling, forward.
 
-use super::backward::Gradient;
 use super::forward::{Reduction, Window};
-use super::place::Places;
-use crate::runs;
 use crate::shape::{PoolPadding, PoolShape};
 use crate::simd::{Element, Lanes};
 
@@ -92,43 +89,5 @@ impl<T: Element> Reduction<T> for Maximum {
     #[inline(always)]
     fn finish<S: Lanes<T>>(self, _: S, best: Best<S::Vector>, _: S::Vector) -> [S::Vector; 2] {
         [best.value, best.place]
-    }
-}
-
-/// All of a window's gradient goes to the cell that was its maximum.
-#[derive(Clone, Copy)]
-pub(super) struct ToMaximum;
-
-impl<T: Element> Gradient<T> for ToMaximum {
-    const PLACES: bool = true;
-
-    #[inline(always)]
-    fn number(self, _: &PoolShape, _: usize, _: usize) -> T {
-        T::default()
-    }
-
-    #[inline(always)]
-    unsafe fn load<S: Lanes<T>>(
-        self,
-        simd: S,
-        dy: *const T,
-        places: Places<T>,
-        _: S::Vector,
-        at: usize,
-        count: usize,
-    ) -> [S::Vector; 2] {
-        // SAFETY: the caller answers for `count` gradients and places at `at`.
-        unsafe { [runs::load(simd, count, dy.add(at)), places.load(simd, count, at)] }
-    }
-
-    #[inline(always)]
-    fn share<S: Lanes<T>>(
-        self,
-        simd: S,
-        [gradients, places]: [S::Vector; 2],
-        place: usize,
-    ) -> S::Vector {
-        let place = simd.splat(T::from_number(place as u32));
-        simd.select(simd.same_bits(places, place), gradients, simd.splat(T::default()))
     }
 }

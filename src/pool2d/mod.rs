@@ -1,13 +1,17 @@
 //! Max-pooling and average-pooling, forward and backward.
 
 mod average;
+mod average_backward;
 mod backward;
+mod backward_apart;
 mod backward_pixels;
 mod backward_rows;
+mod check_places;
 mod forward;
 mod forward_ring;
 mod forward_rows;
 mod max;
+mod max_backward;
 mod numbers;
 mod path;
 mod place;
@@ -17,8 +21,9 @@ mod scatter;
 mod tests;
 mod unpool;
 
-use average::{EqualShares, Mean};
-use max::{Maximum, ToMaximum};
+use average::Mean;
+use backward::InputSlices;
+use max::Maximum;
 pub(crate) use unpool::{Region, Unpool};
 
 use crate::context::Context;
@@ -67,7 +72,7 @@ impl Argmax<'_> {
             Argmax::I32(places) => check_argmax(shape, places.len(), true)?,
             Argmax::U8(places) => check_argmax(shape, places.len(), false)?,
         }
-        backward::check_places::<T>(context, *self, shape.window_len())
+        check_places::run::<T>(context, *self, shape.window_len())
     }
 }
 
@@ -176,11 +181,8 @@ pub(crate) fn run_max_backward<T: Element>(
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
     argmax.check::<T>(context, &shape)?;
-    if scatter::pays::<T>(&shape) {
-        scatter::run(context, &shape, dy, argmax, dx);
-        return Ok(());
-    }
-    backward::run(context, &shape, ToMaximum, dy, Some(argmax), dx)
+    let inputs = InputSlices { dy, argmax: Some(argmax), relu_output: None };
+    max_backward::run(context, &shape, inputs, dx)
 }
 
 /// y = the mean of each window.
@@ -245,12 +247,7 @@ pub(crate) fn run_avg_backward<T: Element>(
 ) -> Result<()> {
     let shape = PoolShape::new(params, size_of::<T>())?;
     check_lengths(&shape, ("dx", dx.len()), ("dy", dy.len()))?;
-    if average::is_global(&shape) {
-        average::spread(context, &shape, dy, dx);
-        return Ok(());
-    }
-    let gradient = EqualShares::new(&shape);
-    backward::run(context, &shape, &gradient, dy, None, dx)
+    average_backward::run(context, &shape, dy, dx)
 }
 
 fn check_lengths(

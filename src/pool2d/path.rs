@@ -47,6 +47,11 @@ pub(super) fn is_planar(shape: &PoolShape) -> bool {
     shape.layout == Layout::Nchw || shape.channels == 1
 }
 
+/// Whether vectors along a row of x, as many as the stride for each vector of windows, are full by half.
+pub(super) fn fills_lanes(width: &Axis) -> bool {
+    2 * width.input >= width.input.div_ceil(width.stride).next_multiple_of(BLOCK) * width.stride
+}
+
 /// The rows of a band, of `some` of the `rows` each but for the last.
 pub(super) fn band(number: usize, some: usize, rows: usize) -> Range<usize> {
     number * some..rows.min((number + 1) * some)

@@ -8,16 +8,15 @@ use crate::simd::{Element, Kernel, Lanes};
 /// At least as many as any vector has.
 const MAX_LANES: usize = 16;
 
-/// Where places are read. In scratch memory they are numbers.
+/// Where places are read.
 #[derive(Clone, Copy)]
-pub(super) enum Places<T> {
+pub(super) enum Places {
     Nowhere,
     I32(*const i32),
     U8(*const u8),
-    Numbers(*const T),
 }
 
-/// Where places are written.
+/// Where places are written. In scratch memory they are numbers.
 #[derive(Clone, Copy)]
 pub(super) enum PlacesMut<T> {
     Nowhere,
@@ -55,7 +54,7 @@ impl<'a> SharedPlaces<'a> {
 
 impl Argmax<'_> {
     /// The places from `index` on.
-    pub(super) fn from<T>(&self, index: usize) -> Places<T> {
+    pub(super) fn from(&self, index: usize) -> Places {
         match self {
             Argmax::I32(places) => Places::I32(places[index..].as_ptr()),
             Argmax::U8(places) => Places::U8(places[index..].as_ptr()),
@@ -63,14 +62,13 @@ impl Argmax<'_> {
     }
 }
 
-impl<T> Places<T> {
+impl Places {
     /// The places from a later one on.
-    pub fn at(self, offset: usize) -> Places<T> {
+    pub fn at(self, offset: usize) -> Places {
         match self {
             Places::Nowhere => Places::Nowhere,
             Places::I32(places) => Places::I32(places.wrapping_add(offset)),
             Places::U8(places) => Places::U8(places.wrapping_add(offset)),
-            Places::Numbers(places) => Places::Numbers(places.wrapping_add(offset)),
         }
     }
 }
@@ -128,18 +126,22 @@ unsafe fn some<P: Copy + Default>(source: *const P, count: usize, lanes: usize) 
 
 /// # Safety of these methods
 /// Each is sound when the places that it names may be read (written).
-impl<T: Element> Places<T> {
+impl Places {
     /// `count` places from the one at `index` on, as the numbers of a vector; the other lanes are
     /// arbitrary. A negative place is a number that no window has.
     #[inline(always)]
-    pub unsafe fn load<S: Lanes<T>>(self, simd: S, count: usize, index: usize) -> S::Vector {
+    pub unsafe fn load<T: Element, S: Lanes<T>>(
+        self,
+        simd: S,
+        count: usize,
+        index: usize,
+    ) -> S::Vector {
         const { assert!(S::LANES <= MAX_LANES) };
         let mut lanes = [T::default(); MAX_LANES];
         // SAFETY: the caller answers for `count` places, and `lanes` has room for a vector.
         unsafe {
             match self {
                 Places::Nowhere => {}
-                Places::Numbers(places) => return runs::load(simd, count, places.add(index)),
                 Places::I32(places) => {
                     let places = some(places.add(index), count, S::LANES);
                     for (number, place) in lanes.iter_mut().zip(places).take(S::LANES) {
@@ -205,37 +207,7 @@ pub(super) fn one_run([runs, run, stride]: [usize; 3]) -> [usize; 3] {
     if run == stride { [1, runs * run, 0] } else { [runs, run, stride] }
 }
 
-/// Copies runs of places one behind the other, as numbers.
-pub(super) struct ToNumbers<T> {
-    pub places: Places<T>,
-    /// Their number, the places of each, and those from one to the next.
-    pub runs: [usize; 3],
-    pub target: *mut T,
-}
-
-impl<T: Element> Kernel<T> for ToNumbers<T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, simd: S) {
-        let [runs, run, stride] = one_run(self.runs);
-        for number in 0..runs {
-            let places = self.places.at(number * stride);
-            let target = self.target.wrapping_add(number * run);
-            for_each_vector(
-                simd,
-                run,
-                #[inline(always)]
-                |i, count| {
-                    // SAFETY: whoever makes one answers for the runs.
-                    unsafe { runs::store(simd, count, target.add(i), places.load(simd, count, i)) };
-                },
-            );
-        }
-    }
-}
-
-/// The other way: runs one behind the other to where places are written.
+/// Copies numbers that lie one behind the other to runs of places.
 pub(super) struct FromNumbers<T> {
     pub numbers: *const T,
     /// Their number, the places of each, and those from one to the next in the target.

@@ -3,32 +3,19 @@
 
 use std::ops::Range;
 
+use super::backward::{InputSlices, Inputs};
 use super::place::Places;
-use super::{Argmax, backward};
 use crate::context::Context;
 use crate::shape::{Layout, PoolShape};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes};
 use crate::tasks::{GRAIN, Tasks};
 
-/// Whether it is faster than a gather, which looks at every window over a cell, but at a vector of channels
-/// at a time.
-pub(super) fn pays<T>(shape: &PoolShape) -> bool {
-    match shape.layout {
-        Layout::Nchw => backward::along_rows::<T>(shape).is_none(),
-        Layout::Nhwc => shape.channels < FEW_CHANNELS || shape.window_len() > FEW_CELLS,
-    }
-}
-
-const FEW_CHANNELS: usize = 8;
-const FEW_CELLS: usize = 16;
-
 /// Writes dx. Places were checked.
 pub(super) fn run<T: Element>(
     context: &Context,
     shape: &PoolShape,
-    dy: &[T],
-    argmax: Argmax<'_>,
+    inputs: InputSlices<'_, T>,
     dx: &mut [T],
 ) {
     let (planes, lanes) = match shape.layout {
@@ -50,15 +37,14 @@ pub(super) fn run<T: Element>(
             let input = first * shape.input_plane + rows.start * shape.width.input;
             let output = first * shape.output_plane + windows.start * shape.width.output;
             let output = output * lanes + some_lanes.start;
-            let scatter = Scatter {
+            let scatter = Scatter::<T, false> {
                 shape: &part,
-                dy: dy[output..].as_ptr(),
-                places: argmax.from(output),
+                inputs: inputs.from(output),
                 dx: dx.at(input * lanes + some_lanes.start),
                 planes,
                 lanes: some_lanes.len(),
                 plane_strides: [shape.output_plane * lanes, shape.input_plane * lanes],
-                stride: lanes,
+                strides: [lanes; 2],
             };
             T::dispatch(context.level(), scatter);
         };
@@ -78,39 +64,64 @@ const STEP: usize = 64;
 /// Elements of a band of rows, about: windows at its edges are another's, too.
 const BAND: usize = 4 * GRAIN;
 
-/// Writes all of dx in some planes, or in some elements of each of their pixels.
-pub(super) struct Scatter<'a, T> {
+/// Writes all of dx in some planes, or in some elements of each of their pixels. MASKED says whether there may be
+/// a ReLU's output that drops gradients.
+pub(super) struct Scatter<'a, T, const MASKED: bool> {
     pub shape: &'a PoolShape,
-    /// From the first window on, as the places.
-    pub dy: *const T,
-    /// Checked to lie in the windows.
-    pub places: Places<T>,
+    /// From the first window on; the places were checked.
+    pub inputs: Inputs<T>,
     pub dx: *mut T,
     pub planes: usize,
     /// Elements of a pixel.
     pub lanes: usize,
     /// Elements from one plane to the next in dy and in dx.
     pub plane_strides: [usize; 2],
-    /// Elements from one pixel to the next in both.
-    pub stride: usize,
+    /// Elements from one pixel to the next in these.
+    pub strides: [usize; 2],
 }
 
-impl<T: Element> Kernel<T> for Scatter<'_, T> {
+impl<T: Element, const MASKED: bool> Kernel<T> for Scatter<'_, T, MASKED> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, _: S) {
-        let dy = self.dy;
-        // SAFETY: whoever makes one answers for dy.
-        self.add_all(move |at: usize| unsafe { *dy.add(at) });
+        match self.inputs.places {
+            Places::U8(places) => {
+                // SAFETY: whoever makes one answers for the places.
+                self.add(|at| usize::from(unsafe { *places.add(at) }));
+            }
+            // SAFETY: as above.
+            Places::I32(places) => self.add(|at| unsafe { *places.add(at) } as usize),
+            Places::Nowhere => unreachable!("max-pooling has places"),
+        }
     }
 }
 
-impl<T: Element> Scatter<'_, T> {
+impl<T: Element, const MASKED: bool> Scatter<'_, T, MASKED> {
+    #[inline(always)]
+    fn add(&self, place: impl Fn(usize) -> usize) {
+        let cells = Divided { shape: self.shape, stride: self.strides[1] };
+        if self.shape.window_len() <= TABLE {
+            self.add_all(&Table::new(&cells), place);
+        } else {
+            self.add_all(&cells, place);
+        }
+    }
+
+    #[inline(always)]
+    fn add_all(&self, cells: &impl Cells, place: impl Fn(usize) -> usize) {
+        for plane in 0..self.planes {
+            let [before, dx] = self.plane_strides.map(|stride| plane * stride);
+            let dx = self.dx.wrapping_add(dx);
+            self.clear(dx);
+            self.add_plane(before, cells, &place, dx);
+        }
+    }
+
     #[inline(always)]
     fn clear(&self, dx: *mut T) {
         let pixels = self.shape.height.input * self.shape.width.input;
-        let stride = self.stride;
+        let stride = self.strides[1];
         let runs = if self.lanes == stride { [1, pixels * stride] } else { [pixels, self.lanes] };
         for run in 0..runs[0] {
             // SAFETY: elements of a plane of dx, for which whoever makes one answers.
@@ -119,64 +130,27 @@ impl<T: Element> Scatter<'_, T> {
         }
     }
 
-    #[inline(always)]
-    fn add_all(&self, gradient: impl Fn(usize) -> T) {
-        match self.places {
-            Places::U8(places) => {
-                // SAFETY: whoever makes one answers for the places.
-                self.add(|at| usize::from(unsafe { *places.add(at) }), gradient);
-            }
-            // SAFETY: as above.
-            Places::I32(places) => self.add(|at| unsafe { *places.add(at) } as usize, gradient),
-            _ => unreachable!("places as the caller gave them"),
-        }
-    }
-
-    #[inline(always)]
-    fn add(&self, place: impl Fn(usize) -> usize, gradient: impl Fn(usize) -> T) {
-        if self.shape.window_len() <= TABLE {
-            self.add_cells(&Table::new(self.shape, self.stride), place, gradient);
-        } else {
-            let cells = Divided { shape: self.shape, stride: self.stride };
-            self.add_cells(&cells, place, gradient);
-        }
-    }
-
-    #[inline(always)]
-    fn add_cells(
-        &self,
-        cells: &impl Cells,
-        place: impl Fn(usize) -> usize,
-        gradient: impl Fn(usize) -> T,
-    ) {
-        for plane in 0..self.planes {
-            let [dy, dx] = self.plane_strides.map(|stride| plane * stride);
-            let dx = self.dx.wrapping_add(dx);
-            self.clear(dx);
-            self.add_plane(cells, |at| place(dy + at), |at| gradient(dy + at), dx);
-        }
-    }
-
+    /// Adds the gradients of the plane with so many elements of dy before it.
     #[inline(always)]
     fn add_plane(
         &self,
+        before: usize,
         cells: &impl Cells,
-        place: impl Fn(usize) -> usize,
-        gradient: impl Fn(usize) -> T,
+        place: &impl Fn(usize) -> usize,
         dx: *mut T,
     ) {
-        let stride = self.stride;
+        let [dy_stride, stride] = self.strides;
         let (height, width) = (&self.shape.height, &self.shape.width);
         let (full_rows, full_columns) = (height.full_outputs(false), width.full_outputs(false));
         let add = |cell: usize, at: usize| {
             debug_assert!(cell < height.input * width.input * stride);
             // SAFETY: a cell of dx.
-            unsafe { *dx.add(cell) = *dx.add(cell) + gradient(at) };
+            unsafe { *dx.add(cell) = *dx.add(cell) + self.inputs.gradient(at, MASKED) };
         };
         for row in 0..height.output {
             let top = (row * height.stride).wrapping_sub(height.pad_before);
             let left = |column: usize| (column * width.stride).wrapping_sub(width.pad_before);
-            let at = |column: usize| (row * width.output + column) * stride;
+            let at = |column: usize| before + (row * width.output + column) * dy_stride;
             // Some of the cells of these lie outside the input.
             let clipped = |column: usize| {
                 for (lane, at) in (0..self.lanes).map(|lane| (lane, at(column) + lane)) {
@@ -193,7 +167,7 @@ impl<T: Element> Scatter<'_, T> {
             if self.lanes == 1 {
                 let step = width.stride * stride;
                 for number in 0..full.len() {
-                    let at = at(full.start) + number * stride;
+                    let at = at(full.start) + number * dy_stride;
                     add(first(full.start) + number * step + cells.offset(place(at)), at);
                 }
             } else {
@@ -226,10 +200,9 @@ struct Table {
 
 impl Table {
     #[inline(always)]
-    fn new(shape: &PoolShape, stride: usize) -> Table {
-        let divided = Divided { shape, stride };
+    fn new(divided: &Divided<'_>) -> Table {
         let mut table = Table { coordinates: [[0; 2]; TABLE], offsets: [0; TABLE] };
-        for place in 0..shape.window_len() {
+        for place in 0..divided.shape.window_len() {
             // What does not fit lies outside any input.
             table.coordinates[place] =
                 divided.coordinates(place).map(|c| u32::try_from(c).unwrap_or(u32::MAX));

@@ -4,24 +4,21 @@
 use std::ops::Range;
 
 use super::Argmax;
-use super::backward::{self, Inputs};
-use super::max::ToMaximum;
-use super::place::{Places, ToNumbers, one_run};
-use crate::runs::{self, for_each_vector};
+use super::backward::InputSlices;
+use super::backward_apart::Apart;
+use super::backward_pixels::{self as pixels, DealtPixels, Pixels};
+use super::backward_rows::Rows;
+use super::max_backward::{ToMaximum, Way};
+use super::scatter::Scatter;
 use crate::shape::{Layout, PoolShape};
-use crate::simd::{Element, Kernel, Lanes, Level};
+use crate::simd::{Element, Level};
 
 /// A max-pooling's backward pass, yet to be run.
 #[derive(Clone, Copy)]
 pub(crate) struct Unpool<'a, T> {
-    pub level: Level,
+    level: Level,
     pub shape: &'a PoolShape,
-    pub dy: &'a [T],
-    /// Checked to lie in the windows.
-    pub argmax: Argmax<'a>,
-    /// The pooling's output, where its input was a ReLU's: gradients count as 0 where it is <= 0. It is
-    /// the ReLU's output at the maximum, so that is where they would be dropped.
-    pub relu_output: Option<&'a [T]>,
+    inputs: InputSlices<'a, T>,
 }
 
 /// Some channels of some rows of one image of the pooling's input.
@@ -32,17 +29,31 @@ pub(crate) struct Region {
     pub rows: Range<usize>,
 }
 
-impl<T: Element> Unpool<'_, T> {
+impl<'a, T: Element> Unpool<'a, T> {
+    /// Places were checked. `relu_output` is the pooling's output, where its input was a ReLU's: gradients count
+    /// as 0 where it is <= 0. It is the ReLU's output at the maximum, so that is where they would be dropped.
+    pub fn new(
+        level: Level,
+        shape: &'a PoolShape,
+        dy: &'a [T],
+        argmax: Argmax<'a>,
+        relu_output: Option<&'a [T]>,
+    ) -> Self {
+        Unpool { level, shape, inputs: InputSlices { dy, argmax: Some(argmax), relu_output } }
+    }
+
     /// Elements of a region.
     pub fn region_len(&self, channels: usize, rows: usize) -> usize {
         channels * rows * self.shape.width.input
     }
 
-    /// Elements of scratch memory for a region of at most so many channels and rows.
-    pub fn scratch_len(&self, channels: usize, rows: usize) -> usize {
-        let some = PoolShape { batch: 1, channels, ..*self.shape };
-        let most = backward::most_windows(&some, rows);
-        backward::scratch_len_alone(&most, true) + 2 * most.output_len()
+    /// Elements of scratch memory for any region.
+    pub fn scratch_len(&self) -> usize {
+        match Way::new::<T>(self.shape) {
+            Way::Rows(lines) => lines.len(),
+            Way::Pixels(lanes) => pixels::ring(self.shape, lanes, true).len(),
+            Way::Apart | Way::Scatter => 0,
+        }
     }
 
     /// Writes the gradient of a region to `target`, laid out as a tensor of it alone.
@@ -51,83 +62,68 @@ impl<T: Element> Unpool<'_, T> {
     /// The pooling has the region; the target has `region_len`, and `memory` `scratch_len`.
     pub unsafe fn run(&self, region: &Region, target: *mut T, memory: *mut T) {
         let Region { image, channels, rows } = region;
+        let (level, all) = (self.level, self.shape.channels);
         let (part, windows) = self.shape.of_input_rows(1, rows.clone());
-        let part = PoolShape {
-            channels: channels.len(),
-            input_plane: rows.len() * self.shape.width.input,
-            output_plane: windows.len() * self.shape.width.output,
-            ..part
+        let (width, input_plane) = (self.shape.width.output, rows.len() * self.shape.width.input);
+        let shape = &PoolShape { channels: channels.len(), input_plane, ..part };
+        let (before, gradient) = (windows.start * width, ToMaximum::<true>);
+        let of_image = image * all * shape.output_plane;
+        let of_plane = of_image + channels.start * shape.output_plane + before;
+        let of_pixel = of_image + before * all + channels.start;
+        // The region of y: planes, or lanes.
+        let (at, planes, lanes, dy_stride) = match shape.layout {
+            Layout::Nchw => (of_plane, channels.len(), 1, 1),
+            Layout::Nhwc => (of_pixel, 1, channels.len(), all),
         };
-        let (height, width) = (self.shape.height.output, self.shape.width.output);
-        let all = self.shape.channels;
-        // The region of y: runs of elements that lie side by side.
-        let (first, [runs, run, stride]) = match self.shape.layout {
-            Layout::Nchw => (
-                ((image * all + channels.start) * height + windows.start) * width,
-                [channels.len(), windows.len() * width, height * width],
-            ),
-            Layout::Nhwc => (
-                (image * height + windows.start) * width * all + channels.start,
-                [windows.len() * width, channels.len(), all],
-            ),
-        };
-        let len = runs * run;
-        // SAFETY: the caller answers for the region and the memory, which has two copies of it first.
-        unsafe {
-            let copy = CopyMasked {
-                source: self.dy[first..].as_ptr(),
-                relu_output: self.relu_output.map(|output| output[first..].as_ptr()),
-                runs: [runs, run, stride],
-                target: memory,
-            };
-            T::dispatch(self.level, copy);
-            let numbers = memory.add(len);
-            let runs = [runs, run, stride];
-            T::dispatch(
-                self.level,
-                ToNumbers { places: self.argmax.from(first), runs, target: numbers },
-            );
-            let places = Places::Numbers(numbers.cast_const());
-            let inputs = Inputs { dy: memory.cast_const(), places };
-            let rest = memory.add(2 * len);
-            backward::run_alone(self.level, &part, ToMaximum, inputs, target, rest);
-        }
-    }
-}
-
-/// Copies runs of elements one behind the other, 0 where the ReLU's output is not positive.
-struct CopyMasked<T> {
-    source: *const T,
-    relu_output: Option<*const T>,
-    /// Their number, the elements of each, and those from one to the next.
-    runs: [usize; 3],
-    target: *mut T,
-}
-
-impl<T: Element> Kernel<T> for CopyMasked<T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, simd: S) {
-        let [runs, run, stride] = one_run(self.runs);
-        for number in 0..runs {
-            for_each_vector(
-                simd,
-                run,
-                #[inline(always)]
-                |i, count| {
-                    let place = number * stride + i;
-                    // SAFETY: whoever makes one answers for the runs.
-                    unsafe {
-                        let mut value = runs::load(simd, count, self.source.add(place));
-                        if let Some(output) = self.relu_output {
-                            let output = runs::load(simd, count, output.add(place));
-                            value = simd.relu_gradient(output, value);
-                        }
-                        runs::store(simd, count, self.target.add(number * run + i), value);
-                    }
-                },
-            );
+        match Way::new::<T>(self.shape) {
+            Way::Apart => {
+                let kernel = Apart {
+                    shape,
+                    gradient,
+                    rows: 0..planes * rows.len(),
+                    inputs: self.inputs.from(at),
+                    dx: target,
+                    lanes,
+                    dy_stride,
+                    memory,
+                    streamed: false,
+                };
+                T::dispatch(level, kernel);
+            }
+            Way::Rows(lines) => {
+                let (rows, dx) = (0..channels.len() * rows.len(), target);
+                let (inputs, lines) = (self.inputs.from(of_plane), &lines.of_rows(shape));
+                T::dispatch(level, Rows { shape, gradient, rows, inputs, dx, lines, memory });
+            }
+            Way::Pixels(lanes) => {
+                for first in (0..channels.len()).step_by(lanes) {
+                    let kernel = DealtPixels {
+                        shape,
+                        gradient,
+                        numbers_of: (shape, 0),
+                        rows: 0..rows.len(),
+                        pixels: Pixels {
+                            strides: [all, channels.len()],
+                            lanes: lanes.min(channels.len() - first),
+                            dx: target.wrapping_add(first),
+                        },
+                        inputs: self.inputs.from(of_pixel + first),
+                        ring: pixels::ring(shape, lanes, true),
+                        memory,
+                        streamed: false,
+                    };
+                    T::dispatch(level, kernel);
+                }
+            }
+            Way::Scatter => {
+                let inputs = self.inputs.from(at);
+                let plane_strides = [shape.output_plane, input_plane];
+                let (dx, strides) = (target, [dy_stride, lanes]);
+                T::dispatch(
+                    level,
+                    Scatter::<T, true> { shape, inputs, dx, planes, lanes, plane_strides, strides },
+                );
+            }
         }
     }
 }

@@ -1,0 +1,100 @@
+//! Max-pooling, backward.
+
+use super::backward::{self, Gradient, InputSlices, Inputs};
+use super::backward_pixels as pixels;
+use super::backward_rows::Lines;
+use super::{backward_apart, path, scatter};
+use crate::context::Context;
+use crate::error::Result;
+use crate::shape::PoolShape;
+use crate::simd::{Element, Lanes};
+
+/// How gradients get to their cells, always in the order of their windows. No result depends on it.
+pub(super) enum Way {
+    /// All cells of a window, which lies apart from others.
+    Apart,
+    /// A gather along the rows of dx.
+    Rows(Lines),
+    /// A gather along the channels of a pixel, so many at a time. It looks at every window over a cell.
+    Pixels(usize),
+    /// A gradient at a time.
+    Scatter,
+}
+
+impl Way {
+    pub fn new<T>(shape: &PoolShape) -> Way {
+        let is_planar = path::is_planar(shape);
+        if !is_planar && shape.channels < FEW_CHANNELS {
+            return Way::Scatter;
+        }
+        if backward_apart::takes(shape) {
+            return Way::Apart;
+        }
+        if is_planar {
+            return Lines::new::<T>(shape, true).map_or(Way::Scatter, Way::Rows);
+        }
+        match pixels::ring_lanes(shape, shape.channels, true) {
+            Some(lanes) if shape.window_len() <= FEW_CELLS => Way::Pixels(lanes),
+            _ => Way::Scatter,
+        }
+    }
+}
+
+const FEW_CHANNELS: usize = 8;
+const FEW_CELLS: usize = 16;
+
+/// Writes dx.
+pub(super) fn run<T: Element>(
+    context: &Context,
+    shape: &PoolShape,
+    inputs: InputSlices<'_, T>,
+    dx: &mut [T],
+) -> Result<()> {
+    let gradient = ToMaximum::<false>;
+    match Way::new::<T>(shape) {
+        Way::Apart => backward::run_apart(context, shape, gradient, inputs, dx),
+        Way::Rows(lines) => backward::run_rows(context, shape, gradient, inputs, dx, &lines),
+        Way::Pixels(lanes) => backward::run_pixels(context, shape, gradient, inputs, dx, lanes),
+        Way::Scatter => {
+            scatter::run(context, shape, inputs, dx);
+            Ok(())
+        }
+    }
+}
+
+/// All of a window's gradient goes to the cell that was its maximum, if there is no ReLU's output that drops it.
+#[derive(Clone, Copy)]
+pub(super) struct ToMaximum<const MASKED: bool>;
+
+impl<T: Element, const MASKED: bool> Gradient<T> for ToMaximum<MASKED> {
+    const PLACES: bool = true;
+
+    #[inline(always)]
+    fn number(self, _: &PoolShape, _: usize, _: usize) -> T {
+        T::default()
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Lanes<T>>(
+        self,
+        simd: S,
+        inputs: Inputs<T>,
+        _: S::Vector,
+        at: usize,
+        count: usize,
+    ) -> [S::Vector; 2] {
+        // SAFETY: the caller answers for `count` gradients and places at `at`.
+        unsafe { [inputs.gradients(simd, at, count, MASKED), inputs.places.load(simd, count, at)] }
+    }
+
+    #[inline(always)]
+    fn share<S: Lanes<T>>(
+        self,
+        simd: S,
+        [gradients, places]: [S::Vector; 2],
+        place: usize,
+    ) -> S::Vector {
+        let place = simd.splat(T::from_number(place as u32));
+        simd.select(simd.same_bits(places, place), gradients, simd.splat(T::default()))
+    }
+}
