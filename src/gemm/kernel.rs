@@ -56,11 +56,19 @@ impl Places {
         places
     }
 
+    /// How many numbers from `number` on lie `inner` apart.
+    #[inline(always)]
+    fn left(&self, number: usize) -> usize {
+        match self.width {
+            usize::MAX => usize::MAX,
+            width => width - number % width,
+        }
+    }
+
     /// Whether `count` numbers from `first` on lie side by side.
     #[inline(always)]
     fn contiguous(&self, first: usize, count: usize) -> bool {
-        let together = self.width == usize::MAX || first % self.width + count <= self.width;
-        self.inner == 1 && together
+        self.inner == 1 && count <= self.left(first)
     }
 }
 
@@ -139,23 +147,6 @@ pub(crate) struct BlockProduct<T> {
     pub update: Update<T>,
     /// What to ask memory for meanwhile.
     pub ahead: Ahead<T>,
-}
-
-/// Memory that is going to be read: `runs` runs of `run` elements, `stride` apart. It is fetched into
-/// the second-level cache, some of it with each tile.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ahead<T> {
-    pub start: *const T,
-    pub run: usize,
-    pub runs: usize,
-    pub stride: usize,
-}
-
-impl<T> Ahead<T> {
-    /// Nothing.
-    pub fn none() -> Self {
-        Ahead { start: std::ptr::null(), run: 0, runs: 0, stride: 0 }
-    }
 }
 
 impl<T> BlockProduct<T> {
@@ -424,10 +415,15 @@ impl<T: Element> Tile<'_, T> {
                     let mut value = simd.mul(simd.splat(alpha), sum);
                     let mut lanes = [T::default(); TILE_LANES];
                     if beta != T::default() {
-                        for (old, &place) in lanes.iter_mut().zip(column_places) {
-                            *old = *target.add(place);
-                        }
-                        value = simd.mul_add(simd.splat(beta), simd.load(lanes.as_ptr()), value);
+                        let old = if side_by_side {
+                            runs::load(simd, count, target.add(column_places[0]))
+                        } else {
+                            for (old, &place) in lanes.iter_mut().zip(column_places) {
+                                *old = *target.add(place);
+                            }
+                            simd.load(lanes.as_ptr())
+                        };
+                        value = simd.mul_add(simd.splat(beta), old, value);
                     }
                     match bias {
                         Bias::None => {}
@@ -439,12 +435,17 @@ impl<T: Element> Tile<'_, T> {
                     if relu {
                         value = simd.relu(value);
                     }
-                    simd.store(lanes.as_mut_ptr(), value);
-                    for (&new, &place) in lanes.iter().zip(column_places) {
-                        *target.add(place) = new;
+                    if side_by_side {
+                        runs::store(simd, count, target.add(column_places[0]), value);
+                    } else {
+                        simd.store(lanes.as_mut_ptr(), value);
+                        for (&new, &place) in lanes.iter().zip(column_places) {
+                            *target.add(place) = new;
+                        }
                     }
                 }
             }
+            first += count;
         }
     }
 }
