@@ -2,8 +2,9 @@
 
 use crate::context::Context;
 use crate::error::Result;
+use crate::gemm::ahead::Ahead;
 use crate::gemm::blocking::DEPTH_BLOCK;
-use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
+use crate::gemm::kernel::{Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{PanelShape, TileShape};
 use crate::gemm::product::{TASK_COLUMNS, TASK_ROWS};
 use crate::scratch::{Scratch, ScratchLen};

@@ -8,8 +8,9 @@
 use super::fill_by_cell::FillByCell;
 use super::patches::{Block, FillByPixel, Patches};
 use crate::context::Context;
+use crate::gemm::ahead::Ahead;
 use crate::gemm::blocking::{Grid, block_length, depth_blocks};
-use crate::gemm::kernel::{Ahead, Bias, BlockProduct, Order, Panels, Places, Update};
+use crate::gemm::kernel::{Bias, BlockProduct, Order, Panels, Places, Update};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use crate::scratch::{Scratch, ScratchLen};
 use crate::shape::Layout;
@@ -229,18 +230,24 @@ impl<T: Element> FilterProduct<T> {
 
     /// The pixels' elements of a depth block, where the patches are a matrix in memory.
     fn ahead(&self, plan: &Plan, index: usize, (start, count): (usize, usize)) -> Ahead<T> {
-        let one_row = self.patches.are_pixels() && self.patches.rows.extent == 1;
-        if self.patches.layout != Layout::Nchw || !one_row {
+        if !(self.patches.are_pixels() && self.patches.rows.extent == 1) {
             return Ahead::none();
         }
-        let [_, columns] = plan.grid.task(index % plan.grid.len());
-        let (pixel, pixels) = self.after_lead(columns);
+        let [rows, columns] = plan.grid.task(index % plan.grid.len());
         let image = index / plan.grid.len() / self.groups;
         let group = index / plan.grid.len() % self.groups;
-        let stride = self.patches.strides[0];
+        let [of_channel, _, of_pixel] = self.patches.strides;
         let channel = group * self.patches.channels + start;
-        let offset = image * self.image_stride + channel * stride + pixel;
-        Ahead { start: self.patches.source.wrapping_add(offset), run: pixels, runs: count, stride }
+        let (pixel, run, runs, stride) = match self.patches.layout {
+            Layout::Nchw => {
+                let (pixel, pixels) = self.after_lead(columns);
+                (pixel, pixels, count, of_channel)
+            }
+            Layout::Nhwc => (rows.0, count, rows.1, of_pixel),
+        };
+        let offset = image * self.image_stride + channel * of_channel + pixel * of_pixel;
+        let start = self.patches.source.wrapping_add(offset);
+        Ahead { start, run, runs, stride, requested: 0 }
     }
 
     /// Packs the filters of every group, task part and depth block.

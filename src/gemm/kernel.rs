@@ -8,9 +8,10 @@
 //! Every element of C is one chain of multiply-adds in the order of the depth, whatever the tile's
 //! size. That is why AVX2 and AVX-512 give the same bits.
 
+use super::ahead::{Ahead, Requests, Results};
 use super::lines::Lines;
 use crate::runs;
-use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES, TileKernel};
+use crate::simd::{Element, Kernel, Lanes, TILE_LANES, TileKernel};
 
 /// Where the rows or the columns of C lie: number i at `i / width * outer + i % width * inner`.
 #[derive(Debug, Clone, Copy)]
@@ -188,12 +189,8 @@ impl<T: Element> Kernel<T> for BlockProduct<T> {
         assert!(packed || self.columns.is_multiple_of(width), "a part of a panel in place");
         let panel_bytes = self.row_panels.width * self.depth * size_of::<T>();
         let rows_in_block = (ROW_BLOCK_BYTES / panel_bytes.max(1)).max(1) * self.row_panels.width;
-        let line = CACHE_LINE / size_of::<T>();
-        let lines_of_run = self.ahead.run.div_ceil(line);
-        let lines = self.ahead.runs * lines_of_run;
         let tiles = self.rows.div_ceil(self.row_panels.width) * self.columns.div_ceil(width);
-        let lines_of_tile = lines.div_ceil(tiles.max(1));
-        let (mut fetched, mut fetched_runs) = (0, 0);
+        let requests = Requests::new(self.ahead, tiles, self.depth);
         let mut block = 0;
         while block < self.rows {
             let block_end = (block + rows_in_block).min(self.rows);
@@ -201,19 +198,8 @@ impl<T: Element> Kernel<T> for BlockProduct<T> {
                 let columns = width.min(self.columns - column);
                 for row in (block..block_end).step_by(self.row_panels.width) {
                     let rows = self.row_panels.width.min(self.rows - row);
-                    let tile = Tile { block: &self, row, column, columns };
+                    let tile = Tile { block: &self, row, column, columns, requests: &requests };
                     simd.tile(rows, columns.div_ceil(S::LANES), &tile);
-                    for _ in 0..lines_of_tile {
-                        if fetched_runs == self.ahead.runs {
-                            break;
-                        }
-                        let place = fetched_runs * self.ahead.stride + fetched * line;
-                        simd.prefetch_second(self.ahead.start.wrapping_add(place));
-                        fetched += 1;
-                        if fetched == lines_of_run {
-                            (fetched, fetched_runs) = (0, fetched_runs + 1);
-                        }
-                    }
                 }
             }
             block = block_end;
@@ -228,6 +214,7 @@ struct Tile<'a, T> {
     column: usize,
     /// Columns of C; those of the panel are rounded up to whole vectors.
     columns: usize,
+    requests: &'a Requests<T>,
 }
 
 impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
@@ -240,12 +227,21 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
         let contiguous = block.column_places.contiguous(first_column, self.columns);
         let rows: [usize; ROWS] = block.row_places.run(block.first_row + self.row, ROWS);
         let target = block.target.wrapping_add(block.column_places.at(first_column));
-        if contiguous {
-            // C's lines arrive while the sums are computed: else each store would wait for its own.
+        // C's lines arrive while the sums are computed: else each store would wait for its own.
+        let last = block.column_places.at(first_column + self.columns - 1);
+        let last = block.target.wrapping_add(last);
+        let mut results = Results {
+            first: target.wrapping_add(rows[0]),
+            last: last.wrapping_add(rows[0]),
+            stride: block.row_places.inner,
+            rows: if block.column_places.inner == 1 { ROWS } else { 0 },
+        };
+        if !self.requests_few_rows() && results.rows > 0 {
             for row in rows {
                 simd.prefetch(target.wrapping_add(row));
-                simd.prefetch(target.wrapping_add(row + self.columns - 1));
+                simd.prefetch(last.wrapping_add(row));
             }
+            results.rows = 0;
         }
         let [right_step, _] = block.column_panels.order.strides(VECTORS * S::LANES);
         // SAFETY: the panels hold `depth` steps of ROWS lines and of VECTORS vectors: whoever
@@ -257,9 +253,11 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
             // Apart, so that the lines of a packed step are found without arithmetic.
             let sums = match block.row_panels.order {
                 Order::Packed => {
-                    self.sums(simd, left, Order::Packed.strides(ROWS), right, right_step)
+                    self.sums(simd, left, Order::Packed.strides(ROWS), right, right_step, results)
                 }
-                in_place => self.sums(simd, left, in_place.strides(ROWS), right, right_step),
+                in_place => {
+                    self.sums(simd, left, in_place.strides(ROWS), right, right_step, results)
+                }
             };
             if contiguous {
                 self.write(simd, sums, target, &rows);
@@ -275,6 +273,14 @@ const MOST_ROWS: usize = 14;
 pub(crate) const MOST_COLUMNS: usize = 32;
 
 impl<T: Element> Tile<'_, T> {
+    /// Whether the results are asked for a few rows at a time, not all at once. Not where the products read
+    /// rows in place: the lines of those begin together, and would wait again and again.
+    #[inline(always)]
+    fn requests_few_rows(&self) -> bool {
+        let packed = matches!(self.block.row_panels.order, Order::Packed);
+        packed && self.block.row_places.width == usize::MAX
+    }
+
     /// The sums along the depth.
     ///
     /// # Safety
@@ -288,19 +294,29 @@ impl<T: Element> Tile<'_, T> {
         [left_step, left_line]: [usize; 2],
         mut right: *const T,
         right_step: usize,
+        mut results: Results<T>,
     ) -> [[S::Vector; VECTORS]; ROWS] {
         let mut lines = Lines::<T, ROWS>::new(left, left_line);
         let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
-        for _ in 0..self.block.depth {
-            // SAFETY: the caller answers for the lines and vectors of each step.
-            unsafe {
-                let mut lanes = [simd.splat(T::default()); VECTORS];
-                for (v, lane) in lanes.iter_mut().enumerate() {
-                    *lane = simd.load(right.add(v * S::LANES));
+        let (depth, steps) = (self.block.depth, self.requests.steps);
+        let rows_together = ROWS.div_ceil(depth.div_ceil(steps).max(1));
+        let mut step = 0;
+        while step < depth {
+            results.request(simd, rows_together);
+            self.requests.request(simd);
+            let end = depth.min(step + steps);
+            while step < end {
+                // SAFETY: the caller answers for the lines and vectors of each step.
+                unsafe {
+                    let mut lanes = [simd.splat(T::default()); VECTORS];
+                    for (v, lane) in lanes.iter_mut().enumerate() {
+                        *lane = simd.load(right.add(v * S::LANES));
+                    }
+                    lines.multiply(simd, lanes, left_step as isize, &mut sums);
                 }
-                lines.multiply(simd, lanes, left_step as isize, &mut sums);
+                right = right.wrapping_add(right_step);
+                step += 1;
             }
-            right = right.wrapping_add(right_step);
         }
         sums
     }
@@ -388,7 +404,8 @@ impl<T: Element> Tile<'_, T> {
         sums: &[[S::Vector; VECTORS]; ROWS],
         rows: &[usize; ROWS],
     ) {
-        let mut buffer = [T::default(); MOST_ROWS * MOST_COLUMNS];
+        // A vector from any of its places on stays inside.
+        let mut buffer = [T::default(); MOST_ROWS * MOST_COLUMNS + TILE_LANES];
         for (r, sums) in sums.iter().enumerate() {
             for (v, &sum) in sums.iter().enumerate() {
                 let place = r * MOST_COLUMNS + v * S::LANES;
@@ -402,11 +419,18 @@ impl<T: Element> Tile<'_, T> {
         let first_column = block.first_column + self.column;
         let column_places: [usize; MOST_COLUMNS] =
             block.column_places.run(first_column, self.columns);
-        for (r, &row_place) in rows.iter().enumerate() {
-            for first in (0..self.columns).step_by(S::LANES) {
-                let (row, column) = (first_row + r, first_column + first);
-                let count = S::LANES.min(self.columns - first);
-                let column_places = &column_places[first..first + count];
+        // Columns side by side are written together.
+        let side_by_side = block.column_places.inner == 1;
+        let mut first = 0;
+        while first < self.columns {
+            let column = first_column + first;
+            let mut count = S::LANES.min(self.columns - first);
+            if side_by_side {
+                count = count.min(block.column_places.left(column));
+            }
+            let column_places = &column_places[first..first + count];
+            for (r, &row_place) in rows.iter().enumerate() {
+                let row = first_row + r;
                 // SAFETY: the caller answers for `count` elements of C in that row; the bias has
                 // an element per row or column of C.
                 unsafe {

@@ -1,5 +1,6 @@
 //! General matrix multiplication.
 
+pub(crate) mod ahead;
 pub(crate) mod blocking;
 pub(crate) mod in_place;
 pub(crate) mod kernel;

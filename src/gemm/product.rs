@@ -1,8 +1,9 @@
 //! A checked call of gemm, cut into tasks.
 
+use super::ahead::Ahead;
 use super::blocking::{DEPTH_BLOCK, Grid, TASK_WORK, block_length, depth_blocks};
 use super::in_place::InPlaceProduct;
-use super::kernel::{Ahead, Bias, BlockProduct, Panels, Places, Update};
+use super::kernel::{Bias, BlockProduct, Panels, Places, Update};
 use super::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use super::vector::{MatrixByVector, VectorByMatrix};
 use crate::context::Context;
