@@ -162,7 +162,7 @@ impl<T: Element> FilterProduct<T> {
                     [tile.rows, tile.columns],
                     [usize::MAX, TASK_PIXELS],
                 );
-                let filters = PanelShape::rows(grid.task_rows, tile);
+                let filters = PanelShape::rows(grid.task_rows.min(self.outputs), tile);
                 let patches = PanelShape::columns(tile);
                 Plan {
                     depth,
