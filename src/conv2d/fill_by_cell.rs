@@ -27,6 +27,10 @@ pub(crate) struct FillByCell<T> {
 const VECTORS: usize = 32;
 const PIECES: usize = 64;
 
+/// Memory is asked for so many channels before they are read: their planes are too far apart for a processor to
+/// foresee.
+const CHANNELS_AHEAD: usize = 8;
+
 /// Where a vector of pixels goes, and its segments.
 #[derive(Debug, Clone, Copy, Default)]
 struct Vector {
@@ -151,6 +155,11 @@ impl<T: Element> FillByCell<T> {
                     let plane = channel * self.patches.strides[0];
                     for (vector, assembly) in vectors.iter().zip(&assemblies) {
                         let pieces = &pieces[assembly.first..assembly.end];
+                        if let Some(piece) = pieces.first() {
+                            let soon = plane + CHANNELS_AHEAD * self.patches.strides[0];
+                            let source = self.patches.source.wrapping_add(soon);
+                            simd.prefetch(source.wrapping_offset(piece.offset));
+                        }
                         // SAFETY: the pieces' lanes are inside, so what is read lies in the
                         // channel's plane; what is written lies in the block.
                         unsafe {
