@@ -79,6 +79,11 @@ const MANY_DW_OUTPUTS: usize = 8;
 /// With so many input and output channels the dw of single pixels is a matrix product that is worth
 /// packing both sides.
 const MANY_OF_BOTH: usize = 128;
+/// So many outputs of single pixels with gaps between them are a matrix product in NCHW, whose direct
+/// kernel packs them too. In NHWC it reads them as they lie, but all filters again for each row: those are
+/// fewer than so many elements, which a second-level cache holds.
+const MANY_STRIDED_OUTPUTS: usize = 64;
+const MANY_STRIDED_FILTERS: usize = 1 << 19;
 
 pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
     match shape.algorithm {
@@ -119,7 +124,13 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
         false => outputs >= MANY_OUTPUTS,
         true => !pixels,
     };
-    let matrix = shape.window() == 1 && shape.height.stride == 1 && shape.width.stride == 1;
+    let dense = shape.height.stride == 1 && shape.width.stride == 1;
+    // Pixels with gaps between them are packed, which many outputs are worth.
+    let packing_pays = match nhwc {
+        false => outputs >= MANY_STRIDED_OUTPUTS && shape.width.stride <= 2,
+        true => outputs.saturating_mul(terms) >= MANY_STRIDED_FILTERS,
+    };
+    let matrix = shape.window() == 1 && (dense || pass == Pass::Forward && packing_pays);
     let long_sums = terms.saturating_mul(shape.window()) >= MANY_PRODUCTS;
     Ok(if fills_lanes && long_sums && !matrix {
         Choice::Channels
