@@ -1,6 +1,7 @@
 //! Average-pooling, forward.
 
 use super::forward::{Reduction, Window};
+use super::line::Line;
 use crate::shape::{PoolPadding, PoolShape};
 use crate::simd::{Element, Lanes};
 
@@ -23,16 +24,7 @@ impl Mean {
     }
 }
 
-/// Of the rows so far, and of the one that cells are passing of.
-#[derive(Clone, Copy)]
-pub(super) struct Sums<V> {
-    rows: V,
-    row: V,
-}
-
 impl<T: Element> Reduction<T> for Mean {
-    type State<V: Copy> = Sums<V>;
-
     const PLACES: bool = false;
 
     #[inline(always)]
@@ -52,45 +44,45 @@ impl<T: Element> Reduction<T> for Mean {
     }
 
     #[inline(always)]
-    fn start<S: Lanes<T>>(self, simd: S, _: S::Vector) -> Sums<S::Vector> {
-        let zero = simd.splat(T::default());
-        Sums { rows: zero, row: zero }
+    fn cell<S: Lanes<T>>(
+        self,
+        simd: S,
+        [sum, _]: &mut Line<S::Vector>,
+        value: S::Vector,
+        _: usize,
+    ) {
+        *sum = simd.add(*sum, value);
     }
 
     #[inline(always)]
-    fn cell<S: Lanes<T>>(self, simd: S, sums: &mut Sums<S::Vector>, value: S::Vector, _: usize) {
-        sums.row = simd.add(sums.row, value);
+    fn start<S: Lanes<T>>(self, simd: S, _: S::Vector) -> Line<S::Vector> {
+        [simd.splat(T::default()); 2]
     }
 
+    /// A sum that begins with 0 is never -0.
     #[inline(always)]
-    fn end_row<S: Lanes<T>>(self, simd: S, sums: &mut Sums<S::Vector>) {
-        sums.rows = simd.add(sums.rows, sums.row);
-        sums.row = simd.splat(T::default());
-    }
-
-    #[inline(always)]
-    fn line<V: Copy>(self, sums: Sums<V>) -> [V; 2] {
-        [sums.rows; 2]
+    fn start_with<S: Lanes<T>>(self, simd: S, [sum, _]: Line<S::Vector>) -> Line<S::Vector> {
+        [simd.add(simd.splat(T::default()), sum); 2]
     }
 
     #[inline(always)]
     fn add_line<S: Lanes<T>>(
         self,
         simd: S,
-        sums: &mut Sums<S::Vector>,
-        [sum, _]: [S::Vector; 2],
+        [total, _]: &mut Line<S::Vector>,
+        [sum, _]: Line<S::Vector>,
         _: usize,
     ) {
-        sums.rows = simd.add(sums.rows, sum);
+        *total = simd.add(*total, sum);
     }
 
     #[inline(always)]
     fn finish<S: Lanes<T>>(
         self,
         simd: S,
-        sums: Sums<S::Vector>,
+        [total, _]: Line<S::Vector>,
         counts: S::Vector,
-    ) -> [S::Vector; 2] {
-        [simd.div(sums.rows, counts), counts]
+    ) -> Line<S::Vector> {
+        [simd.div(total, counts), counts]
     }
 }

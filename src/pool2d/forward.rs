@@ -4,26 +4,27 @@
 use std::ops::Range;
 
 use super::ArgmaxMut;
+use super::forward_pixels::Channels;
 use super::forward_ring::{self, SharedRows};
 use super::forward_rows::{self, Rows};
+use super::forward_strips::{self, Strips};
+use super::line::Line;
 use super::numbers::Numbers;
 use super::path::{self, BLOCK, Path, Transpose};
 use super::place::{FromNumbers, PlacesMut, SharedPlaces};
+use super::ring::Ring;
 use crate::context::Context;
 use crate::error::Result;
-use crate::runs::{self, for_each_vector};
+use crate::runs;
 use crate::scratch::ScratchLen;
-use crate::shape::{Axis, PoolShape};
+use crate::shape::PoolShape;
 use crate::shared_mut::SharedMut;
-use crate::simd::{Element, Kernel, Lanes, Level};
+use crate::simd::{Element, Lanes, Level};
 use crate::tasks::{Tasks, by_plane};
 
-/// What a pooling makes of the cells of its windows.
+/// What a pooling makes of the cells of its windows: of each row a line, then of the lines the result.
 pub(super) trait Reduction<T: Element>: Copy + Sync {
-    /// What is kept of a vector of windows while their cells pass.
-    type State<V: Copy>: Copy;
-
-    /// Whether `line` has a place.
+    /// Whether a line has a place.
     const PLACES: bool;
 
     /// A value that never changes a result.
@@ -35,50 +36,41 @@ pub(super) trait Reduction<T: Element>: Copy + Sync {
     /// A number of the window that `start` and `finish` need.
     fn number(self, window: &Window) -> T;
 
-    /// The state before the first cell.
-    fn start<S: Lanes<T>>(self, simd: S, numbers: S::Vector) -> Self::State<S::Vector>;
+    /// The cell at `place` of each row, after those that `line` is of.
+    fn cell<S: Lanes<T>>(self, simd: S, line: &mut Line<S::Vector>, value: S::Vector, place: usize);
 
-    /// The cell at `place` of each window of the vector.
-    fn cell<S: Lanes<T>>(
-        self,
-        simd: S,
-        state: &mut Self::State<S::Vector>,
-        value: S::Vector,
-        place: usize,
-    );
+    /// What the windows come to before their first line.
+    fn start<S: Lanes<T>>(self, simd: S, numbers: S::Vector) -> Line<S::Vector>;
 
-    /// After the last cell of a row of the window.
-    fn end_row<S: Lanes<T>>(self, simd: S, state: &mut Self::State<S::Vector>);
+    /// After their first line, where none of its cells lie in the padding.
+    fn start_with<S: Lanes<T>>(self, simd: S, line: Line<S::Vector>) -> Line<S::Vector>;
 
-    /// What a row of the window came to, after its last cell, and the place of that.
-    fn line<V: Copy>(self, state: Self::State<V>) -> [V; 2];
-
-    /// A row of the window in place of its cells. `first_place` is that of its first cell.
+    /// A line after those that `total` is of. `first_place` is that of its first cell.
     fn add_line<S: Lanes<T>>(
         self,
         simd: S,
-        state: &mut Self::State<S::Vector>,
-        line: [S::Vector; 2],
+        total: &mut Line<S::Vector>,
+        line: Line<S::Vector>,
         first_place: usize,
     );
 
-    /// The result, and its place in the window.
+    /// The results, and their places in the windows.
     fn finish<S: Lanes<T>>(
         self,
         simd: S,
-        state: Self::State<S::Vector>,
+        total: Line<S::Vector>,
         numbers: S::Vector,
-    ) -> [S::Vector; 2];
+    ) -> Line<S::Vector>;
 }
 
 /// The cells of a window that lie in the input, and in the padded input.
 pub(super) struct Window {
     /// Rows that lie in the input; no rows say where the window lies: see [`Axis::taps`].
-    rows: Range<usize>,
-    columns: Range<usize>,
-    rows_end: usize,
-    columns_end: usize,
-    kernel_width: usize,
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+    pub rows_end: usize,
+    pub columns_end: usize,
+    pub kernel_width: usize,
 }
 
 impl Window {
@@ -126,17 +118,19 @@ impl<T: Element> Results<T> {
     }
 
     #[inline(always)]
-    pub unsafe fn store<S: Lanes<T>>(
+    pub unsafe fn store<R: Reduction<T>, S: Lanes<T>>(
         self,
         simd: S,
-        [values, places]: [S::Vector; 2],
+        [values, places]: Line<S::Vector>,
         at: usize,
         count: usize,
     ) {
         // SAFETY: the caller answers for `count` results at `at`.
         unsafe {
             runs::store(simd, count, self.y.add(at), values);
-            self.places.store(simd, count, at, places);
+            if R::PLACES {
+                self.places.store(simd, count, at, places);
+            }
         }
     }
 }
@@ -178,11 +172,21 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     let cuttable = !shape.height.has_windows_in_padding();
     match Path::new(shape, rows, |some| part(if cuttable { 0..some } else { 0..rows }).0) {
         Path::Channels { planes, lanes } => {
-            let tasks = Tasks::new(planes * rows, lanes, work.saturating_mul(columns), 64);
-            let scratch = context.scratch::<T>(ScratchLen::for_each(ring_len(shape, lanes)))?;
+            let way = Way::new::<R, T>(shape, lanes);
+            let band = match way {
+                Way::Windows => 1,
+                Way::Strips(band) => band,
+                Way::Ring(_) => forward_ring::band(shape),
+            };
+            let band = band.min(rows);
+            let bands = rows.div_ceil(band);
+            let work = work.saturating_mul(columns).saturating_mul(band);
+            let tasks = Tasks::new(planes * bands, lanes, work, 64);
+            let scratch = context.scratch::<T>(ScratchLen::for_each(way.len()))?;
             context.run(tasks.count(), &|slot, index| {
-                let (rows_of_all, part) = tasks.part(index);
-                for (plane, rows) in by_plane(rows_of_all, rows) {
+                let (bands_of_all, part) = tasks.part(index);
+                for (plane, some) in by_plane(bands_of_all, bands) {
+                    let rows = some.start * band..rows.min(some.end * band);
                     let x = x[plane * shape.input_plane * lanes + part.start..].as_ptr();
                     let results = results(plane * shape.output_plane * lanes + part.start);
                     let pixels = Pixels { stride: lanes, lanes: part.len(), x };
@@ -207,7 +211,7 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
             let work = (input + output).div_ceil(bands) * BLOCK;
             let tasks = Tasks::new(planes.div_ceil(BLOCK) * bands, 1, work, 1);
             let len = (0..bands).map(|band| path::block_len(&part(path::band(band, some, rows)).0));
-            let len = len.max().unwrap_or(0) + ring_len(shape, BLOCK);
+            let len = len.max().unwrap_or(0) + Way::new::<R, T>(shape, BLOCK).len();
             let scratch = context.scratch::<T>(ScratchLen::for_each(len))?;
             context.run(tasks.count(), &|slot, index| {
                 for number in tasks.part(index).0 {
@@ -228,15 +232,35 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     Ok(())
 }
 
-/// Elements of scratch memory of [`run_pixels`].
-fn ring_len(shape: &PoolShape, lanes: usize) -> usize {
-    forward_ring::ring(shape, lanes).map_or(0, |ring| ring.len())
+/// How windows share what rows of x come to, where the lanes lie along a pixel's elements.
+enum Way {
+    /// Each for itself.
+    Windows,
+    /// In registers: see [`forward_strips::band`].
+    Strips(usize),
+    /// In scratch memory.
+    Ring(Ring),
+}
+
+impl Way {
+    /// For pixels of so many elements.
+    fn new<R: Reduction<T>, T: Element>(shape: &PoolShape, lanes: usize) -> Way {
+        if let Some(band) = forward_strips::band(shape, lanes, R::PLACES) {
+            return Way::Strips(band);
+        }
+        forward_ring::ring(shape, lanes, R::PLACES).map_or(Way::Windows, Way::Ring)
+    }
+
+    /// Elements of scratch memory.
+    fn len(&self) -> usize {
+        if let Way::Ring(ring) = self { ring.len() } else { 0 }
+    }
 }
 
 /// Rows of y in one plane, the lanes along a pixel's elements.
 ///
 /// # Safety
-/// `pixels` and `results` have the rows; `memory` has `ring_len`.
+/// `pixels` and `results` have the rows; `memory` has what the way needs.
 unsafe fn run_pixels<T: Element, R: Reduction<T>>(
     level: Level,
     shape: &PoolShape,
@@ -246,9 +270,12 @@ unsafe fn run_pixels<T: Element, R: Reduction<T>>(
     results: Results<T>,
     memory: *mut T,
 ) {
-    match forward_ring::ring(shape, pixels.lanes) {
-        None => T::dispatch(level, Channels { shape, reduction, rows, pixels, results }),
-        Some(ring) => {
+    match Way::new::<R, T>(shape, pixels.stride) {
+        Way::Windows => T::dispatch(level, Channels { shape, reduction, rows, pixels, results }),
+        Way::Strips(band) => {
+            T::dispatch(level, Strips { shape, reduction, rows, pixels, results, band });
+        }
+        Way::Ring(ring) => {
             for lane in (0..pixels.lanes).step_by(ring.pitch) {
                 let (x, lanes) = (pixels.x.wrapping_add(lane), pixels.lanes - lane);
                 let pixels = Pixels { x, lanes: lanes.min(ring.pitch), ..pixels };
@@ -263,7 +290,7 @@ unsafe fn run_pixels<T: Element, R: Reduction<T>>(
 /// Up to [`BLOCK`] planes, with the lanes across them.
 ///
 /// # Safety
-/// `x` and `results` have the planes, `memory` has `block_len` and `ring_len`.
+/// `x` and `results` have the planes, `memory` has `block_len` and what the way needs.
 unsafe fn run_block<T: Element, R: Reduction<T>>(
     level: Level,
     shape: &PoolShape,
@@ -329,162 +356,4 @@ pub(super) struct Pixels<T> {
     pub stride: usize,
     pub lanes: usize,
     pub x: *const T,
-}
-
-/// Rows of y in one plane, the lanes along a pixel's elements.
-struct Channels<'a, T, R> {
-    shape: &'a PoolShape,
-    reduction: R,
-    rows: Range<usize>,
-    pixels: Pixels<T>,
-    results: Results<T>,
-}
-
-impl<T: Element, R: Reduction<T>> Kernel<T> for Channels<'_, T, R> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, simd: S) {
-        let Axis { kernel, .. } = self.shape.height;
-        let full_columns = self.shape.width.full_outputs(false);
-        for row in self.rows.clone() {
-            // Windows that lie in the input: all of them have the same numbers.
-            let full = match self.shape.height.taps(row) == (0..kernel) {
-                true if !full_columns.is_empty() => full_columns.clone(),
-                _ => 0..0,
-            };
-            for column in (0..full.start).chain(full.end..self.shape.width.output) {
-                let window = Window::new(self.shape, row, column);
-                self.clipped(simd, &self.pixel(row, column, &window), &window);
-            }
-            if full.is_empty() {
-                continue;
-            }
-            let window = Window::new(self.shape, row, full.start);
-            let first = self.pixel(row, full.start, &window);
-            let numbers = simd.splat(self.reduction.number(&window));
-            // The common windows with their extents as constants.
-            match [kernel, self.shape.width.kernel] {
-                [2, 2] => self.full(simd, first, full.len(), numbers, [2, 2]),
-                [3, 3] => self.full(simd, first, full.len(), numbers, [3, 3]),
-                extents => self.full(simd, first, full.len(), numbers, extents),
-            }
-        }
-    }
-}
-
-/// A pixel of y, and its window's cells in x.
-#[derive(Clone, Copy)]
-struct Pixel<T> {
-    /// The first cell that lies in the input.
-    first: *const T,
-    row_step: usize,
-    column_step: usize,
-    /// Its offset in y.
-    at: usize,
-}
-
-impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
-    #[inline(always)]
-    fn pixel(&self, row: usize, column: usize, window: &Window) -> Pixel<T> {
-        let (height, width) = (&self.shape.height, &self.shape.width);
-        let stride = self.pixels.stride;
-        let mut first = self.pixels.x;
-        if window.cells() > 0 {
-            let y = row * height.stride + window.rows.start * height.dilation;
-            let x = column * width.stride + window.columns.start * width.dilation;
-            let cell = (y - height.pad_before) * width.input + x - width.pad_before;
-            // SAFETY: a cell of the input.
-            first = unsafe { first.add(cell * stride) };
-        }
-        Pixel {
-            first,
-            row_step: height.dilation * width.input * stride,
-            column_step: width.dilation * stride,
-            at: (row * width.output + column) * stride,
-        }
-    }
-
-    /// `count` pixels from `pixel` on whose windows lie in the input.
-    #[inline(always)]
-    fn full<S: Lanes<T>>(
-        &self,
-        simd: S,
-        pixel: Pixel<T>,
-        count: usize,
-        numbers: S::Vector,
-        [kernel_height, kernel_width]: [usize; 2],
-    ) {
-        let reduction = self.reduction;
-        let Pixels { stride, lanes, .. } = self.pixels;
-        for number in 0..count {
-            let first = pixel.first.wrapping_add(number * self.shape.width.stride * stride);
-            let at = pixel.at + number * stride;
-            for_each_vector(
-                simd,
-                lanes,
-                #[inline(always)]
-                |lane, count| {
-                    let mut state = reduction.start(simd, numbers);
-                    for kh in 0..kernel_height {
-                        for kw in 0..kernel_width {
-                            let cell = kh * pixel.row_step + kw * pixel.column_step;
-                            // SAFETY: `count` lanes of a cell of the input.
-                            let value = unsafe { runs::load(simd, count, first.add(cell + lane)) };
-                            reduction.cell(simd, &mut state, value, kh * kernel_width + kw);
-                        }
-                        reduction.end_row(simd, &mut state);
-                    }
-                    let result = reduction.finish(simd, state, numbers);
-                    // SAFETY: `count` lanes of the pixel.
-                    unsafe { self.results.store(simd, result, at + lane, count) };
-                },
-            );
-        }
-    }
-
-    /// A window of which some cells lie outside the input.
-    #[inline(always)]
-    fn clipped<S: Lanes<T>>(&self, simd: S, pixel: &Pixel<T>, window: &Window) {
-        let Window { rows, columns, rows_end, columns_end, kernel_width } = window;
-        let reduction = self.reduction;
-        let numbers = simd.splat(reduction.number(window));
-        let zero = simd.splat(T::default());
-        let padding = reduction.padding_takes_part();
-        let all_rows = if padding { 0..*rows_end } else { rows.clone() };
-        for_each_vector(
-            simd,
-            self.pixels.lanes,
-            #[inline(always)]
-            |lane, count| {
-                let mut state = reduction.start(simd, numbers);
-                for kh in all_rows.clone() {
-                    // Of cells in the padding that follow each other, the first speaks for all.
-                    let place = kh * kernel_width;
-                    if !rows.contains(&kh) {
-                        reduction.cell(simd, &mut state, zero, place);
-                        continue;
-                    }
-                    if padding && columns.start > 0 {
-                        reduction.cell(simd, &mut state, zero, place);
-                    }
-                    for kw in columns.clone() {
-                        let cell = (kh - rows.start) * pixel.row_step
-                            + (kw - columns.start) * pixel.column_step;
-                        // SAFETY: `count` lanes of a cell of the input.
-                        let value =
-                            unsafe { runs::load(simd, count, pixel.first.add(cell + lane)) };
-                        reduction.cell(simd, &mut state, value, place + kw);
-                    }
-                    if padding && columns.end < *columns_end {
-                        reduction.cell(simd, &mut state, zero, place + columns.end);
-                    }
-                    reduction.end_row(simd, &mut state);
-                }
-                let result = reduction.finish(simd, state, numbers);
-                // SAFETY: `count` lanes of the pixel.
-                unsafe { self.results.store(simd, result, pixel.at + lane, count) };
-            },
-        );
-    }
 }

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::forward::{Reduction, Results, Window};
+use super::line::{self, Line};
 use super::numbers::Numbers;
 use super::path::BLOCK;
 use crate::runs::for_each_vector;
@@ -61,9 +62,6 @@ impl<T: Element, R: Reduction<T>> Kernel<T> for Rows<'_, T, R> {
         }
     }
 }
-
-/// What a row of x comes to: a value, and its place in the row.
-type Line<V> = [V; 2];
 
 /// A row of x under a vector of windows.
 #[derive(Clone, Copy)]
@@ -144,13 +142,15 @@ impl<T: Element, R: Reduction<T>> Rows<'_, T, R> {
             let numbers = self.memory.wrapping_add(self.numbers.at(row) + under.at);
             // SAFETY: a vector of the numbers.
             let numbers = unsafe { simd.load(numbers) };
-            let mut state = reduction.start(simd, numbers);
+            let mut total = reduction.start(simd, numbers);
             for (tap, line) in lines.into_iter().enumerate() {
-                reduction.add_line(simd, &mut state, line, tap * under.window[0]);
+                reduction.add_line(simd, &mut total, line, tap * under.window[0]);
             }
-            let result = reduction.finish(simd, state, numbers);
+            let result = reduction.finish(simd, total, numbers);
             // SAFETY: `count` elements of the row.
-            unsafe { self.results.store(simd, result, y + row * width.output + under.at, count) };
+            unsafe {
+                self.results.store::<R, S>(simd, result, y + row * width.output + under.at, count)
+            };
         }
     }
 
@@ -164,40 +164,47 @@ impl<T: Element, R: Reduction<T>> Rows<'_, T, R> {
         UnderWindows { at, window: [kernel, stride] }: UnderWindows,
     ) -> Line<S::Vector> {
         let Axis { input, pad_before, pad_after, .. } = self.shape.height;
-        let place = simd.splat(T::from_number(0));
         if row < pad_before || row >= pad_before + input {
             let counts =
                 self.reduction.padding_takes_part() && row < pad_before + input + pad_after;
-            return [simd.splat(if counts { T::default() } else { R::nothing() }), place];
+            let value = if counts { T::default() } else { R::nothing() };
+            return line::cell(simd, simd.splat(value), 0);
         }
         let x = x.wrapping_add((row - pad_before) * self.shape.width.input);
-        let mut state = self.reduction.start(simd, place);
-        if stride == 1 {
-            for tap in 0..kernel {
+        let line = if stride == 1 {
+            let mut line = line::cell(simd, self.load::<S, INSIDE>(simd, x, at), 0);
+            for tap in 1..kernel {
                 let value = self.load::<S, INSIDE>(simd, x, at + tap);
-                self.reduction.cell(simd, &mut state, value, tap);
+                self.reduction.cell(simd, &mut line, value, tap);
             }
+            line
         } else {
-            for tap in (0..kernel).step_by(2) {
+            let pair = |tap: usize| {
                 let place = 2 * at + tap;
-                let [even, odd] = simd.deinterleave(
+                simd.deinterleave(
                     self.load::<S, INSIDE>(simd, x, place),
                     self.load::<S, INSIDE>(simd, x, place + S::LANES),
-                );
-                self.reduction.cell(simd, &mut state, even, tap);
-                if tap + 1 < kernel {
-                    self.reduction.cell(simd, &mut state, odd, tap + 1);
+                )
+            };
+            let [even, odd] = pair(0);
+            let mut line = line::cell(simd, even, 0);
+            let mut odd = odd;
+            for tap in 1..kernel {
+                let mut value = odd;
+                if tap % 2 == 0 {
+                    [value, odd] = pair(tap);
                 }
+                self.reduction.cell(simd, &mut line, value, tap);
             }
-        }
+            line
+        };
         // Of the next band, since the strips of one are too short for the processor to do so.
         let ahead = x.wrapping_add(BAND.max(self.shape.width.input) + at * stride);
         simd.prefetch(ahead);
         if stride == 2 {
             simd.prefetch(ahead.wrapping_add(S::LANES));
         }
-        self.reduction.end_row(simd, &mut state);
-        self.reduction.line(state)
+        line
     }
 
     /// Elements of a padded row from `place` on.

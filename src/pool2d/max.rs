@@ -1,6 +1,7 @@
 //! Max-pooling, forward.
 
 use super::forward::{Reduction, Window};
+use super::line::Line;
 use crate::shape::{PoolPadding, PoolShape};
 use crate::simd::{Element, Lanes};
 
@@ -16,16 +17,7 @@ impl Maximum {
     }
 }
 
-/// The best cells of a vector of windows so far.
-#[derive(Clone, Copy)]
-pub(super) struct Best<V> {
-    value: V,
-    place: V,
-}
-
 impl<T: Element> Reduction<T> for Maximum {
-    type State<V: Copy> = Best<V>;
-
     const PLACES: bool = true;
 
     #[inline(always)]
@@ -46,48 +38,41 @@ impl<T: Element> Reduction<T> for Maximum {
     }
 
     #[inline(always)]
-    fn start<S: Lanes<T>>(self, simd: S, numbers: S::Vector) -> Best<S::Vector> {
-        Best { value: simd.splat(<Self as Reduction<T>>::nothing()), place: numbers }
-    }
-
-    #[inline(always)]
     fn cell<S: Lanes<T>>(
         self,
         simd: S,
-        best: &mut Best<S::Vector>,
+        line: &mut Line<S::Vector>,
         value: S::Vector,
         place: usize,
     ) {
-        let exceeds = simd.exceeds(value, best.value);
-        let place = simd.splat(T::from_number(place as u32));
-        best.value = simd.select(exceeds, value, best.value);
-        best.place = simd.select(exceeds, place, best.place);
+        self.add_line(simd, line, [value, simd.splat(T::from_number(0))], place);
     }
 
     #[inline(always)]
-    fn end_row<S: Lanes<T>>(self, _: S, _: &mut Best<S::Vector>) {}
+    fn start<S: Lanes<T>>(self, simd: S, numbers: S::Vector) -> Line<S::Vector> {
+        [simd.splat(<Self as Reduction<T>>::nothing()), numbers]
+    }
 
     #[inline(always)]
-    fn line<V: Copy>(self, best: Best<V>) -> [V; 2] {
-        [best.value, best.place]
+    fn start_with<S: Lanes<T>>(self, _: S, line: Line<S::Vector>) -> Line<S::Vector> {
+        line
     }
 
     #[inline(always)]
     fn add_line<S: Lanes<T>>(
         self,
         simd: S,
-        best: &mut Best<S::Vector>,
-        [value, place]: [S::Vector; 2],
+        best: &mut Line<S::Vector>,
+        [value, place]: Line<S::Vector>,
         first_place: usize,
     ) {
-        let exceeds = simd.exceeds(value, best.value);
+        let exceeds = simd.exceeds(value, best[0]);
         let place = simd.add_numbers(place, simd.splat(T::from_number(first_place as u32)));
-        best.value = simd.select(exceeds, value, best.value);
-        best.place = simd.select(exceeds, place, best.place);
+        *best = [simd.select(exceeds, value, best[0]), simd.select(exceeds, place, best[1])];
     }
 
     #[inline(always)]
-    fn finish<S: Lanes<T>>(self, _: S, best: Best<S::Vector>, _: S::Vector) -> [S::Vector; 2] {
-        [best.value, best.place]
+    fn finish<S: Lanes<T>>(self, _: S, best: Line<S::Vector>, _: S::Vector) -> Line<S::Vector> {
+        best
     }
 }

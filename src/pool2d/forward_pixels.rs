@@ -1,0 +1,212 @@
+//! The forward pass with the lanes along a pixel's elements: each window for itself.
+
+use std::ops::Range;
+
+use super::forward::{Pixels, Reduction, Results, Window};
+use super::line::{self, Cells};
+use crate::runs::{self, for_each_vector};
+use crate::shape::PoolShape;
+use crate::simd::{Element, Kernel, Lanes};
+
+/// Vectors of a large window at a time, and the cells of one.
+const SEVERAL: usize = 4;
+const MANY_CELLS: usize = 16;
+
+/// Rows of y in one plane, the lanes along a pixel's elements.
+pub(super) struct Channels<'a, T, R> {
+    pub shape: &'a PoolShape,
+    pub reduction: R,
+    pub rows: Range<usize>,
+    pub pixels: Pixels<T>,
+    pub results: Results<T>,
+}
+
+impl<T: Element, R: Reduction<T>> Kernel<T> for Channels<'_, T, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let (height, width) = (&self.shape.height, &self.shape.width);
+        let (full_rows, full_columns) = (height.full_outputs(false), width.full_outputs(false));
+        for row in self.rows.clone() {
+            // Windows that lie in the input: all of them have the same numbers.
+            let full = if full_rows.contains(&row) { full_columns.clone() } else { 0..0 };
+            for column in (0..full.start).chain(full.end..width.output) {
+                self.clipped(simd, row, column);
+            }
+            if full.is_empty() {
+                continue;
+            }
+            // The common windows with their extents as constants.
+            match [height.kernel, width.kernel] {
+                [2, 2] => self.full(simd, row, full, [2, 2]),
+                [3, 3] => self.full(simd, row, full, [3, 3]),
+                extents => self.full(simd, row, full, extents),
+            }
+        }
+    }
+}
+
+impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
+    /// The cell of a window's first taps in the input.
+    #[inline(always)]
+    fn cell(&self, [row, column]: [usize; 2], [kh, kw]: [usize; 2]) -> *const T {
+        let (height, width) = (&self.shape.height, &self.shape.width);
+        let y = (row * height.stride + kh * height.dilation).wrapping_sub(height.pad_before);
+        let x = (column * width.stride + kw * width.dilation).wrapping_sub(width.pad_before);
+        let cell = y.wrapping_mul(width.input).wrapping_add(x);
+        self.pixels.x.wrapping_add(cell.wrapping_mul(self.pixels.stride))
+    }
+
+    /// From cell to cell of a window: down, and along the row.
+    #[inline(always)]
+    fn steps(&self) -> [usize; 2] {
+        let (height, width) = (&self.shape.height, &self.shape.width);
+        let stride = self.pixels.stride;
+        [height.dilation * width.input * stride, width.dilation * stride]
+    }
+
+    /// The offset of a pixel of y.
+    #[inline(always)]
+    fn at(&self, row: usize, column: usize) -> usize {
+        (row * self.shape.width.output + column) * self.pixels.stride
+    }
+
+    /// Windows of a row that lie in the input.
+    #[inline(always)]
+    fn full<S: Lanes<T>>(
+        &self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+        [kernel_height, kernel_width]: [usize; 2],
+    ) {
+        let numbers = Window::new(self.shape, row, columns.start);
+        let numbers = simd.splat(self.reduction.number(&numbers));
+        let lanes = self.pixels.lanes;
+        let window = [kernel_height, kernel_width];
+        // Several vectors at a time: the processor waits for each cell of one.
+        let several = match kernel_height * kernel_width >= MANY_CELLS {
+            true => lanes - lanes % (SEVERAL * S::LANES),
+            false => 0,
+        };
+        // Pixels of less than a vector: what is written past one is written again.
+        let whole = match lanes < S::LANES && lanes == self.pixels.stride {
+            true => (columns.end + 1).saturating_sub(S::LANES.div_ceil(lanes)),
+            false => 0,
+        };
+        for column in columns {
+            let first = self.cell([row, column], [0, 0]);
+            let at = self.at(row, column);
+            if column < whole {
+                self.vectors::<S, 1>(simd, first, at, S::LANES, numbers, window);
+                continue;
+            }
+            for lane in (0..several).step_by(SEVERAL * S::LANES) {
+                let (first, at) = (first.wrapping_add(lane), at + lane);
+                self.vectors::<S, SEVERAL>(simd, first, at, S::LANES, numbers, window);
+            }
+            for_each_vector(
+                simd,
+                lanes - several,
+                #[inline(always)]
+                |lane, count| {
+                    let (first, at) = (first.wrapping_add(several + lane), at + several + lane);
+                    self.vectors::<S, 1>(simd, first, at, count, numbers, window);
+                },
+            );
+        }
+    }
+
+    /// `V` vectors of the window whose first cell is `first`, and of the pixel `at`.
+    #[inline(always)]
+    fn vectors<S: Lanes<T>, const V: usize>(
+        &self,
+        simd: S,
+        first: *const T,
+        at: usize,
+        count: usize,
+        numbers: S::Vector,
+        [kernel_height, kernel_width]: [usize; 2],
+    ) {
+        let reduction = self.reduction;
+        let [down, along] = self.steps();
+        let mut totals = [line::cell(simd, numbers, 0); V];
+        for kh in 0..kernel_height {
+            let mut lines = totals;
+            let first = first.wrapping_add(kh * down);
+            for (line, value) in lines.iter_mut().zip(load::<T, S, V>(simd, first, count)) {
+                *line = line::cell(simd, value, 0);
+            }
+            for kw in 1..kernel_width {
+                let values = load::<T, S, V>(simd, first.wrapping_add(kw * along), count);
+                for (line, value) in lines.iter_mut().zip(values) {
+                    reduction.cell(simd, line, value, kw);
+                }
+            }
+            for (total, line) in totals.iter_mut().zip(lines) {
+                if kh == 0 {
+                    *total = reduction.start_with(simd, line);
+                } else {
+                    reduction.add_line(simd, total, line, kh * kernel_width);
+                }
+            }
+        }
+        for (i, total) in totals.into_iter().enumerate() {
+            let result = reduction.finish(simd, total, numbers);
+            // SAFETY: `count` lanes of the pixel.
+            unsafe { self.results.store::<R, S>(simd, result, at + i * S::LANES, count) };
+        }
+    }
+
+    /// A window of which some cells lie outside the input.
+    #[inline(always)]
+    fn clipped<S: Lanes<T>>(&self, simd: S, row: usize, column: usize) {
+        let reduction = self.reduction;
+        let window = Window::new(self.shape, row, column);
+        let numbers = simd.splat(reduction.number(&window));
+        let zeros = line::cell(simd, simd.splat(T::default()), 0);
+        let padding = reduction.padding_takes_part();
+        let cells = Cells::new(&self.shape.width, column, padding);
+        let Window { rows, rows_end, columns, kernel_width, .. } = window;
+        let first = self.cell([row, column], [rows.start, columns.start]);
+        let at = self.at(row, column);
+        let [down, along] = self.steps();
+        let all_rows = if padding { 0..rows_end } else { rows.clone() };
+        for_each_vector(
+            simd,
+            self.pixels.lanes,
+            #[inline(always)]
+            |lane, count| {
+                let mut total = reduction.start(simd, numbers);
+                for kh in all_rows.clone() {
+                    let mut line = zeros;
+                    if rows.contains(&kh) {
+                        let first = first.wrapping_add((kh - rows.start) * down + lane);
+                        // SAFETY: `count` lanes of cells of the input.
+                        line = unsafe { cells.line(simd, reduction, first, along, count) };
+                    }
+                    reduction.add_line(simd, &mut total, line, kh * kernel_width);
+                }
+                let result = reduction.finish(simd, total, numbers);
+                // SAFETY: `count` lanes of the pixel.
+                unsafe { self.results.store::<R, S>(simd, result, at + lane, count) };
+            },
+        );
+    }
+}
+
+/// Vectors one behind the other, of `count` lanes each.
+#[inline(always)]
+fn load<T: Element, S: Lanes<T>, const V: usize>(
+    simd: S,
+    first: *const T,
+    count: usize,
+) -> [S::Vector; V] {
+    let mut vectors = [simd.splat(T::default()); V];
+    for (i, vector) in vectors.iter_mut().enumerate() {
+        // SAFETY: cells of the input, whose windows lie in it.
+        *vector = unsafe { runs::load(simd, count, first.wrapping_add(i * S::LANES)) };
+    }
+    vectors
+}

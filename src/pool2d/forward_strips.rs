@@ -1,0 +1,166 @@
+//! The forward pass with the lanes along a pixel's elements, for windows of three rows that overlap: a vector of them
+//! goes down some rows of y. What a row of x comes to under each stays in registers for as long as windows share it.
+
+use std::ops::Range;
+
+use super::forward::{Pixels, Reduction, Results, Window};
+use super::line::{self, Cells, Line};
+use crate::runs::for_each_vector;
+use crate::shape::{Axis, PoolShape};
+use crate::simd::{Element, Kernel, Lanes};
+
+/// The most rows of y that a strip goes down.
+const MOST_ROWS: usize = 16;
+
+/// The rows of y that a strip goes down, and that a task had better have together: enough to share, few enough that
+/// the columns beside find x in the cache. None where windows of pixels of so many elements go another way.
+pub(super) fn band(shape: &PoolShape, lanes: usize, with_places: bool) -> Option<usize> {
+    let (height, width) = (&shape.height, &shape.width);
+    if height.dilation > 1 || width.dilation > 1 {
+        return None;
+    }
+    match ([height.kernel, width.kernel], height.stride) {
+        ([3, 3], 1) => Some(4),
+        // Measured: more channels are as fast or faster a window at a time.
+        ([3, 3], 2) if !with_places || lanes <= 64 => Some(4),
+        ([5, 5], 1) => Some(MOST_ROWS),
+        _ => None,
+    }
+}
+
+/// Rows of y in one plane.
+pub(super) struct Strips<'a, T, R> {
+    pub shape: &'a PoolShape,
+    pub reduction: R,
+    pub rows: Range<usize>,
+    pub pixels: Pixels<T>,
+    pub results: Results<T>,
+    /// See [`band`].
+    pub band: usize,
+}
+
+impl<T: Element, R: Reduction<T>> Kernel<T> for Strips<'_, T, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        match (self.shape.height.kernel, self.shape.height.stride) {
+            (3, 1) => self.all::<S, 3>(simd, 1),
+            (3, _) => self.all::<S, 3>(simd, 2),
+            _ => self.all::<S, 5>(simd, 1),
+        }
+    }
+}
+
+impl<T: Element, R: Reduction<T>> Strips<'_, T, R> {
+    #[inline(always)]
+    fn all<S: Lanes<T>, const K: usize>(&self, simd: S, stride: usize) {
+        let (height, width) = (&self.shape.height, &self.shape.width);
+        let (full_rows, full_columns) = (height.full_outputs(false), width.full_outputs(false));
+        for first in self.rows.clone().step_by(self.band) {
+            let rows = first..self.rows.end.min(first + self.band);
+            let are_inside = full_rows.start <= rows.start && rows.end <= full_rows.end;
+            for column in 0..width.output {
+                let rows = rows.clone();
+                // The common windows' cells as constants.
+                match (are_inside, full_columns.contains(&column)) {
+                    (true, true) => self.strip::<S, K, true, true>(simd, rows, stride, column),
+                    (true, false) => self.strip::<S, K, true, false>(simd, rows, stride, column),
+                    (false, true) => self.strip::<S, K, false, true>(simd, rows, stride, column),
+                    (false, false) => self.strip::<S, K, false, false>(simd, rows, stride, column),
+                }
+            }
+        }
+    }
+
+    /// The windows at a column of some rows, whose rows (columns) lie in the input if `ROWS` (`COLUMNS`).
+    #[inline(always)]
+    fn strip<S: Lanes<T>, const K: usize, const ROWS: bool, const COLUMNS: bool>(
+        &self,
+        simd: S,
+        rows: Range<usize>,
+        stride: usize,
+        column: usize,
+    ) {
+        let (reduction, width) = (self.reduction, &self.shape.width);
+        let cells = match COLUMNS {
+            true => Cells::all(K),
+            false => Cells::new(width, column, reduction.padding_takes_part()),
+        };
+        let number = |row: usize| reduction.number(&Window::new(self.shape, row, column));
+        let shared = simd.splat(number(rows.start));
+        let mut numbers = [T::default(); MOST_ROWS];
+        if !ROWS {
+            for (to, row) in numbers.iter_mut().zip(rows.clone()) {
+                *to = number(row);
+            }
+        }
+        let pixel = self.pixels.stride;
+        let first_row = rows.start * stride;
+        let x = {
+            let row = first_row.wrapping_sub(self.shape.height.pad_before);
+            let cell = (column * width.stride + cells.first()).wrapping_sub(width.pad_before);
+            let cell = row.wrapping_mul(width.input).wrapping_add(cell);
+            self.pixels.x.wrapping_add(cell.wrapping_mul(pixel))
+        };
+        let (down, to_next) = (width.input * pixel, width.output * pixel);
+        let at = (rows.start * width.output + column) * pixel;
+        for_each_vector(
+            simd,
+            self.pixels.lanes,
+            #[inline(always)]
+            |lane, count| {
+                let (mut row, mut x, mut at) = (first_row, x.wrapping_add(lane), at + lane);
+                // The rows of the window before: those that it shares with the first.
+                let mut lines = [line::cell(simd, shared, 0); K];
+                for line in lines.iter_mut().skip(stride) {
+                    *line = self.line::<S, ROWS>(simd, row, &cells, x, count);
+                    (row, x) = (row + 1, x.wrapping_add(down));
+                }
+                for &number in numbers.iter().take(rows.len()) {
+                    for tap in 0..K {
+                        if tap + stride < K {
+                            lines[tap] = lines[tap + stride];
+                        } else {
+                            lines[tap] = self.line::<S, ROWS>(simd, row, &cells, x, count);
+                            (row, x) = (row + 1, x.wrapping_add(down));
+                        }
+                    }
+                    let numbers = if ROWS { shared } else { simd.splat(number) };
+                    let mut total = reduction.start(simd, numbers);
+                    for (tap, line) in lines.iter().enumerate() {
+                        if ROWS && tap == 0 {
+                            total = reduction.start_with(simd, *line);
+                        } else {
+                            reduction.add_line(simd, &mut total, *line, tap * K);
+                        }
+                    }
+                    let result = reduction.finish(simd, total, numbers);
+                    // SAFETY: `count` lanes of the pixel.
+                    unsafe { self.results.store::<R, S>(simd, result, at, count) };
+                    at += to_next;
+                }
+            },
+        );
+    }
+
+    /// What a row of the padded input comes to, whose first cell in the input is `first`.
+    #[inline(always)]
+    fn line<S: Lanes<T>, const INSIDE: bool>(
+        &self,
+        simd: S,
+        row: usize,
+        cells: &Cells,
+        first: *const T,
+        count: usize,
+    ) -> Line<S::Vector> {
+        let Axis { input, pad_before, pad_after, .. } = self.shape.height;
+        if INSIDE || row.wrapping_sub(pad_before) < input {
+            // SAFETY: `count` lanes of cells of the row.
+            return unsafe { cells.line(simd, self.reduction, first, self.pixels.stride, count) };
+        }
+        let counts = self.reduction.padding_takes_part() && row < pad_before + input + pad_after;
+        let value = if counts { T::default() } else { R::nothing() };
+        line::cell(simd, simd.splat(value), 0)
+    }
+}
