@@ -19,7 +19,7 @@ use crate::runs;
 use crate::scratch::ScratchLen;
 use crate::shape::PoolShape;
 use crate::shared_mut::SharedMut;
-use crate::simd::{Element, Lanes, Level};
+use crate::simd::{CACHE_LINE, Element, Lanes, Level};
 use crate::tasks::{Tasks, by_plane};
 
 /// What a pooling makes of the cells of its windows: of each row a line, then of the lines the result.
@@ -109,12 +109,14 @@ impl Window {
 pub(super) struct Results<T> {
     y: *mut T,
     places: PlacesMut<T>,
+    /// Whether y is written past the caches, by whole vectors.
+    streams: bool,
 }
 
 impl<T: Element> Results<T> {
     /// The results from a later one on.
     fn at(self, offset: usize) -> Self {
-        Results { y: self.y.wrapping_add(offset), places: self.places.at(offset) }
+        Results { y: self.y.wrapping_add(offset), places: self.places.at(offset), ..self }
     }
 
     #[inline(always)]
@@ -127,7 +129,11 @@ impl<T: Element> Results<T> {
     ) {
         // SAFETY: the caller answers for `count` results at `at`.
         unsafe {
-            runs::store(simd, count, self.y.add(at), values);
+            if self.streams {
+                simd.store_streaming(self.y.add(at), values);
+            } else {
+                runs::store(simd, count, self.y.add(at), values);
+            }
             if R::PLACES {
                 self.places.store(simd, count, at, places);
             }
@@ -145,7 +151,7 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     argmax: Option<ArgmaxMut<'_>>,
 ) -> Result<()> {
     let (y, places) = (SharedMut::new(y), SharedPlaces::new(argmax));
-    let results = |at: usize| Results { y: y.at(at), places: places.at(at) };
+    let results = |at: usize| Results { y: y.at(at), places: places.at(at), streams: false };
     let level = context.level();
     if path::is_planar(shape) && forward_rows::pays(shape) {
         let numbers = Numbers::new(shape);
@@ -172,36 +178,32 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     let cuttable = !shape.height.has_windows_in_padding();
     match Path::new(shape, rows, |some| part(if cuttable { 0..some } else { 0..rows }).0) {
         Path::Channels { planes, lanes } => {
-            let way = Way::new::<R, T>(shape, lanes);
-            let band = match way {
-                Way::Windows => 1,
-                Way::Strips(band) => band,
-                Way::Ring(_) => forward_ring::band(shape),
-            };
-            let band = band.min(rows);
+            let is_large = runs::streams::<T>(x.len() + shape.output_len());
+            let way = Way::new::<R, T>(shape, lanes, is_large);
+            let band = way.band().min(rows);
             let bands = rows.div_ceil(band);
             let work = work.saturating_mul(columns).saturating_mul(band);
             let tasks = Tasks::new(planes * bands, lanes, work, 64);
             let scratch = context.scratch::<T>(ScratchLen::for_each(way.len()))?;
+            let are_aligned = |address: usize| address.is_multiple_of(CACHE_LINE);
+            let streams =
+                is_large && are_aligned(y.at(0) as usize) && are_aligned(lanes * size_of::<T>());
             context.run(tasks.count(), &|slot, index| {
                 let (bands_of_all, part) = tasks.part(index);
                 for (plane, some) in by_plane(bands_of_all, bands) {
                     let rows = some.start * band..rows.min(some.end * band);
                     let x = x[plane * shape.input_plane * lanes + part.start..].as_ptr();
                     let results = results(plane * shape.output_plane * lanes + part.start);
+                    let results = Results { streams, ..results };
                     let pixels = Pixels { stride: lanes, lanes: part.len(), x };
+                    let memory = scratch.slot(slot);
                     // SAFETY: x and y have the planes' rows, scratch memory a ring.
                     unsafe {
-                        run_pixels(
-                            level,
-                            shape,
-                            reduction,
-                            rows,
-                            pixels,
-                            results,
-                            scratch.slot(slot),
-                        );
+                        run_pixels(level, shape, reduction, way, rows, pixels, results, memory);
                     }
+                }
+                if streams {
+                    runs::end_stream();
                 }
             });
         }
@@ -211,7 +213,7 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
             let work = (input + output).div_ceil(bands) * BLOCK;
             let tasks = Tasks::new(planes.div_ceil(BLOCK) * bands, 1, work, 1);
             let len = (0..bands).map(|band| path::block_len(&part(path::band(band, some, rows)).0));
-            let len = len.max().unwrap_or(0) + Way::new::<R, T>(shape, BLOCK).len();
+            let len = len.max().unwrap_or(0) + Way::new::<R, T>(shape, BLOCK, false).len();
             let scratch = context.scratch::<T>(ScratchLen::for_each(len))?;
             context.run(tasks.count(), &|slot, index| {
                 for number in tasks.part(index).0 {
@@ -233,27 +235,39 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
 }
 
 /// How windows share what rows of x come to, where the lanes lie along a pixel's elements.
+#[derive(Clone, Copy)]
 enum Way {
-    /// Each for itself.
+    /// Each window for itself.
     Windows,
-    /// In registers: see [`forward_strips::band`].
+    /// In registers, down so many rows of y: see [`forward_strips::band`].
     Strips(usize),
-    /// In scratch memory.
-    Ring(Ring),
+    /// In scratch memory, along so many rows of y.
+    Ring(Ring, usize),
 }
 
 impl Way {
-    /// For pixels of so many elements.
-    fn new<R: Reduction<T>, T: Element>(shape: &PoolShape, lanes: usize) -> Way {
-        if let Some(band) = forward_strips::band(shape, lanes, R::PLACES) {
+    /// For pixels of so many elements, in memory rather than in the caches if `is_large`.
+    fn new<R: Reduction<T>, T: Element>(shape: &PoolShape, lanes: usize, is_large: bool) -> Way {
+        if let Some(band) = forward_strips::band(shape, lanes, R::PLACES, is_large) {
             return Way::Strips(band);
         }
-        forward_ring::ring(shape, lanes, R::PLACES).map_or(Way::Windows, Way::Ring)
+        match forward_ring::ring(shape, lanes, R::PLACES) {
+            Some(ring) => Way::Ring(ring, forward_ring::band(shape)),
+            None => Way::Windows,
+        }
+    }
+
+    /// The rows of y that a task had better have together.
+    fn band(self) -> usize {
+        match self {
+            Way::Windows => 1,
+            Way::Strips(band) | Way::Ring(_, band) => band,
+        }
     }
 
     /// Elements of scratch memory.
-    fn len(&self) -> usize {
-        if let Way::Ring(ring) = self { ring.len() } else { 0 }
+    fn len(self) -> usize {
+        if let Way::Ring(ring, _) = self { ring.len() } else { 0 }
     }
 }
 
@@ -261,21 +275,23 @@ impl Way {
 ///
 /// # Safety
 /// `pixels` and `results` have the rows; `memory` has what the way needs.
+#[allow(clippy::too_many_arguments, reason = "those of the kernels, and which of them")]
 unsafe fn run_pixels<T: Element, R: Reduction<T>>(
     level: Level,
     shape: &PoolShape,
     reduction: R,
+    way: Way,
     rows: Range<usize>,
     pixels: Pixels<T>,
     results: Results<T>,
     memory: *mut T,
 ) {
-    match Way::new::<R, T>(shape, pixels.stride) {
+    match way {
         Way::Windows => T::dispatch(level, Channels { shape, reduction, rows, pixels, results }),
         Way::Strips(band) => {
             T::dispatch(level, Strips { shape, reduction, rows, pixels, results, band });
         }
-        Way::Ring(ring) => {
+        Way::Ring(ring, _) => {
             for lane in (0..pixels.lanes).step_by(ring.pitch) {
                 let (x, lanes) = (pixels.x.wrapping_add(lane), pixels.lanes - lane);
                 let pixels = Pixels { x, lanes: lanes.min(ring.pitch), ..pixels };
@@ -316,13 +332,14 @@ unsafe fn run_block<T: Element, R: Reduction<T>>(
     let places = unsafe { y.add(output * BLOCK) };
     let with_places = !matches!(results.places, PlacesMut::Nowhere);
     let in_block = if with_places { PlacesMut::Numbers(places) } else { PlacesMut::Nowhere };
-    let block = Results { y, places: in_block };
+    let block = Results { y, places: in_block, streams: false };
     let pixels = Pixels { stride: BLOCK, lanes: planes, x: memory.cast_const() };
     let rows = 0..shape.height.output;
     // SAFETY: the blocks have the rows; behind the block of places.
     unsafe {
         let memory = places.add(output * BLOCK);
-        run_pixels(level, shape, reduction, rows, pixels, block, memory);
+        let way = Way::new::<R, T>(shape, BLOCK, false);
+        run_pixels(level, shape, reduction, way, rows, pixels, block, memory);
     }
     let transpose = Transpose {
         rows: output,
