@@ -3,7 +3,7 @@
 use super::{Argmax, ArgmaxMut, avg_backward, avg_forward, max_backward, max_forward};
 use crate::reference;
 use crate::shape::{Layout, Pool2dParams, PoolPadding, PoolShape, activation_strides};
-use crate::simd::Element;
+use crate::simd::{CACHE_LINE, Element};
 use crate::testing::{Random, assert_same_bits, contexts, guarded, values, written};
 use crate::{Context, Error};
 
@@ -273,6 +273,15 @@ fn odd_shapes() {
         pad_right: 9,
         ..Pool2dParams::new(2, 3, 9, 20, 3, 5)
     };
+    let same_strides = |params, stride, pad| Pool2dParams {
+        stride_height: stride,
+        stride_width: stride,
+        pad_top: pad,
+        pad_bottom: pad,
+        pad_left: pad,
+        pad_right: pad,
+        ..params
+    };
     let long = |width, kernel| Pool2dParams::new(1, 1, 1, width, 1, kernel);
     let shapes = [
         basis,
@@ -321,6 +330,29 @@ fn odd_shapes() {
             ..Pool2dParams::new(2, 1, 199, 130, 3, 2)
         },
         Pool2dParams { stride_height: 1, stride_width: 2, ..Pool2dParams::new(1, 140, 9, 8, 6, 4) },
+        // Several strips, of one vector of channels and a part of another.
+        same_strides(Pool2dParams::new(1, 20, 43, 9, 5, 5), 1, 2),
+        same_strides(Pool2dParams::new(2, 19, 30, 6, 3, 3), 1, 1),
+        same_strides(Pool2dParams::new(1, 17, 30, 11, 3, 3), 2, 1),
+        same_strides(Pool2dParams::new(1, 70, 21, 12, 3, 3), 2, 0),
+        same_strides(Pool2dParams::new(1, 33, 27, 14, 2, 2), 2, 1),
+        // Windows that lie in the padding altogether beside some that share rows.
+        Pool2dParams {
+            pad_top: 4,
+            pad_bottom: 5,
+            pad_left: 6,
+            pad_right: 4,
+            ..same_strides(Pool2dParams::new(1, 3, 5, 4, 3, 3), 1, 0)
+        },
+        zero(Pool2dParams {
+            ceil_mode: true,
+            ..same_strides(Pool2dParams::new(1, 3, 10, 8, 3, 3), 2, 2)
+        }),
+        zero(same_strides(Pool2dParams::new(1, 21, 11, 7, 5, 5), 1, 4)),
+        // A window larger than the input.
+        same_strides(Pool2dParams::new(1, 18, 2, 1, 5, 5), 1, 3),
+        // Large windows of several vectors at a time, and of what is left.
+        Pool2dParams::new(1, 141, 7, 7, 7, 7),
         // Many tasks of several planes and of parts of one.
         Pool2dParams { stride_height: 1, ..Pool2dParams::new(3, 40, 30, 31, 3, 2) },
         Pool2dParams { layout: Layout::Nhwc, ..Pool2dParams::new(1, 300, 16, 16, 2, 2) },
@@ -329,6 +361,56 @@ fn odd_shapes() {
         for layout in [Layout::Nchw, Layout::Nhwc] {
             for specials in [false, true] {
                 check(&contexts, &Pool2dParams { layout, ..params }, specials);
+            }
+        }
+    }
+}
+
+/// `write` to `len` elements that begin with a cache line, and so may be written past the caches.
+fn written_aligned<T: Element>(len: usize, write: impl FnOnce(&mut [T])) -> Vec<T> {
+    let mut buffer = vec![T::from_f64(f64::NAN); len + CACHE_LINE];
+    let first = buffer.as_ptr().align_offset(CACHE_LINE);
+    write(&mut buffer[first..first + len]);
+    let around = buffer[..first].iter().chain(&buffer[first + len..]);
+    assert!(around.copied().all(|value| value.to_f64().is_nan()), "written outside");
+    buffer[first..first + len].to_vec()
+}
+
+fn check_aligned<T: Element>(context: &Context, params: &Pool2dParams) {
+    let shape = PoolShape::new(params, size_of::<T>()).unwrap();
+    let (x_len, y_len) = (shape.input_len(), shape.output_len());
+    let x: Vec<T> = with_ties(3, x_len, false);
+    let (mut y, mut places) = (vec![T::default(); y_len], vec![0; y_len]);
+    reference::maxpool2d_forward(&shape, &x, &mut y, Some(ArgmaxMut::U8(&mut places)));
+    let mut found = vec![0xee; y_len];
+    let argmax = Some(ArgmaxMut::U8(&mut found));
+    let maxima = written_aligned(y_len, |y| max_forward(context, params, &x, y, argmax).unwrap());
+    assert_same_bits(&maxima, &y);
+    assert_eq!(found, places);
+    let mean = |y: &mut [T]| avg_forward(context, params, &x, y).unwrap();
+    assert_same_bits(&written_aligned(y_len, mean), &written(y_len, mean));
+}
+
+/// Large tensors are written past the caches where each vector begins at a multiple of its size.
+#[test]
+fn whole_cache_lines() {
+    for context in contexts() {
+        for (kernel, stride, pad) in
+            [(2, 2, 0), (3, 2, 1), (3, 1, 1), (5, 1, 2), (7, 1, 3), (4, 4, 0)]
+        {
+            for channels in [16, 48] {
+                let params = Pool2dParams {
+                    stride_height: stride,
+                    stride_width: stride,
+                    pad_top: pad,
+                    pad_bottom: pad,
+                    pad_left: pad,
+                    pad_right: pad,
+                    layout: Layout::Nhwc,
+                    ..Pool2dParams::new(1, channels, 24, 27, kernel, kernel)
+                };
+                check_aligned::<f32>(&context, &params);
+                check_aligned::<f64>(&context, &params);
             }
         }
     }
