@@ -154,12 +154,15 @@ impl<T: Element, R: Reduction<T>> SharedRows<'_, T, R> {
                 let mut line_at = row.first_at;
                 let mut total = reduction.start(simd, numbers);
                 if INSIDE {
-                    // SAFETY: all rows of the windows are in the ring.
-                    let line = |at: usize| unsafe { self.line(simd, ring.wrapping_add(at)) };
-                    total = reduction.start_with(simd, line(line_at));
-                    for tap in 1..kernel_height {
+                    for tap in 0..kernel_height {
+                        // SAFETY: all rows of the windows are in the ring.
+                        let line = unsafe { self.line(simd, ring.wrapping_add(line_at)) };
+                        if tap == 0 {
+                            total = reduction.start_with(simd, line);
+                        } else {
+                            reduction.add_line(simd, &mut total, line, tap * kernel_width);
+                        }
                         line_at = self.next(line_at);
-                        reduction.add_line(simd, &mut total, line(line_at), tap * kernel_width);
                     }
                 } else {
                     for tap in all_rows.clone() {

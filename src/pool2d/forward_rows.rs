@@ -171,33 +171,33 @@ impl<T: Element, R: Reduction<T>> Rows<'_, T, R> {
             return line::cell(simd, simd.splat(value), 0);
         }
         let x = x.wrapping_add((row - pad_before) * self.shape.width.input);
-        let line = if stride == 1 {
-            let mut line = line::cell(simd, self.load::<S, INSIDE>(simd, x, at), 0);
-            for tap in 1..kernel {
+        let mut line = line::cell(simd, simd.splat(R::nothing()), 0);
+        if stride == 1 {
+            for tap in 0..kernel {
                 let value = self.load::<S, INSIDE>(simd, x, at + tap);
-                self.reduction.cell(simd, &mut line, value, tap);
+                if tap == 0 {
+                    line = line::cell(simd, value, 0);
+                } else {
+                    self.reduction.cell(simd, &mut line, value, tap);
+                }
             }
-            line
         } else {
-            let pair = |tap: usize| {
+            for tap in (0..kernel).step_by(2) {
                 let place = 2 * at + tap;
-                simd.deinterleave(
+                let [even, odd] = simd.deinterleave(
                     self.load::<S, INSIDE>(simd, x, place),
                     self.load::<S, INSIDE>(simd, x, place + S::LANES),
-                )
-            };
-            let [even, odd] = pair(0);
-            let mut line = line::cell(simd, even, 0);
-            let mut odd = odd;
-            for tap in 1..kernel {
-                let mut value = odd;
-                if tap % 2 == 0 {
-                    [value, odd] = pair(tap);
+                );
+                if tap == 0 {
+                    line = line::cell(simd, even, 0);
+                } else {
+                    self.reduction.cell(simd, &mut line, even, tap);
                 }
-                self.reduction.cell(simd, &mut line, value, tap);
+                if tap + 1 < kernel {
+                    self.reduction.cell(simd, &mut line, odd, tap + 1);
+                }
             }
-            line
-        };
+        }
         // Of the next band, since the strips of one are too short for the processor to do so.
         let ahead = x.wrapping_add(BAND.max(self.shape.width.input) + at * stride);
         simd.prefetch(ahead);
