@@ -243,6 +243,8 @@ impl<T: Element> FilterProduct<T> {
                 let (pixel, pixels) = self.after_lead(columns);
                 (pixel, pixels, count, of_channel)
             }
+            // Parts of pixels are long, and foreseen by the processor.
+            Layout::Nhwc if count < plan.depth => return Ahead::none(),
             Layout::Nhwc => (rows.0, count, rows.1, of_pixel),
         };
         let offset = image * self.image_stride + channel * of_channel + pixel * of_pixel;
