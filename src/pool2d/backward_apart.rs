@@ -26,6 +26,7 @@ pub(super) fn takes(shape: &PoolShape) -> bool {
 /// Columns of a window whose vectors are put together, where the lanes run along a row.
 const PAIR: usize = 2;
 
+/// The most columns of a window, where they run along the channels.
 const FEW: usize = 3;
 
 /// Rows of dx.
@@ -115,8 +116,8 @@ impl<T: Element, G: Gradient<T>> Apart<'_, T, G> {
                     let loaded =
                         unsafe { self.gradient.load(simd, inputs, number, first + column, count) };
                     for (row, tap) in taps.clone().enumerate() {
-                        let first = self.gradient.share(simd, loaded, tap * kernel);
-                        let second = self.gradient.share(simd, loaded, tap * kernel + 1);
+                        let first = self.sum(simd, loaded, tap * kernel);
+                        let second = self.sum(simd, loaded, tap * kernel + 1);
                         let pairs = simd.interleave(first, second);
                         let at = row * row_len + PAIR * column;
                         // SAFETY: the cells of the windows.
@@ -136,10 +137,10 @@ impl<T: Element, G: Gradient<T>> Apart<'_, T, G> {
                         let loaded = unsafe { self.gradient.load(simd, inputs, number, at, count) };
                         for (row, tap) in taps.clone().enumerate() {
                             for cell in 0..kernel {
-                                let share = self.gradient.share(simd, loaded, tap * kernel + cell);
+                                let sum = self.sum(simd, loaded, tap * kernel + cell);
                                 let at = row * row_len + (column * kernel + cell) * lanes + lane;
                                 // SAFETY: lanes of the cell.
-                                unsafe { runs::store(simd, count, target.add(at), share) };
+                                unsafe { runs::store(simd, count, target.add(at), sum) };
                             }
                         }
                     },
@@ -151,5 +152,11 @@ impl<T: Element, G: Gradient<T>> Apart<'_, T, G> {
         let (rest, rows) = (target.wrapping_add(written), (taps.len(), row_len));
         // SAFETY: the end of each row.
         unsafe { runs::fill(simd, row_len - written, zero, rest, [(1, 0), (1, 0), rows]) };
+    }
+
+    /// What the only window over a cell gives to it: a sum of one, as any other, which is never -0.
+    #[inline(always)]
+    fn sum<S: Lanes<T>>(&self, simd: S, loaded: [S::Vector; 2], place: usize) -> S::Vector {
+        simd.add(simd.splat(T::default()), self.gradient.share(simd, loaded, place))
     }
 }

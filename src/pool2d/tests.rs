@@ -215,6 +215,8 @@ fn common_windows_of_every_width() {
         (3, 2, 1),
         (3, 2, 0),
         (3, 1, 1),
+        (3, 3, 0),
+        (9, 1, 4),
         (1, 1, 0),
         (1, 2, 0),
         (5, 3, 2),
@@ -411,6 +413,33 @@ fn whole_cache_lines() {
                 };
                 check_aligned::<f32>(&context, &params);
                 check_aligned::<f64>(&context, &params);
+            }
+        }
+    }
+}
+
+/// A sum begins with 0, however few the windows over a cell, and whichever way it goes.
+#[test]
+fn gradients_of_minus_zero_come_out_as_zero() {
+    for context in contexts() {
+        for (kernel, stride) in [(2, 2), (3, 3), (3, 2), (3, 1), (5, 1), (20, 20)] {
+            for (layout, extent) in [(Layout::Nchw, 20), (Layout::Nchw, 40), (Layout::Nhwc, 20)] {
+                let params = Pool2dParams {
+                    stride_height: stride,
+                    stride_width: stride,
+                    layout,
+                    ..Pool2dParams::new(1, 9, extent, extent, kernel, kernel)
+                };
+                let shape = PoolShape::new(&params, size_of::<f32>()).unwrap();
+                let dy = vec![-0.0f32; shape.output_len()];
+                let places = vec![0; dy.len()];
+                let zeros = vec![0.0; shape.input_len()];
+                let mut dx = vec![1.0; zeros.len()];
+                max_backward(&context, &params, &dy, Argmax::I32(&places), &mut dx).unwrap();
+                assert_same_bits(&dx, &zeros);
+                dx.fill(1.0);
+                avg_backward(&context, &params, &dy, &mut dx).unwrap();
+                assert_same_bits(&dx, &zeros);
             }
         }
     }
