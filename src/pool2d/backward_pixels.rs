@@ -146,6 +146,8 @@ impl<T: Element, G: Gradient<T>> DealtPixels<'_, T, G> {
     #[inline(always)]
     fn deal<S: Lanes<T>>(&self, simd: S, row: usize, target: *mut T) {
         let Pixels { strides: [stride, _], lanes, .. } = self.pixels;
+        // Copied: what is stored below might be it, for all the compiler knows.
+        let inputs = self.inputs;
         for column in 0..self.shape.width.output {
             let (shape, first) = self.numbers_of;
             let number = simd.splat(self.gradient.number(shape, first + row, column));
@@ -154,7 +156,7 @@ impl<T: Element, G: Gradient<T>> DealtPixels<'_, T, G> {
                 let count = S::LANES.min(lanes - lane);
                 // SAFETY: `count` lanes of a pixel of dy; the lines have whole vectors.
                 unsafe {
-                    let loaded = self.gradient.load(simd, self.inputs, number, at + lane, count);
+                    let loaded = self.gradient.load(simd, inputs, number, at + lane, count);
                     let target = target.add(column * self.ring.pitch + lane);
                     simd.store(target, loaded[0]);
                     if G::PLACES {

@@ -199,8 +199,8 @@ impl<T: Element, G: Gradient<T>> Rows<'_, T, G> {
     #[inline(always)]
     fn deal<S: Lanes<T>>(&self, simd: S, inputs: Inputs<T>, row: usize, target: *mut T) {
         let columns = self.shape.width.output;
-        let numbers =
-            self.lines.numbers.as_ref().map(|numbers| self.memory.wrapping_add(numbers.at(row)));
+        let numbers = self.lines.numbers.as_ref().map_or(0, |numbers| numbers.at(row));
+        let numbers = self.memory.wrapping_add(numbers);
         let target = target.wrapping_add(self.lines.before);
         for_each_vector(
             simd,
@@ -209,9 +209,9 @@ impl<T: Element, G: Gradient<T>> Rows<'_, T, G> {
             |at, count| {
                 // SAFETY: `count` windows of the row, whose line has room for them; whole vectors of numbers.
                 unsafe {
-                    let number = match numbers {
-                        Some(numbers) => simd.load(numbers.add(at)),
-                        None => simd.splat(T::default()),
+                    let number = match G::PLACES {
+                        true => simd.splat(T::default()),
+                        false => simd.load(numbers.add(at)),
                     };
                     let at_row = row * columns + at;
                     let loaded = self.gradient.load(simd, inputs, number, at_row, count);
