@@ -249,7 +249,7 @@ impl<T: Element> FilterProduct<T> {
         };
         let offset = image * self.image_stride + channel * of_channel + pixel * of_pixel;
         let start = self.patches.source.wrapping_add(offset);
-        Ahead { start, run, runs, stride, requested: 0 }
+        Ahead::new(start, run, runs, stride)
     }
 
     /// Packs the filters of every group, task part and depth block.

@@ -9,18 +9,23 @@ use crate::simd::{CACHE_LINE, Element, Lanes};
 /// the second-level cache.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ahead<T> {
-    pub start: *const T,
-    pub run: usize,
-    pub runs: usize,
-    pub stride: usize,
+    start: *const T,
+    run: usize,
+    runs: usize,
+    stride: usize,
     /// Elements of the first run that were asked for.
-    pub requested: usize,
+    requested: usize,
 }
 
 impl<T> Ahead<T> {
+    /// `runs` runs of `run` elements.
+    pub fn new(start: *const T, run: usize, runs: usize, stride: usize) -> Self {
+        Ahead { start, run, runs, stride, requested: 0 }
+    }
+
     /// Nothing.
     pub fn none() -> Self {
-        Ahead { start: std::ptr::null(), run: 0, runs: 0, stride: 0, requested: 0 }
+        Ahead::new(std::ptr::null(), 0, 0, 0)
     }
 
     /// Cache lines of it.

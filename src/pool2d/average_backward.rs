@@ -34,7 +34,7 @@ pub(super) fn run<T: Element>(
     if backward_apart::takes(shape) {
         return backward::run_apart(context, shape, gradient, inputs, dx);
     }
-    if let Some(lines) = Lines::new::<T>(shape, false).filter(|_| path::is_planar(shape)) {
+    if let Some(lines) = Lines::new::<T>(shape, false) {
         return backward::run_rows(context, shape, gradient, inputs, dx, &lines);
     }
     match Path::new(shape, shape.height.input, |rows| shape.of_input_rows(1, 0..rows).0) {
@@ -53,8 +53,7 @@ pub(super) fn run<T: Element>(
 
 /// Every cell of a window gets an equal share of its gradient: the product with the reciprocal of
 /// the number of cells.
-#[derive(Clone)]
-pub(super) struct EqualShares<T> {
+struct EqualShares<T> {
     mean: Mean,
     /// Windows whose cells all count, and their reciprocal.
     full_rows: Range<usize>,
@@ -63,7 +62,7 @@ pub(super) struct EqualShares<T> {
 }
 
 impl<T: Element> EqualShares<T> {
-    pub fn new(shape: &PoolShape) -> Self {
+    fn new(shape: &PoolShape) -> Self {
         let mean = Mean::new(shape);
         EqualShares {
             mean,
@@ -148,6 +147,7 @@ impl<T: Element> Kernel<T> for Spread<'_, T> {
         }
     }
 }
+
 /// Writes dx, some rows of [`BLOCK`] planes at a time, with the lanes across them.
 fn run_blocks<T: Element>(
     context: &Context,
@@ -203,7 +203,8 @@ impl<T> Block<'_, T> {
     /// Elements of memory: the block of dx, that of dy, and what deals it out.
     fn len(shape: &PoolShape) -> usize {
         let pixels = path::input_pixels(shape) + path::output_pixels(shape);
-        pixels.saturating_mul(BLOCK).saturating_add(pixels::memory_len(shape, BLOCK, false))
+        let ring = pixels::ring(shape, BLOCK, false);
+        pixels.saturating_mul(BLOCK).saturating_add(pixels::memory_len(shape, ring, false))
     }
 }
 

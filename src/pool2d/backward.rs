@@ -5,12 +5,13 @@ use super::Argmax;
 use super::backward_apart::Apart;
 use super::backward_pixels::{self as pixels, DealtPixels, Pixels};
 use super::backward_rows::{Lines, Rows};
+use super::path;
 use super::place::Places;
 use crate::context::Context;
 use crate::error::Result;
 use crate::runs;
 use crate::scratch::ScratchLen;
-use crate::shape::{Layout, PoolShape};
+use crate::shape::PoolShape;
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Lanes};
 use crate::tasks::{GRAIN, Tasks};
@@ -134,10 +135,7 @@ pub(super) fn run_apart<T: Element, G: Gradient<T>>(
     inputs: InputSlices<'_, T>,
     dx: &mut [T],
 ) -> Result<()> {
-    let (planes, lanes) = match shape.layout {
-        Layout::Nchw => (shape.batch * shape.channels, 1),
-        Layout::Nhwc => (shape.batch, shape.channels),
-    };
+    let (planes, lanes) = path::planes_and_lanes(shape);
     let rows = shape.height.input;
     let work = shape.width.input + shape.output_plane / rows + 1;
     let tasks = Tasks::new(planes * rows, 1, work.saturating_mul(lanes), 1);
@@ -202,7 +200,7 @@ pub(super) fn run_pixels<T: Element, G: Gradient<T>>(
     let ring = pixels::ring(shape, chunk, G::PLACES);
     let streamed = chunk == channels && runs::streams::<T>(shape.input_len() + shape.output_len());
     let row_len = if streamed { columns * channels } else { 0 };
-    let len = pixels::memory_len(shape, chunk, G::PLACES).saturating_add(row_len);
+    let len = pixels::memory_len(shape, ring, G::PLACES).saturating_add(row_len);
     let scratch = context.scratch::<T>(ScratchLen::for_each(len))?;
     let dx = SharedMut::new(dx);
     context.run(shape.batch * parts * chunks, &|slot, index| {

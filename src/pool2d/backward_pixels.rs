@@ -40,8 +40,7 @@ pub(super) fn ring_lanes(shape: &PoolShape, lanes: usize, places: bool) -> Optio
 }
 
 /// Elements of memory for a ring, and where columns are summed for a row of windows.
-pub(super) fn memory_len(shape: &PoolShape, lanes: usize, places: bool) -> usize {
-    let ring = ring(shape, lanes, places);
+pub(super) fn memory_len(shape: &PoolShape, ring: Ring, places: bool) -> usize {
     let row = if sums_columns(shape, places) { shape.width.output * ring.pitch } else { 0 };
     ring.len().saturating_add(row)
 }
@@ -80,10 +79,7 @@ impl<T: Element, G: Gradient<T>> Kernel<T> for DealtPixels<'_, T, G> {
         let of_row = self.ring.row;
         let sums_columns = sums_columns(self.shape, G::PLACES);
         let windows_row = self.memory.wrapping_add(self.ring.len());
-        let streamed = match sums_columns {
-            true => windows_row.wrapping_add(width.output * self.ring.pitch),
-            false => windows_row,
-        };
+        let streamed = self.memory.wrapping_add(memory_len(self.shape, self.ring, G::PLACES));
         let mut dealt = 0;
         for row in self.rows.clone() {
             let over = height.windows_over(row);

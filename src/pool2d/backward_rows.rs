@@ -41,7 +41,11 @@ impl Lines {
     pub fn new<T>(shape: &PoolShape, with_places: bool) -> Option<Lines> {
         let (height, width) = (&shape.height, &shape.width);
         let is_plain = height.dilation == 1 && width.dilation == 1 && width.stride <= 2;
-        if !is_plain || height.kernel > MOST_ROWS || !path::fills_lanes(width) {
+        if !path::is_planar(shape)
+            || !is_plain
+            || height.kernel > MOST_ROWS
+            || !path::fills_lanes(width)
+        {
             return None;
         }
         let before = width.kernel.div_ceil(width.stride);
@@ -51,7 +55,7 @@ impl Lines {
         let numbers = (!with_places).then(|| Numbers::new(shape));
         let streams = runs::streams::<T>(shape.input_len() + shape.output_len());
         let streamed = if streams { rows * width.input } else { 0 };
-        let windows = (rows + height.kernel) / height.stride + 2;
+        let windows = most_windows(height, rows);
         let lines = Lines { rows, windows, line, before, numbers, streamed };
         (lines.len() <= path::MAX_SCRATCH).then(|| lines.of_rows(shape))
     }
@@ -59,10 +63,9 @@ impl Lines {
     /// Those of some rows of dx, whose shape it is: no more memory, and the same for as many rows.
     pub fn of_rows(&self, shape: &PoolShape) -> Lines {
         let rows = self.rows.min(shape.height.input);
-        let windows = (rows + shape.height.kernel) / shape.height.stride + 2;
         Lines {
             rows,
-            windows: windows.min(self.windows).min(shape.height.output),
+            windows: most_windows(&shape.height, rows).min(shape.height.output),
             streamed: self.streamed.min(rows * shape.width.input),
             ..self.clone()
         }
@@ -78,6 +81,11 @@ impl Lines {
     fn lines_len(&self) -> usize {
         self.windows.saturating_mul(2).saturating_mul(self.line)
     }
+}
+
+/// Rows of windows over so many rows of dx, at the most.
+fn most_windows(height: &Axis, rows: usize) -> usize {
+    (rows + height.kernel) / height.stride + 2
 }
 
 /// Rows of dx in some planes.

@@ -163,14 +163,12 @@ impl<T: Element, R: Reduction<T>> Rows<'_, T, R> {
         row: usize,
         UnderWindows { at, window: [kernel, stride] }: UnderWindows,
     ) -> Line<S::Vector> {
-        let Axis { input, pad_before, pad_after, .. } = self.shape.height;
-        if row < pad_before || row >= pad_before + input {
-            let counts =
-                self.reduction.padding_takes_part() && row < pad_before + input + pad_after;
-            let value = if counts { T::default() } else { R::nothing() };
-            return line::cell(simd, simd.splat(value), 0);
+        let height = &self.shape.height;
+        let in_x = row.wrapping_sub(height.pad_before);
+        if in_x >= height.input {
+            return line::outside(simd, self.reduction, height, row);
         }
-        let x = x.wrapping_add((row - pad_before) * self.shape.width.input);
+        let x = x.wrapping_add(in_x * self.shape.width.input);
         let mut line = line::cell(simd, simd.splat(R::nothing()), 0);
         if stride == 1 {
             for tap in 0..kernel {

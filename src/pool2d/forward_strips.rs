@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::forward::{Pixels, Reduction, Results, Window};
 use super::line::{self, Cells, Line};
 use crate::runs::for_each_vector;
-use crate::shape::{Axis, PoolShape};
+use crate::shape::PoolShape;
 use crate::simd::{Element, Kernel, Lanes};
 
 /// The most rows of y that a strip goes down.
@@ -163,13 +163,11 @@ impl<T: Element, R: Reduction<T>> Strips<'_, T, R> {
         first: *const T,
         count: usize,
     ) -> Line<S::Vector> {
-        let Axis { input, pad_before, pad_after, .. } = self.shape.height;
-        if INSIDE || row.wrapping_sub(pad_before) < input {
+        let height = &self.shape.height;
+        if INSIDE || row.wrapping_sub(height.pad_before) < height.input {
             // SAFETY: `count` lanes of cells of the row.
             return unsafe { cells.line(simd, self.reduction, first, self.pixels.stride, count) };
         }
-        let counts = self.reduction.padding_takes_part() && row < pad_before + input + pad_after;
-        let value = if counts { T::default() } else { R::nothing() };
-        line::cell(simd, simd.splat(value), 0)
+        line::outside(simd, self.reduction, height, row)
     }
 }

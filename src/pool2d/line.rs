@@ -77,6 +77,18 @@ impl Cells {
     }
 }
 
+/// The line of a row of the padded input that lies outside the input.
+#[inline(always)]
+pub(super) fn outside<T: Element, R: Reduction<T>, S: Lanes<T>>(
+    simd: S,
+    reduction: R,
+    height: &Axis,
+    row: usize,
+) -> Line<S::Vector> {
+    let counts = reduction.padding_takes_part() && row < height.padded();
+    cell(simd, simd.splat(if counts { T::default() } else { R::nothing() }), 0)
+}
+
 /// The line of one cell.
 #[inline(always)]
 pub(super) fn cell<T: Element, S: Lanes<T>>(

@@ -30,11 +30,11 @@ impl Way {
         if backward_apart::takes(shape) {
             return Way::Apart;
         }
-        if is_planar {
-            return Lines::new::<T>(shape, true).map_or(Way::Scatter, Way::Rows);
+        if let Some(lines) = Lines::new::<T>(shape, true) {
+            return Way::Rows(lines);
         }
         match pixels::ring_lanes(shape, shape.channels, true) {
-            Some(lanes) if shape.window_len() <= FEW_CELLS => Way::Pixels(lanes),
+            Some(lanes) if !is_planar && shape.window_len() <= FEW_CELLS => Way::Pixels(lanes),
             _ => Way::Scatter,
         }
     }

@@ -47,6 +47,14 @@ pub(super) fn is_planar(shape: &PoolShape) -> bool {
     shape.layout == Layout::Nchw || shape.channels == 1
 }
 
+/// Its planes, and the elements of their pixels.
+pub(super) fn planes_and_lanes(shape: &PoolShape) -> (usize, usize) {
+    match shape.layout {
+        Layout::Nchw => (shape.batch * shape.channels, 1),
+        Layout::Nhwc => (shape.batch, shape.channels),
+    }
+}
+
 /// Whether vectors along a row of x, as many as the stride for each vector of windows, are full by half.
 pub(super) fn fills_lanes(width: &Axis) -> bool {
     2 * width.input >= width.input.div_ceil(width.stride).next_multiple_of(BLOCK) * width.stride

@@ -203,7 +203,7 @@ impl<T: Element> PlacesMut<T> {
 
 /// Runs that follow on from one another are one.
 #[inline(always)]
-pub(super) fn one_run([runs, run, stride]: [usize; 3]) -> [usize; 3] {
+fn one_run([runs, run, stride]: [usize; 3]) -> [usize; 3] {
     if run == stride { [1, runs * run, 0] } else { [runs, run, stride] }
 }
 

@@ -4,9 +4,10 @@
 use std::ops::Range;
 
 use super::backward::{InputSlices, Inputs};
+use super::path;
 use super::place::Places;
 use crate::context::Context;
-use crate::shape::{Layout, PoolShape};
+use crate::shape::PoolShape;
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes};
 use crate::tasks::{GRAIN, Tasks};
@@ -18,10 +19,7 @@ pub(super) fn run<T: Element>(
     inputs: InputSlices<'_, T>,
     dx: &mut [T],
 ) {
-    let (planes, lanes) = match shape.layout {
-        Layout::Nchw => (shape.batch * shape.channels, 1),
-        Layout::Nhwc => (shape.batch, shape.channels),
-    };
+    let (planes, lanes) = path::planes_and_lanes(shape);
     let dx = SharedMut::new(dx);
     let rows = shape.height.input;
     // Elements that a lane of all rows reads and writes.

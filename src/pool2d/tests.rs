@@ -206,6 +206,19 @@ fn random_shapes() {
     }
 }
 
+/// The same stride along both axes, and the same padding on all sides.
+fn with_stride(params: Pool2dParams, stride: usize, pad: usize) -> Pool2dParams {
+    Pool2dParams {
+        stride_height: stride,
+        stride_width: stride,
+        pad_top: pad,
+        pad_bottom: pad,
+        pad_left: pad,
+        pad_right: pad,
+        ..params
+    }
+}
+
 /// The windows that have loops of their own, at widths around a vector and around a tile.
 #[test]
 fn common_windows_of_every_width() {
@@ -231,16 +244,11 @@ fn common_windows_of_every_width() {
             }
             let height = if width < 36 { kernel + 3 } else { kernel };
             for (layout, channels) in [(Layout::Nchw, 1), (Layout::Nhwc, 2), (Layout::Nhwc, 9)] {
+                let params = Pool2dParams::new(1, channels, height, width, kernel, kernel);
                 let params = Pool2dParams {
-                    stride_height: stride,
-                    stride_width: stride,
-                    pad_top: pad,
-                    pad_bottom: pad,
-                    pad_left: pad,
-                    pad_right: pad,
                     ceil_mode: width % 2 == 0,
                     layout,
-                    ..Pool2dParams::new(1, channels, height, width, kernel, kernel)
+                    ..with_stride(params, stride, pad)
                 };
                 check(&contexts, &params, width % 3 == 0);
             }
@@ -274,15 +282,6 @@ fn odd_shapes() {
         pad_left: 9,
         pad_right: 9,
         ..Pool2dParams::new(2, 3, 9, 20, 3, 5)
-    };
-    let same_strides = |params, stride, pad| Pool2dParams {
-        stride_height: stride,
-        stride_width: stride,
-        pad_top: pad,
-        pad_bottom: pad,
-        pad_left: pad,
-        pad_right: pad,
-        ..params
     };
     let long = |width, kernel| Pool2dParams::new(1, 1, 1, width, 1, kernel);
     let shapes = [
@@ -333,26 +332,26 @@ fn odd_shapes() {
         },
         Pool2dParams { stride_height: 1, stride_width: 2, ..Pool2dParams::new(1, 140, 9, 8, 6, 4) },
         // Several strips, of one vector of channels and a part of another.
-        same_strides(Pool2dParams::new(1, 20, 43, 9, 5, 5), 1, 2),
-        same_strides(Pool2dParams::new(2, 19, 30, 6, 3, 3), 1, 1),
-        same_strides(Pool2dParams::new(1, 17, 30, 11, 3, 3), 2, 1),
-        same_strides(Pool2dParams::new(1, 70, 21, 12, 3, 3), 2, 0),
-        same_strides(Pool2dParams::new(1, 33, 27, 14, 2, 2), 2, 1),
+        with_stride(Pool2dParams::new(1, 20, 43, 9, 5, 5), 1, 2),
+        with_stride(Pool2dParams::new(2, 19, 30, 6, 3, 3), 1, 1),
+        with_stride(Pool2dParams::new(1, 17, 30, 11, 3, 3), 2, 1),
+        with_stride(Pool2dParams::new(1, 70, 21, 12, 3, 3), 2, 0),
+        with_stride(Pool2dParams::new(1, 33, 27, 14, 2, 2), 2, 1),
         // Windows that lie in the padding altogether beside some that share rows.
         Pool2dParams {
             pad_top: 4,
             pad_bottom: 5,
             pad_left: 6,
             pad_right: 4,
-            ..same_strides(Pool2dParams::new(1, 3, 5, 4, 3, 3), 1, 0)
+            ..with_stride(Pool2dParams::new(1, 3, 5, 4, 3, 3), 1, 0)
         },
         zero(Pool2dParams {
             ceil_mode: true,
-            ..same_strides(Pool2dParams::new(1, 3, 10, 8, 3, 3), 2, 2)
+            ..with_stride(Pool2dParams::new(1, 3, 10, 8, 3, 3), 2, 2)
         }),
-        zero(same_strides(Pool2dParams::new(1, 21, 11, 7, 5, 5), 1, 4)),
+        zero(with_stride(Pool2dParams::new(1, 21, 11, 7, 5, 5), 1, 4)),
         // A window larger than the input.
-        same_strides(Pool2dParams::new(1, 18, 2, 1, 5, 5), 1, 3),
+        with_stride(Pool2dParams::new(1, 18, 2, 1, 5, 5), 1, 3),
         // Large windows of several vectors at a time, and of what is left.
         Pool2dParams::new(1, 141, 7, 7, 7, 7),
         // Many tasks of several planes and of parts of one.
@@ -401,16 +400,9 @@ fn whole_cache_lines() {
             [(2, 2, 0), (3, 2, 1), (3, 1, 1), (5, 1, 2), (7, 1, 3), (4, 4, 0)]
         {
             for channels in [16, 48] {
-                let params = Pool2dParams {
-                    stride_height: stride,
-                    stride_width: stride,
-                    pad_top: pad,
-                    pad_bottom: pad,
-                    pad_left: pad,
-                    pad_right: pad,
-                    layout: Layout::Nhwc,
-                    ..Pool2dParams::new(1, channels, 24, 27, kernel, kernel)
-                };
+                let params = Pool2dParams::new(1, channels, 24, 27, kernel, kernel);
+                let params =
+                    Pool2dParams { layout: Layout::Nhwc, ..with_stride(params, stride, pad) };
                 check_aligned::<f32>(&context, &params);
                 check_aligned::<f64>(&context, &params);
             }
@@ -424,12 +416,8 @@ fn gradients_of_minus_zero_come_out_as_zero() {
     for context in contexts() {
         for (kernel, stride) in [(2, 2), (3, 3), (3, 2), (3, 1), (5, 1), (20, 20)] {
             for (layout, extent) in [(Layout::Nchw, 20), (Layout::Nchw, 40), (Layout::Nhwc, 20)] {
-                let params = Pool2dParams {
-                    stride_height: stride,
-                    stride_width: stride,
-                    layout,
-                    ..Pool2dParams::new(1, 9, extent, extent, kernel, kernel)
-                };
+                let params = Pool2dParams::new(1, 9, extent, extent, kernel, kernel);
+                let params = Pool2dParams { layout, ..with_stride(params, stride, 0) };
                 let shape = PoolShape::new(&params, size_of::<f32>()).unwrap();
                 let dy = vec![-0.0f32; shape.output_len()];
                 let places = vec![0; dy.len()];

@@ -9,6 +9,7 @@ use super::backward_apart::Apart;
 use super::backward_pixels::{self as pixels, DealtPixels, Pixels};
 use super::backward_rows::Rows;
 use super::max_backward::{ToMaximum, Way};
+use super::path;
 use super::scatter::Scatter;
 use crate::shape::{Layout, PoolShape};
 use crate::simd::{Element, Level};
@@ -51,7 +52,9 @@ impl<'a, T: Element> Unpool<'a, T> {
     pub fn scratch_len(&self) -> usize {
         match Way::new::<T>(self.shape) {
             Way::Rows(lines) => lines.len(),
-            Way::Pixels(lanes) => pixels::ring(self.shape, lanes, true).len(),
+            Way::Pixels(lanes) => {
+                pixels::memory_len(self.shape, pixels::ring(self.shape, lanes, true), true)
+            }
             Way::Apart | Way::Scatter => 0,
         }
     }
@@ -68,20 +71,20 @@ impl<'a, T: Element> Unpool<'a, T> {
         let shape = &PoolShape { channels: channels.len(), input_plane, ..part };
         let (before, gradient) = (windows.start * width, ToMaximum::<true>);
         let of_image = image * all * shape.output_plane;
-        let of_plane = of_image + channels.start * shape.output_plane + before;
-        let of_pixel = of_image + before * all + channels.start;
-        // The region of y: planes, or lanes.
-        let (at, planes, lanes, dy_stride) = match shape.layout {
-            Layout::Nchw => (of_plane, channels.len(), 1, 1),
-            Layout::Nhwc => (of_pixel, 1, channels.len(), all),
+        // The region of y.
+        let (at, dy_stride) = match shape.layout {
+            Layout::Nchw => (of_image + channels.start * shape.output_plane + before, 1),
+            Layout::Nhwc => (of_image + before * all + channels.start, all),
         };
+        let inputs = self.inputs.from(at);
+        let (planes, lanes) = path::planes_and_lanes(shape);
         match Way::new::<T>(self.shape) {
             Way::Apart => {
                 let kernel = Apart {
                     shape,
                     gradient,
                     rows: 0..planes * rows.len(),
-                    inputs: self.inputs.from(at),
+                    inputs,
                     dx: target,
                     lanes,
                     dy_stride,
@@ -91,8 +94,8 @@ impl<'a, T: Element> Unpool<'a, T> {
                 T::dispatch(level, kernel);
             }
             Way::Rows(lines) => {
-                let (rows, dx) = (0..channels.len() * rows.len(), target);
-                let (inputs, lines) = (self.inputs.from(of_plane), &lines.of_rows(shape));
+                let (rows, dx) = (0..planes * rows.len(), target);
+                let lines = &lines.of_rows(shape);
                 T::dispatch(level, Rows { shape, gradient, rows, inputs, dx, lines, memory });
             }
             Way::Pixels(lanes) => {
@@ -107,7 +110,7 @@ impl<'a, T: Element> Unpool<'a, T> {
                             lanes: lanes.min(channels.len() - first),
                             dx: target.wrapping_add(first),
                         },
-                        inputs: self.inputs.from(of_pixel + first),
+                        inputs: inputs.at(first),
                         ring: pixels::ring(shape, lanes, true),
                         memory,
                         streamed: false,
@@ -116,7 +119,6 @@ impl<'a, T: Element> Unpool<'a, T> {
                 }
             }
             Way::Scatter => {
-                let inputs = self.inputs.from(at);
                 let plane_strides = [shape.output_plane, input_plane];
                 let (dx, strides) = (target, [dy_stride, lanes]);
                 T::dispatch(
