@@ -133,7 +133,7 @@ fn tiles<T: Real>(
     let terms = channels / params.groups;
     let products = (params.kernel_height * params.kernel_width * terms) as f64;
     let magnitude = products * largest(source) * largest(w) * alpha.abs();
-    Precision::Tiles { results: results(params) as i32, magnitude, terms }
+    Precision::tiles(results(params), magnitude, terms)
 }
 
 /// The precision of dw, sums over tiles of pixels.
@@ -147,7 +147,7 @@ fn tiles_of_batch<T: Real>(
     let side = results(params);
     let terms = params.batch * conv.out_height.div_ceil(side) * conv.out_width.div_ceil(side);
     let magnitude = (side * side * terms) as f64 * largest(x) * largest(dy) * alpha.abs();
-    Precision::Tiles { results: params.kernel_height as i32, magnitude, terms }
+    Precision::tiles(params.kernel_height, magnitude, terms)
 }
 
 /// Calls `check` for each algorithm on each instruction set; the plain loops have only one.

@@ -6,6 +6,7 @@ use super::average::Mean;
 use super::backward::{self, Gradient, InputSlices, Inputs};
 use super::backward_apart;
 use super::backward_pixels::{self as pixels, DealtPixels, Pixels};
+use super::backward_planes::Plane;
 use super::backward_rows::Lines;
 use super::forward::Window;
 use super::path::{self, BLOCK, Path};
@@ -33,6 +34,9 @@ pub(super) fn run<T: Element>(
     let inputs = InputSlices { dy, argmax: None, relu_output: None };
     if backward_apart::takes(shape) {
         return backward::run_apart(context, shape, gradient, inputs, dx);
+    }
+    if let Some(plane) = Plane::new::<T>(shape, false) {
+        return backward::run_planes(context, shape, gradient, inputs, dx, plane);
     }
     if let Some(lines) = Lines::new::<T>(shape, false) {
         return backward::run_rows(context, shape, gradient, inputs, dx, &lines);

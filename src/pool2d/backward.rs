@@ -4,6 +4,7 @@
 use super::Argmax;
 use super::backward_apart::Apart;
 use super::backward_pixels::{self as pixels, DealtPixels, Pixels};
+use super::backward_planes::{Plane, Planes};
 use super::backward_rows::{Lines, Rows};
 use super::path;
 use super::place::Places;
@@ -116,11 +117,11 @@ impl<T: Element> Inputs<T> {
     /// # Safety
     /// There is one.
     #[inline(always)]
-    pub unsafe fn gradient(&self, at: usize, masked: bool) -> T {
+    pub unsafe fn gradient(&self, at: usize) -> T {
         // SAFETY: the caller answers for the window.
         unsafe {
             match self.relu_output {
-                Some(output) if masked && *output.add(at) <= T::default() => T::default(),
+                Some(output) if *output.add(at) <= T::default() => T::default(),
                 _ => *self.dy.add(at),
             }
         }
@@ -156,6 +157,27 @@ pub(super) fn run_apart<T: Element, G: Gradient<T>>(
             streamed,
         };
         T::dispatch(context.level(), apart);
+    });
+    Ok(())
+}
+
+/// Writes dx, the lanes along its planes.
+pub(super) fn run_planes<T: Element, G: Gradient<T>>(
+    context: &Context,
+    shape: &PoolShape,
+    gradient: G,
+    inputs: InputSlices<'_, T>,
+    dx: &mut [T],
+    plane: Plane,
+) -> Result<()> {
+    let tasks = Tasks::new(shape.batch * shape.channels, 1, 2 * shape.input_plane, 1);
+    let scratch = context.scratch::<T>(ScratchLen::for_each(plane.len()))?;
+    let dx = SharedMut::new(dx);
+    context.run(tasks.count(), &|slot, index| {
+        let (planes, memory) = (tasks.part(index).0, scratch.slot(slot));
+        let (inputs, dx) = (inputs.from(0), dx.at(0));
+        let kernel = Planes { shape, gradient, planes, inputs, dx, plane, memory };
+        T::dispatch(context.level(), kernel);
     });
     Ok(())
 }

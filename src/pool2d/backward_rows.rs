@@ -134,23 +134,23 @@ impl<T: Element, G: Gradient<T>> Rows<'_, T, G> {
     #[inline(always)]
     fn all<S: Lanes<T>>(&self, simd: S, lines: *mut T, height: &Axis, window: [usize; 2]) {
         let streamed = lines.wrapping_add(self.lines.lines_len());
+        let streams = self.lines.streamed > 0;
         for (plane, rows) in by_plane(self.rows.clone(), height.input) {
             let inputs = self.inputs.at(plane * self.shape.output_plane);
             let dx = self.dx.wrapping_add(plane * self.shape.input_plane);
             for first in rows.clone().step_by(self.lines.rows) {
                 let rows = first..rows.end.min(first + self.lines.rows);
                 let dx = dx.wrapping_add(first * self.shape.width.input);
-                if self.lines.streamed == 0 {
-                    self.band(simd, inputs, lines, rows, dx, height, window);
-                    continue;
+                let target = if streams { streamed } else { dx };
+                self.band(simd, inputs, lines, rows.clone(), target, height, window);
+                if streams {
+                    let len = rows.len() * self.shape.width.input;
+                    // SAFETY: the band's rows, for which the memory has room, too.
+                    unsafe { runs::copy_streaming(simd, len, streamed, dx) };
                 }
-                self.band(simd, inputs, lines, rows.clone(), streamed, height, window);
-                let len = rows.len() * self.shape.width.input;
-                // SAFETY: the band's rows, for which the memory has room, too.
-                unsafe { runs::copy_streaming(simd, len, streamed, dx) };
             }
         }
-        if self.lines.streamed > 0 {
+        if streams {
             runs::end_stream();
         }
     }

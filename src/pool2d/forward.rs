@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::ArgmaxMut;
 use super::forward_pixels::Channels;
+use super::forward_planes::{Plane, Planes};
 use super::forward_ring::{self, SharedRows};
 use super::forward_rows::{self, Rows};
 use super::forward_strips::{self, Strips};
@@ -153,6 +154,16 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     let (y, places) = (SharedMut::new(y), SharedPlaces::new(argmax));
     let results = |at: usize| Results { y: y.at(at), places: places.at(at), streams: false };
     let level = context.level();
+    if let Some(plane) = Plane::new(shape) {
+        let tasks = Tasks::new(shape.batch * shape.channels, 1, 2 * shape.input_plane, 1);
+        let scratch = context.scratch::<T>(ScratchLen::for_each(plane.len()))?;
+        context.run(tasks.count(), &|slot, index| {
+            let (x, results) = (x.as_ptr(), results(0));
+            let (planes, memory) = (tasks.part(index).0, scratch.slot(slot));
+            T::dispatch(level, Planes { shape, reduction, planes, x, results, plane, memory });
+        });
+        return Ok(());
+    }
     if path::is_planar(shape) && forward_rows::pays(shape) {
         let numbers = Numbers::new(shape);
         let work = shape.height.stride * shape.width.input + shape.width.output;

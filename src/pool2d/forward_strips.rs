@@ -66,23 +66,25 @@ impl<T: Element, R: Reduction<T>> Strips<'_, T, R> {
     fn all<S: Lanes<T>, const K: usize>(&self, simd: S, stride: usize) {
         let (height, width) = (&self.shape.height, &self.shape.width);
         let (full_rows, full_columns) = (height.full_outputs(false), width.full_outputs(false));
+        let is_whole = self.pixels.lanes >= S::LANES;
         for first in self.rows.clone().step_by(self.band) {
             let rows = first..self.rows.end.min(first + self.band);
             let are_inside = full_rows.start <= rows.start && rows.end <= full_rows.end;
             for column in 0..width.output {
                 let rows = rows.clone();
                 // The common windows' cells as constants.
-                match (are_inside, full_columns.contains(&column)) {
+                match (are_inside, full_columns.contains(&column) && is_whole) {
                     (true, true) => self.strip::<S, K, true, true>(simd, rows, stride, column),
-                    (true, false) => self.strip::<S, K, true, false>(simd, rows, stride, column),
                     (false, true) => self.strip::<S, K, false, true>(simd, rows, stride, column),
+                    (true, false) => self.strip::<S, K, true, false>(simd, rows, stride, column),
                     (false, false) => self.strip::<S, K, false, false>(simd, rows, stride, column),
                 }
             }
         }
     }
 
-    /// The windows at a column of some rows, whose rows (columns) lie in the input if `ROWS` (`COLUMNS`).
+    /// The windows at a column of some rows. Their rows lie in the input if `ROWS`; their columns do if `COLUMNS`, and
+    /// pixels have a vector.
     #[inline(always)]
     fn strip<S: Lanes<T>, const K: usize, const ROWS: bool, const COLUMNS: bool>(
         &self,
@@ -114,9 +116,11 @@ impl<T: Element, R: Reduction<T>> Strips<'_, T, R> {
         };
         let (down, to_next) = (width.input * pixel, width.output * pixel);
         let at = (rows.start * width.output + column) * pixel;
+        // No less than a vector: so the compiler leaves out the loop's other branch.
+        let lanes = if COLUMNS { self.pixels.lanes.max(S::LANES) } else { self.pixels.lanes };
         for_each_vector(
             simd,
-            self.pixels.lanes,
+            lanes,
             #[inline(always)]
             |lane, count| {
                 let (mut row, mut x, mut at) = (first_row, x.wrapping_add(lane), at + lane);

@@ -2,6 +2,7 @@
 
 use super::backward::{self, Gradient, InputSlices, Inputs};
 use super::backward_pixels as pixels;
+use super::backward_planes::Plane;
 use super::backward_rows::Lines;
 use super::{backward_apart, path, scatter};
 use crate::context::Context;
@@ -50,7 +51,10 @@ pub(super) fn run<T: Element>(
     inputs: InputSlices<'_, T>,
     dx: &mut [T],
 ) -> Result<()> {
-    let gradient = ToMaximum::<false>;
+    let gradient = ToMaximum;
+    if let Some(plane) = Plane::new::<T>(shape, true) {
+        return backward::run_planes(context, shape, gradient, inputs, dx, plane);
+    }
     match Way::new::<T>(shape) {
         Way::Apart => backward::run_apart(context, shape, gradient, inputs, dx),
         Way::Rows(lines) => backward::run_rows(context, shape, gradient, inputs, dx, &lines),
@@ -64,9 +68,9 @@ pub(super) fn run<T: Element>(
 
 /// All of a window's gradient goes to the cell that was its maximum, if there is no ReLU's output that drops it.
 #[derive(Clone, Copy)]
-pub(super) struct ToMaximum<const MASKED: bool>;
+pub(super) struct ToMaximum;
 
-impl<T: Element, const MASKED: bool> Gradient<T> for ToMaximum<MASKED> {
+impl<T: Element> Gradient<T> for ToMaximum {
     const PLACES: bool = true;
 
     #[inline(always)]
@@ -84,7 +88,7 @@ impl<T: Element, const MASKED: bool> Gradient<T> for ToMaximum<MASKED> {
         count: usize,
     ) -> [S::Vector; 2] {
         // SAFETY: the caller answers for `count` gradients and places at `at`.
-        unsafe { [inputs.gradients(simd, at, count, MASKED), inputs.places.load(simd, count, at)] }
+        unsafe { [inputs.gradients(simd, at, count, true), inputs.places.load(simd, count, at)] }
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use super::place::Places;
 use crate::context::Context;
 use crate::shape::PoolShape;
 use crate::shared_mut::SharedMut;
-use crate::simd::{Element, Kernel, Lanes};
+use crate::simd::Element;
 use crate::tasks::{GRAIN, Tasks};
 
 /// Writes dx. Places were checked.
@@ -35,7 +35,7 @@ pub(super) fn run<T: Element>(
             let input = first * shape.input_plane + rows.start * shape.width.input;
             let output = first * shape.output_plane + windows.start * shape.width.output;
             let output = output * lanes + some_lanes.start;
-            let scatter = Scatter::<T, false> {
+            let scatter = Scatter {
                 shape: &part,
                 inputs: inputs.from(output),
                 dx: dx.at(input * lanes + some_lanes.start),
@@ -44,7 +44,7 @@ pub(super) fn run<T: Element>(
                 plane_strides: [shape.output_plane * lanes, shape.input_plane * lanes],
                 strides: [lanes; 2],
             };
-            T::dispatch(context.level(), scatter);
+            scatter.run();
         };
         if bands == 1 {
             return scatter(numbers.start, numbers.len(), 0..rows);
@@ -59,12 +59,15 @@ pub(super) fn run<T: Element>(
 /// Lanes that a task takes whole, so that it writes whole cache lines.
 const STEP: usize = 64;
 
+/// Planes at a time.
+const SEVERAL: usize = 4;
+
 /// Elements of a band of rows, about: windows at its edges are another's, too.
 const BAND: usize = 4 * GRAIN;
 
-/// Writes all of dx in some planes, or in some elements of each of their pixels. MASKED says whether there may be
-/// a ReLU's output that drops gradients.
-pub(super) struct Scatter<'a, T, const MASKED: bool> {
+/// Writes all of dx in some planes, or in some elements of each of their pixels. No vectors: their elements would go
+/// to a cell each.
+pub(super) struct Scatter<'a, T> {
     pub shape: &'a PoolShape,
     /// From the first window on; the places were checked.
     pub inputs: Inputs<T>,
@@ -78,11 +81,8 @@ pub(super) struct Scatter<'a, T, const MASKED: bool> {
     pub strides: [usize; 2],
 }
 
-impl<T: Element, const MASKED: bool> Kernel<T> for Scatter<'_, T, MASKED> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, _: S) {
+impl<T: Element> Scatter<'_, T> {
+    pub fn run(self) {
         match self.inputs.places {
             Places::U8(places) => {
                 // SAFETY: whoever makes one answers for the places.
@@ -93,9 +93,7 @@ impl<T: Element, const MASKED: bool> Kernel<T> for Scatter<'_, T, MASKED> {
             Places::Nowhere => unreachable!("max-pooling has places"),
         }
     }
-}
 
-impl<T: Element, const MASKED: bool> Scatter<'_, T, MASKED> {
     #[inline(always)]
     fn add(&self, place: impl Fn(usize) -> usize) {
         let cells = Divided { shape: self.shape, stride: self.strides[1] };
@@ -108,11 +106,26 @@ impl<T: Element, const MASKED: bool> Scatter<'_, T, MASKED> {
 
     #[inline(always)]
     fn add_all(&self, cells: &impl Cells, place: impl Fn(usize) -> usize) {
-        for plane in 0..self.planes {
-            let [before, dx] = self.plane_strides.map(|stride| plane * stride);
+        // The processor waits for a cell that neighbouring windows share, so that it had better have others meanwhile:
+        // those of a pixel's other elements, or of other planes.
+        let together = if self.lanes == 1 { SEVERAL } else { 1 };
+        for first in (0..self.planes).step_by(together) {
+            let some = together.min(self.planes - first);
+            let [before, dx] = self.plane_strides.map(|stride| first * stride);
             let dx = self.dx.wrapping_add(dx);
-            self.clear(dx);
-            self.add_plane(before, cells, &place, dx);
+            for plane in 0..some {
+                self.clear(dx.wrapping_add(plane * self.plane_strides[1]));
+            }
+            let lanes = match self.lanes {
+                1 => Lanes { count: some, strides: self.plane_strides },
+                count => Lanes { count, strides: [1; 2] },
+            };
+            match lanes.strides {
+                [1, 1] => {
+                    self.add_lanes(before, cells, &place, dx, Lanes { strides: [1; 2], ..lanes })
+                }
+                _ => self.add_lanes(before, cells, &place, dx, lanes),
+            }
         }
     }
 
@@ -128,22 +141,22 @@ impl<T: Element, const MASKED: bool> Scatter<'_, T, MASKED> {
         }
     }
 
-    /// Adds the gradients of the plane with so many elements of dy before it.
+    /// Adds the gradients of some lanes of all pixels, the first of which has so many elements of dy before it.
     #[inline(always)]
-    fn add_plane(
+    fn add_lanes(
         &self,
         before: usize,
         cells: &impl Cells,
         place: &impl Fn(usize) -> usize,
         dx: *mut T,
+        lanes: Lanes,
     ) {
         let [dy_stride, stride] = self.strides;
         let (height, width) = (&self.shape.height, &self.shape.width);
         let (full_rows, full_columns) = (height.full_outputs(false), width.full_outputs(false));
         let add = |cell: usize, at: usize| {
-            debug_assert!(cell < height.input * width.input * stride);
             // SAFETY: a cell of dx.
-            unsafe { *dx.add(cell) = *dx.add(cell) + self.inputs.gradient(at, MASKED) };
+            unsafe { *dx.add(cell) = *dx.add(cell) + self.inputs.gradient(at) };
         };
         for row in 0..height.output {
             let top = (row * height.stride).wrapping_sub(height.pad_before);
@@ -151,33 +164,34 @@ impl<T: Element, const MASKED: bool> Scatter<'_, T, MASKED> {
             let at = |column: usize| before + (row * width.output + column) * dy_stride;
             // Some of the cells of these lie outside the input.
             let clipped = |column: usize| {
-                for (lane, at) in (0..self.lanes).map(|lane| (lane, at(column) + lane)) {
+                for lane in 0..lanes.count {
+                    let at = at(column) + lane * lanes.strides[0];
                     let [down, right] = cells.coordinates(place(at));
                     let (y, x) = (top.wrapping_add(down), left(column).wrapping_add(right));
                     if y < height.input && x < width.input {
-                        add((y * width.input + x) * stride + lane, at);
+                        add((y * width.input + x) * stride + lane * lanes.strides[1], at);
                     }
                 }
             };
             let full = if full_rows.contains(&row) { full_columns.clone() } else { 0..0 };
             (0..full.start).for_each(clipped);
-            let first = |column: usize| (top * width.input + left(column)) * stride;
-            if self.lanes == 1 {
-                let step = width.stride * stride;
-                for number in 0..full.len() {
-                    let at = at(full.start) + number * dy_stride;
-                    add(first(full.start) + number * step + cells.offset(place(at)), at);
-                }
-            } else {
-                for column in full.clone() {
-                    for (lane, at) in (0..self.lanes).map(|lane| (lane, at(column) + lane)) {
-                        add(first(column) + lane + cells.offset(place(at)), at);
-                    }
+            for column in full.clone() {
+                let first = (top * width.input + left(column)) * stride;
+                for lane in 0..lanes.count {
+                    let at = at(column) + lane * lanes.strides[0];
+                    add(first + lane * lanes.strides[1] + cells.offset(place(at)), at);
                 }
             }
             (full.end..width.output).for_each(clipped);
         }
     }
+}
+
+/// Windows at the same place, in dy and dx so many elements from one to the next.
+#[derive(Clone, Copy)]
+struct Lanes {
+    count: usize,
+    strides: [usize; 2],
 }
 
 /// Where a place in a window lies from its first cell on.

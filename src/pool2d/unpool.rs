@@ -69,7 +69,7 @@ impl<'a, T: Element> Unpool<'a, T> {
         let (part, windows) = self.shape.of_input_rows(1, rows.clone());
         let (width, input_plane) = (self.shape.width.output, rows.len() * self.shape.width.input);
         let shape = &PoolShape { channels: channels.len(), input_plane, ..part };
-        let (before, gradient) = (windows.start * width, ToMaximum::<true>);
+        let (before, gradient) = (windows.start * width, ToMaximum);
         let of_image = image * all * shape.output_plane;
         // The region of y.
         let (at, dy_stride) = match shape.layout {
@@ -121,10 +121,7 @@ impl<'a, T: Element> Unpool<'a, T> {
             Way::Scatter => {
                 let plane_strides = [shape.output_plane, input_plane];
                 let (dx, strides) = (target, [dy_stride, lanes]);
-                T::dispatch(
-                    level,
-                    Scatter::<T, true> { shape, inputs, dx, planes, lanes, plane_strides, strides },
-                );
+                Scatter { shape, inputs, dx, planes, lanes, plane_strides, strides }.run();
             }
         }
     }

@@ -32,9 +32,16 @@ pub enum Precision {
     Double,
     /// From integers and factors that are multiples of one half, so without any rounding.
     Exact,
-    /// By Winograd's minimal filtering with so many results along an axis, of sums of so many terms at
-    /// each point; all products together have at most this magnitude.
-    Tiles { results: i32, magnitude: f64, terms: usize },
+    /// By Winograd's minimal filtering: see [`Precision::tiles`].
+    Tiles { terms: usize, amplified: f64 },
+}
+
+impl Precision {
+    /// That of tiles with so many results along an axis, of sums of so many terms at each point; all products
+    /// together have at most this magnitude.
+    pub fn tiles(results: usize, magnitude: f64, terms: usize) -> Precision {
+        Precision::Tiles { terms, amplified: amplification(results as i32).powi(2) * magnitude }
+    }
 }
 
 /// How much larger than its result the numbers are of which F(results, taps), with six points, adds up a
@@ -111,10 +118,9 @@ impl Sum {
                 );
                 0.0
             }
-            Precision::Tiles { results, magnitude, terms } => {
+            Precision::Tiles { terms, amplified } => {
                 // Two steps of each transform along each axis, the sum of the products.
                 let roundings = terms + 24;
-                let amplified = amplification(results).powi(2) * magnitude;
                 self.bound::<T>(Precision::Own) + error_of::<T>(roundings, amplified)
             }
         }

@@ -1,0 +1,233 @@
+//! The backward pass with the lanes along a plane, row after row, as if it were one: for small planes whose elements
+//! lie side by side, and windows that leave them as large as they are. So vectors are full, however narrow the rows.
+//!
+//! What the windows give is dealt out to the plane's lines first, with the rows outside beside them. A mask leaves
+//! out what a tap would read from the row before or behind. Equal shares are summed by columns, then by rows.
+
+use std::ops::Range;
+
+use super::backward::{Gradient, Inputs};
+use super::forward_planes::{keeps_extent, write_flat};
+use super::path::{self, BLOCK};
+use crate::runs::{self, for_each_vector};
+use crate::shape::PoolShape;
+use crate::simd::{Element, Kernel, Lanes};
+
+/// The most elements of a plane: the first-level cache holds it, and what the windows over it give.
+const MOST: usize = 1 << 11;
+
+/// The most elements of a row under windows of few rows: wider ones fill vectors of their own.
+const WIDEST: usize = 36;
+const FEW_ROWS: usize = 3;
+
+/// The most cells of a window, where each of them has its own share.
+const FEW_CELLS: usize = 16;
+
+/// Where a plane's memory has what.
+#[derive(Clone, Copy)]
+pub(super) struct Plane {
+    len: usize,
+    /// Elements of lines: those of the plane and of the rows outside that windows reach.
+    lines: usize,
+    /// Elements of memory for a plane of dx, where it is streamed from there.
+    streamed: usize,
+}
+
+impl Plane {
+    /// None where planes of `shape` go another way.
+    pub fn new<T>(shape: &PoolShape, with_places: bool) -> Option<Plane> {
+        let (height, width) = (&shape.height, &shape.width);
+        let len = path::input_pixels(shape);
+        let is_wide = width.input > WIDEST && height.kernel <= FEW_ROWS;
+        let has_many = with_places && shape.window_len() > FEW_CELLS;
+        let keeps = keeps_extent(height) && keeps_extent(width);
+        if !path::is_planar(shape) || !keeps || is_wide || has_many {
+            return None;
+        }
+        let rows = (height.input - 1).checked_add(height.kernel)?;
+        let streams = runs::streams::<T>(shape.input_len() + shape.output_len());
+        let plane = Plane {
+            len,
+            lines: rows.checked_mul(width.input)?,
+            streamed: if streams { len } else { 0 },
+        };
+        ((BLOCK..=MOST).contains(&len) && plane.len() <= path::MAX_SCRATCH).then_some(plane)
+    }
+
+    /// Elements of memory.
+    pub fn len(&self) -> usize {
+        // Numbers, columns, lines with places or sums, what is read behind these, a plane of dx.
+        let lines = self.lines.saturating_mul(2);
+        lines.saturating_add(2 * self.len + 2 * BLOCK + self.streamed)
+    }
+}
+
+/// Some planes.
+pub(super) struct Planes<'a, T, G> {
+    pub shape: &'a PoolShape,
+    pub gradient: G,
+    pub planes: Range<usize>,
+    pub inputs: Inputs<T>,
+    pub dx: *mut T,
+    pub plane: Plane,
+    /// The plane's memory.
+    pub memory: *mut T,
+}
+
+impl<T: Element, G: Gradient<T>> Kernel<T> for Planes<'_, T, G> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let (shape, len) = (self.shape, self.plane.len);
+        let zero = simd.splat(T::default());
+        // SAFETY: the plane's memory has the lines.
+        unsafe {
+            write_flat(shape, self.memory, |row, column| self.gradient.number(shape, row, column));
+            write_flat(shape, self.columns(), |_, column| T::from_f64(column as f64));
+            runs::fill(simd, 2 * self.plane.lines, zero, self.lines(), [(1, 0); 3]);
+        }
+        for plane in self.planes.clone() {
+            let dx = self.dx.wrapping_add(plane * len);
+            let streamed = self.lines().wrapping_add(2 * self.plane.lines + BLOCK);
+            let target = if self.plane.streamed > 0 { streamed } else { dx };
+            self.deal(simd, self.inputs.at(plane * len));
+            // The common windows as constants.
+            match [shape.height.kernel, shape.width.kernel] {
+                [3, 3] => self.write(simd, target, [3, 3]),
+                kernel => self.write(simd, target, kernel),
+            }
+            if self.plane.streamed > 0 {
+                // SAFETY: a plane of dx, for which the memory has room, too.
+                unsafe { runs::copy_streaming(simd, len, streamed, dx) };
+            }
+        }
+        if self.plane.streamed > 0 {
+            runs::end_stream();
+        }
+    }
+}
+
+impl<T: Element, G: Gradient<T>> Planes<'_, T, G> {
+    /// Each element's column.
+    #[inline(always)]
+    fn columns(&self) -> *mut T {
+        self.memory.wrapping_add(self.plane.len)
+    }
+
+    /// What the windows give, from the first row outside on.
+    #[inline(always)]
+    fn lines(&self) -> *mut T {
+        self.memory.wrapping_add(2 * self.plane.len)
+    }
+
+    /// Of a line, the places or the sums by columns.
+    #[inline(always)]
+    fn second(&self, line: *mut T) -> *mut T {
+        line.wrapping_add(self.plane.lines)
+    }
+
+    /// The line of the first row of windows.
+    #[inline(always)]
+    fn first_line(&self) -> *mut T {
+        let height = &self.shape.height;
+        let outside = height.kernel - 1 - height.pad_before;
+        self.lines().wrapping_add(outside * self.shape.width.input)
+    }
+
+    /// Writes what a plane's windows give to the lines.
+    #[inline(always)]
+    fn deal<S: Lanes<T>>(&self, simd: S, inputs: Inputs<T>) {
+        let (numbers, lines) = (self.memory, self.first_line());
+        for_each_vector(
+            simd,
+            self.plane.len,
+            #[inline(always)]
+            |at, count| {
+                // SAFETY: vectors of the plane and of its memory: a plane has at least one.
+                unsafe {
+                    let number = simd.load(numbers.add(at));
+                    let [first, place] = self.gradient.load(simd, inputs, number, at, count);
+                    simd.store(lines.add(at), first);
+                    if G::PLACES {
+                        simd.store(self.second(lines).add(at), place);
+                    }
+                }
+            },
+        );
+    }
+
+    /// Writes a plane of dx.
+    #[inline(always)]
+    fn write<S: Lanes<T>>(&self, simd: S, dx: *mut T, kernel: [usize; 2]) {
+        let (row_len, lines) = (self.shape.width.input, self.lines());
+        if !G::PLACES {
+            let first = self.first_line();
+            for_each_vector(
+                simd,
+                self.plane.len,
+                #[inline(always)]
+                |at, _| {
+                    let zero = simd.splat(T::default());
+                    let sum = self.row(simd, zero, first.wrapping_add(at), at, 0, kernel[1]);
+                    // SAFETY: a vector of the sums.
+                    unsafe { simd.store(self.second(first).add(at), sum) };
+                },
+            );
+        }
+        for_each_vector(
+            simd,
+            self.plane.len,
+            #[inline(always)]
+            |at, count| {
+                let mut sum = simd.splat(T::default());
+                for over in 0..kernel[0] {
+                    let line = lines.wrapping_add(at + over * row_len);
+                    if G::PLACES {
+                        let first_place = (kernel[0] - 1 - over) * kernel[1];
+                        sum = self.row(simd, sum, line, at, first_place, kernel[1]);
+                    } else {
+                        // SAFETY: a vector of the sums.
+                        sum = simd.add(sum, unsafe { simd.load(self.second(line)) });
+                    }
+                }
+                // SAFETY: `count` elements of the plane.
+                unsafe { runs::store(simd, count, dx.add(at), sum) };
+            },
+        );
+    }
+
+    /// Adds to `sum` what a row of windows gives to the cells from the one at `at` on: the line has the window that
+    /// begins `pad_before` cells before it.
+    #[inline(always)]
+    fn row<S: Lanes<T>>(
+        &self,
+        simd: S,
+        mut sum: S::Vector,
+        line: *mut T,
+        at: usize,
+        first_place: usize,
+        kernel: usize,
+    ) -> S::Vector {
+        let width = &self.shape.width;
+        // SAFETY: a vector of the plane's columns.
+        let column = unsafe { simd.load(self.columns().add(at)) };
+        let ends = [0, width.input - 1].map(|column| simd.splat(T::from_f64(column as f64)));
+        for tap in (0..kernel).rev() {
+            let before = width.pad_before as f64 - tap as f64;
+            let window = simd.add(column, simd.splat(T::from_f64(before)));
+            let is_there = match tap > width.pad_before {
+                true => simd.less_equal(ends[0], window),
+                false => simd.less_equal(window, ends[1]),
+            };
+            let dealt = line.wrapping_add(width.pad_before).wrapping_sub(tap);
+            // SAFETY: windows of the row; their places lie within the memory, whatever is there.
+            let loaded = unsafe {
+                let first = simd.load_where(is_there, dealt);
+                [first, if G::PLACES { simd.load(self.second(dealt)) } else { first }]
+            };
+            sum = simd.add(sum, self.gradient.share(simd, loaded, first_place + tap));
+        }
+        sum
+    }
+}

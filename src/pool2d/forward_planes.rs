@@ -1,0 +1,238 @@
+//! The forward pass with the lanes along a plane, row after row, as if it were one: for small planes whose elements
+//! lie side by side, and windows that leave them as large as they are. So vectors are full, however narrow the rows.
+//!
+//! First each row of windows' cells comes to a line of the plane, in which a mask leaves out what a tap would read
+//! from the row before or behind; then lines come to results.
+
+use std::ops::Range;
+
+use super::forward::{Reduction, Results, Window};
+use super::forward_rows;
+use super::line;
+use super::path::{self, BLOCK};
+use crate::runs::{self, for_each_vector};
+use crate::shape::{Axis, PoolShape};
+use crate::simd::{Element, Kernel, Lanes};
+
+/// The most elements of a plane: it stays in the second-level cache, as does what its rows come to.
+const MOST: usize = 1 << 14;
+
+/// The most elements of a row under windows of few rows: wider ones fill vectors of their own.
+const WIDEST: usize = 36;
+
+/// Where a plane's memory has what.
+#[derive(Clone, Copy)]
+pub(super) struct Plane {
+    len: usize,
+    /// Elements of lines: those of the plane and of the rows outside that windows reach.
+    lines: usize,
+}
+
+impl Plane {
+    /// None where planes of `shape` go another way.
+    pub fn new(shape: &PoolShape) -> Option<Plane> {
+        let (height, width) = (&shape.height, &shape.width);
+        let len = path::input_pixels(shape);
+        let is_wide = width.input > WIDEST && height.kernel <= forward_rows::MOST_ROWS;
+        let keeps = keeps_extent(height) && keeps_extent(width);
+        if !path::is_planar(shape) || !keeps || is_wide {
+            return None;
+        }
+        let rows = (height.output - 1).checked_add(height.kernel)?;
+        let plane = Plane { len, lines: rows.checked_mul(width.input)? };
+        ((BLOCK..=MOST).contains(&len) && plane.len() <= path::MAX_SCRATCH).then_some(plane)
+    }
+
+    /// Elements of memory.
+    pub fn len(&self) -> usize {
+        // Numbers, columns; lines and their places.
+        (2 * self.len).saturating_add(self.lines.saturating_mul(2))
+    }
+}
+
+/// Whether there are as many windows as cells, each a cell behind the one before it.
+pub(super) fn keeps_extent(axis: &Axis) -> bool {
+    let is_plain = axis.stride == 1 && axis.dilation == 1;
+    is_plain && axis.output == axis.input && axis.pad_before < axis.kernel
+}
+
+/// Writes a number for each window of a plane, row after row: the same in all rows that lie in the input.
+///
+/// # Safety
+/// `memory` has them.
+#[inline(always)]
+pub(super) unsafe fn write_flat<T: Element>(
+    shape: &PoolShape,
+    memory: *mut T,
+    number: impl Fn(usize, usize) -> T,
+) {
+    let (rows, row_len) = (shape.height.full_outputs(false), shape.width.output);
+    for row in 0..shape.height.output {
+        for column in 0..row_len {
+            let to = memory.wrapping_add(row * row_len + column);
+            let is_first = !rows.contains(&row) || row == rows.start;
+            // SAFETY: the caller answers for the memory.
+            unsafe { *to = if is_first { number(row, column) } else { *to.sub(row_len) } };
+        }
+    }
+}
+
+/// Some planes.
+pub(super) struct Planes<'a, T, R> {
+    pub shape: &'a PoolShape,
+    pub reduction: R,
+    pub planes: Range<usize>,
+    pub x: *const T,
+    pub results: Results<T>,
+    pub plane: Plane,
+    /// The plane's memory.
+    pub memory: *mut T,
+}
+
+impl<T: Element, R: Reduction<T>> Kernel<T> for Planes<'_, T, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        self.prepare(simd);
+        // The common windows as constants.
+        match [self.shape.height.kernel, self.shape.width.kernel] {
+            [3, 3] => self.all(simd, [3, 3]),
+            kernel => self.all(simd, kernel),
+        }
+    }
+}
+
+impl<T: Element, R: Reduction<T>> Planes<'_, T, R> {
+    /// Each window's number, each element's column, and the lines outside.
+    #[inline(always)]
+    fn prepare<S: Lanes<T>>(&self, simd: S) {
+        let (height, width) = (&self.shape.height, &self.shape.width);
+        // SAFETY: the plane's memory has them.
+        unsafe {
+            write_flat(self.shape, self.memory, |row, column| {
+                self.reduction.number(&Window::new(self.shape, row, column))
+            });
+            write_flat(self.shape, self.columns(), |_, column| T::from_f64(column as f64));
+        }
+        let [value, place] = line::outside(simd, self.reduction, height, 0);
+        for row in (0..height.pad_before).chain(height.pad_before + height.input..self.rows()) {
+            let line = self.lines().wrapping_add(row * width.input);
+            // SAFETY: lines of the plane's memory.
+            unsafe {
+                runs::fill(simd, width.input, value, line, [(1, 0); 3]);
+                runs::fill(simd, width.input, place, self.places(line), [(1, 0); 3]);
+            }
+        }
+    }
+
+    /// Rows of lines.
+    #[inline(always)]
+    fn rows(&self) -> usize {
+        self.shape.height.output - 1 + self.shape.height.kernel
+    }
+
+    #[inline(always)]
+    fn columns(&self) -> *mut T {
+        self.memory.wrapping_add(self.plane.len)
+    }
+
+    #[inline(always)]
+    fn lines(&self) -> *mut T {
+        self.memory.wrapping_add(2 * self.plane.len)
+    }
+
+    /// The places of what a line has from `line` on.
+    #[inline(always)]
+    fn places(&self, line: *mut T) -> *mut T {
+        line.wrapping_add(self.plane.lines)
+    }
+
+    #[inline(always)]
+    fn all<S: Lanes<T>>(&self, simd: S, kernel: [usize; 2]) {
+        for plane in self.planes.clone() {
+            let before = plane * self.plane.len;
+            self.write_lines(simd, self.x.wrapping_add(before), kernel[1]);
+            self.write_results(simd, before, kernel);
+        }
+    }
+
+    /// Writes what each row comes to under the windows.
+    #[inline(always)]
+    fn write_lines<S: Lanes<T>>(&self, simd: S, x: *const T, kernel: usize) {
+        let (height, width) = (&self.shape.height, &self.shape.width);
+        let (reduction, before, columns) = (self.reduction, width.pad_before, self.columns());
+        let outside = match reduction.padding_takes_part() {
+            true => T::default(),
+            false => R::nothing(),
+        };
+        let outside = simd.splat(outside);
+        let first = T::from_f64(0.0);
+        let last = T::from_f64((width.input - 1) as f64);
+        let lines = self.lines().wrapping_add(height.pad_before * width.input);
+        for_each_vector(
+            simd,
+            self.plane.len,
+            #[inline(always)]
+            |at, _| {
+                // SAFETY: vectors of the plane's memory.
+                let column = unsafe { simd.load(columns.add(at)) };
+                let mut line = line::cell(simd, outside, 0);
+                for tap in 0..kernel {
+                    let cells = x.wrapping_add(at + tap).wrapping_sub(before);
+                    let to_tap = simd.splat(T::from_f64(tap as f64 - before as f64));
+                    let under = simd.add(column, to_tap);
+                    let is_inside = match tap < before {
+                        true => simd.less_equal(simd.splat(first), under),
+                        false => simd.less_equal(under, simd.splat(last)),
+                    };
+                    // SAFETY: the mask leaves elements of the plane: there is at least a vector of them.
+                    let value = unsafe { simd.load_where(is_inside, cells) };
+                    let value = simd.select(is_inside, value, outside);
+                    if tap == 0 {
+                        line = line::cell(simd, value, 0);
+                    } else {
+                        reduction.cell(simd, &mut line, value, tap);
+                    }
+                }
+                // SAFETY: vectors of the plane's lines.
+                unsafe {
+                    let target = lines.add(at);
+                    simd.store(target, line[0]);
+                    if R::PLACES {
+                        simd.store(self.places(target), line[1]);
+                    }
+                }
+            },
+        );
+    }
+
+    /// Writes the results of the plane before which there are `before` elements.
+    #[inline(always)]
+    fn write_results<S: Lanes<T>>(&self, simd: S, before: usize, kernel: [usize; 2]) {
+        let (reduction, results, row_len) = (self.reduction, self.results, self.shape.width.input);
+        let (numbers, lines) = (self.memory, self.lines());
+        for_each_vector(
+            simd,
+            self.plane.len,
+            #[inline(always)]
+            |at, count| {
+                // SAFETY: vectors of the plane's memory.
+                let numbers = unsafe { simd.load(numbers.add(at)) };
+                let mut total = reduction.start(simd, numbers);
+                for tap in 0..kernel[0] {
+                    let line = lines.wrapping_add(at + tap * row_len);
+                    // SAFETY: as above.
+                    let line = unsafe {
+                        let value = simd.load(line);
+                        [value, if R::PLACES { simd.load(self.places(line)) } else { value }]
+                    };
+                    reduction.add_line(simd, &mut total, line, tap * kernel[1]);
+                }
+                let result = reduction.finish(simd, total, numbers);
+                // SAFETY: `count` elements of the plane.
+                unsafe { results.store::<R, S>(simd, result, before + at, count) };
+            },
+        );
+    }
+}
