@@ -206,6 +206,34 @@ fn random_shapes() {
     }
 }
 
+/// As many windows as cells, whatever lies in the padding before them and behind them.
+#[test]
+fn windows_that_keep_the_extent() {
+    let contexts = contexts();
+    let mut random = Random(12);
+    for kernel_height in 1..=6 {
+        for kernel_width in 1..=6 {
+            for padding in [PoolPadding::Excluded, PoolPadding::Zero] {
+                let [pad_top, pad_left] =
+                    [kernel_height, kernel_width].map(|kernel| random.within(0..=kernel - 1));
+                let [channels, height, width] = [5, 14, 37].map(|most| random.within(1..=most));
+                let params = Pool2dParams {
+                    stride_height: 1,
+                    stride_width: 1,
+                    pad_top,
+                    pad_bottom: kernel_height - 1 - pad_top,
+                    pad_left,
+                    pad_right: kernel_width - 1 - pad_left,
+                    padding,
+                    ..Pool2dParams::new(2, channels, height, width, kernel_height, kernel_width)
+                };
+                assert_eq!(params.output_size(), Ok((height, width)));
+                check(&contexts, &params, random.chance(50));
+            }
+        }
+    }
+}
+
 /// The same stride along both axes, and the same padding on all sides.
 fn with_stride(params: Pool2dParams, stride: usize, pad: usize) -> Pool2dParams {
     Pool2dParams {
