@@ -103,8 +103,14 @@ impl<T: Element> Gradient<T> for &EqualShares<T> {
     }
 
     #[inline(always)]
-    fn share<S: Lanes<T>>(self, _: S, [shares, _]: [S::Vector; 2], _: usize) -> S::Vector {
-        shares
+    fn add<S: Lanes<T>>(
+        self,
+        simd: S,
+        sum: S::Vector,
+        [shares, _]: [S::Vector; 2],
+        _: usize,
+    ) -> S::Vector {
+        simd.add(sum, shares)
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) trait Gradient<T: Element>: Copy + Sync {
     /// A number of the window at (row, column) of y that `load` needs.
     fn number(self, shape: &PoolShape, row: usize, column: usize) -> T;
 
-    /// What `share` needs of `count` windows, from offset `at` of y on: two vectors, of which the
+    /// What `add` needs of `count` windows, from offset `at` of y on: two vectors, of which the
     /// second counts only with PLACES.
     ///
     /// # Safety
@@ -39,8 +39,14 @@ pub(super) trait Gradient<T: Element>: Copy + Sync {
         count: usize,
     ) -> [S::Vector; 2];
 
-    /// What windows of which `load` was the result give to their cells at `place`.
-    fn share<S: Lanes<T>>(self, simd: S, loaded: [S::Vector; 2], place: usize) -> S::Vector;
+    /// Adds what windows of which `load` was the result give to their cells at `place`. `sum` is not -0.
+    fn add<S: Lanes<T>>(
+        self,
+        simd: S,
+        sum: S::Vector,
+        loaded: [S::Vector; 2],
+        place: usize,
+    ) -> S::Vector;
 }
 
 /// What is read of each window.

@@ -157,6 +157,6 @@ impl<T: Element, G: Gradient<T>> Apart<'_, T, G> {
     /// What the only window over a cell gives to it: a sum of one, as any other, which is never -0.
     #[inline(always)]
     fn sum<S: Lanes<T>>(&self, simd: S, loaded: [S::Vector; 2], place: usize) -> S::Vector {
-        simd.add(simd.splat(T::default()), self.gradient.share(simd, loaded, place))
+        self.gradient.add(simd, simd.splat(T::default()), loaded, place)
     }
 }

@@ -259,8 +259,8 @@ impl<T: Element, G: Gradient<T>> DealtPixels<'_, T, G> {
                         };
                         [first, second]
                     };
-                    let share = self.gradient.share(simd, loaded, kh * width.kernel + kw);
-                    row_sum = simd.add(row_sum, share);
+                    let place = kh * width.kernel + kw;
+                    row_sum = self.gradient.add(simd, row_sum, loaded, place);
                 }
                 sum = if G::PLACES { row_sum } else { simd.add(sum, row_sum) };
             }

@@ -226,7 +226,7 @@ impl<T: Element, G: Gradient<T>> Planes<'_, T, G> {
                 let first = simd.load_where(is_there, dealt);
                 [first, if G::PLACES { simd.load(self.second(dealt)) } else { first }]
             };
-            sum = simd.add(sum, self.gradient.share(simd, loaded, first_place + tap));
+            sum = self.gradient.add(simd, sum, loaded, first_place + tap);
         }
         sum
     }

@@ -289,9 +289,11 @@ impl<T: Element, G: Gradient<T>> Rows<'_, T, G> {
                     [value, if G::PLACES { simd.load(place) } else { value }]
                 };
                 let place = kernel_row * kernel + phase + tap * stride;
-                let share = self.gradient.share(simd, loaded, place);
                 let begins = !G::PLACES && tap + 1 == taps;
-                row_sum = if begins { share } else { simd.add(row_sum, share) };
+                row_sum = match begins {
+                    true => loaded[0],
+                    false => self.gradient.add(simd, row_sum, loaded, place),
+                };
             }
             sum = if G::PLACES || taps == 0 { row_sum } else { simd.add(sum, row_sum) };
         }

@@ -92,13 +92,14 @@ impl<T: Element> Gradient<T> for ToMaximum {
     }
 
     #[inline(always)]
-    fn share<S: Lanes<T>>(
+    fn add<S: Lanes<T>>(
         self,
         simd: S,
+        sum: S::Vector,
         [gradients, places]: [S::Vector; 2],
         place: usize,
     ) -> S::Vector {
         let place = simd.splat(T::from_number(place as u32));
-        simd.select(simd.same_bits(places, place), gradients, simd.splat(T::default()))
+        simd.add_where(simd.same_bits(places, place), sum, gradients)
     }
 }

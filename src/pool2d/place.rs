@@ -137,25 +137,21 @@ impl Places {
         index: usize,
     ) -> S::Vector {
         const { assert!(S::LANES <= MAX_LANES) };
-        let mut lanes = [T::default(); MAX_LANES];
-        // SAFETY: the caller answers for `count` places, and `lanes` has room for a vector.
+        // SAFETY: the caller answers for `count` places; the arrays have those of a vector.
         unsafe {
             match self {
-                Places::Nowhere => {}
+                Places::Nowhere => simd.splat(T::default()),
+                Places::I32(places) if count == S::LANES => simd.load_numbers(places.add(index)),
                 Places::I32(places) => {
-                    let places = some(places.add(index), count, S::LANES);
-                    for (number, place) in lanes.iter_mut().zip(places).take(S::LANES) {
-                        *number = T::from_number(place as u32);
-                    }
+                    simd.load_numbers(some(places.add(index), count, S::LANES).as_ptr())
+                }
+                Places::U8(places) if count == S::LANES => {
+                    simd.load_small_numbers(places.add(index))
                 }
                 Places::U8(places) => {
-                    let places = some(places.add(index), count, S::LANES);
-                    for (number, place) in lanes.iter_mut().zip(places).take(S::LANES) {
-                        *number = T::from_number(u32::from(place));
-                    }
+                    simd.load_small_numbers(some(places.add(index), count, S::LANES).as_ptr())
                 }
             }
-            simd.load(lanes.as_ptr())
         }
     }
 }

@@ -116,15 +116,15 @@ impl<T: Element> Scatter<'_, T> {
             for plane in 0..some {
                 self.clear(dx.wrapping_add(plane * self.plane_strides[1]));
             }
-            let lanes = match self.lanes {
-                1 => Lanes { count: some, strides: self.plane_strides },
-                count => Lanes { count, strides: [1; 2] },
-            };
-            match lanes.strides {
-                [1, 1] => {
-                    self.add_lanes(before, cells, &place, dx, Lanes { strides: [1; 2], ..lanes })
+            match self.lanes {
+                1 => {
+                    let lanes = Lanes { count: some, strides: self.plane_strides };
+                    self.add_lanes(before, cells, &place, dx, lanes);
                 }
-                _ => self.add_lanes(before, cells, &place, dx, lanes),
+                count => {
+                    let lanes = Lanes { count, strides: [1; 2] };
+                    self.add_lanes(before, cells, &place, dx, lanes);
+                }
             }
         }
     }

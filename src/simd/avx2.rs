@@ -173,6 +173,18 @@ impl Lanes<f32> for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_numbers(self, source: *const i32) -> __m256 {
+        // SAFETY: the caller answers for the memory, the token for the feature.
+        unsafe { _mm256_castsi256_ps(_mm256_loadu_si256(source.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_small_numbers(self, source: *const u8) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_castsi256_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(source.cast()))) }
+    }
+
+    #[inline(always)]
     unsafe fn store_numbers(self, target: *mut i32, vector: __m256) {
         // SAFETY: the caller answers for the memory, the token for the feature.
         unsafe { _mm256_storeu_si256(target.cast(), _mm256_castps_si256(vector)) }
@@ -352,6 +364,18 @@ impl Lanes<f64> for Avx2 {
             let sum = _mm256_add_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(b));
             _mm256_castsi256_pd(sum)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_numbers(self, source: *const i32) -> __m256d {
+        // SAFETY: the caller answers for the memory, the token for the feature.
+        unsafe { _mm256_castsi256_pd(_mm256_cvtepu32_epi64(_mm_loadu_si128(source.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_small_numbers(self, source: *const u8) -> __m256d {
+        // SAFETY: as above.
+        unsafe { _mm256_castsi256_pd(_mm256_cvtepu8_epi64(_mm_loadu_si32(source.cast()))) }
     }
 
     #[inline(always)]

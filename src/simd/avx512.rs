@@ -62,6 +62,12 @@ impl Lanes<f32> for Avx512 {
     }
 
     #[inline(always)]
+    fn add_where(self, mask: __mmask16, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm512_mask_add_ps(a, mask, a, b) }
+    }
+
+    #[inline(always)]
     fn select(self, mask: __mmask16, if_true: __m512, if_false: __m512) -> __m512 {
         // SAFETY: the token proves the feature.
         unsafe { _mm512_mask_blend_ps(mask, if_false, if_true) }
@@ -170,6 +176,18 @@ impl Lanes<f32> for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_numbers(self, source: *const i32) -> __m512 {
+        // SAFETY: the caller answers for the memory, the token for the feature.
+        unsafe { _mm512_castsi512_ps(_mm512_loadu_si512(source.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_small_numbers(self, source: *const u8) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_castsi512_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(source.cast()))) }
+    }
+
+    #[inline(always)]
     unsafe fn store_numbers(self, target: *mut i32, vector: __m512) {
         // SAFETY: the caller answers for the memory, the token for the feature.
         unsafe { _mm512_storeu_si512(target.cast(), _mm512_castps_si512(vector)) }
@@ -236,6 +254,12 @@ impl Lanes<f64> for Avx512 {
         store(target: *mut f64, vector: __m512d) -> () = _mm512_storeu_pd;
         store_streaming(target: *mut f64, vector: __m512d) -> () = _mm512_stream_pd;
         load_where(mask: __mmask8, source: *const f64) -> __m512d = _mm512_maskz_loadu_pd;
+    }
+
+    #[inline(always)]
+    fn add_where(self, mask: __mmask8, a: __m512d, b: __m512d) -> __m512d {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm512_mask_add_pd(a, mask, a, b) }
     }
 
     #[inline(always)]
@@ -338,6 +362,18 @@ impl Lanes<f64> for Avx512 {
             let sum = _mm512_add_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b));
             _mm512_castsi512_pd(sum)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_numbers(self, source: *const i32) -> __m512d {
+        // SAFETY: the caller answers for the memory, the token for the feature.
+        unsafe { _mm512_castsi512_pd(_mm512_cvtepu32_epi64(_mm256_loadu_si256(source.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_small_numbers(self, source: *const u8) -> __m512d {
+        // SAFETY: as above.
+        unsafe { _mm512_castsi512_pd(_mm512_cvtepu8_epi64(_mm_loadl_epi64(source.cast()))) }
     }
 
     #[inline(always)]

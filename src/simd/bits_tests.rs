@@ -10,6 +10,7 @@ struct Outcome<T> {
     same_bits: Vec<bool>,
     number_sums: Vec<T>,
     stored: [Vec<u32>; 2],
+    loaded: [Vec<T>; 2],
     deinterleaved: Vec<T>,
     interleaved: Vec<T>,
 }
@@ -43,6 +44,7 @@ impl<T: Element> Kernel<T> for AllOf<'_, T> {
             exceeds: truth(simd.exceeds(a, b)),
             same_bits: truth(simd.same_bits(a, b)),
             stored: stored(simd),
+            loaded: loaded(simd).map(list),
             number_sums: list(
                 simd.add_numbers(
                     simd.splat(T::from_number(300)),
@@ -68,6 +70,15 @@ fn stored<T: Element, S: Lanes<T>>(simd: S) -> [Vec<u32>; 2] {
         simd.store_small_numbers(small.as_mut_ptr(), simd.load(by_lane(17).as_ptr()));
     }
     [wide.map(|number| number as u32).to_vec(), small.map(u32::from).to_vec()]
+}
+
+/// Numbers by lane, loaded from either integer.
+#[inline(always)]
+fn loaded<T: Element, S: Lanes<T>>(simd: S) -> [S::Vector; 2] {
+    let wide: [i32; 16] = std::array::from_fn(|lane| 70_000 * lane as i32 - 1);
+    let small: [u8; 16] = std::array::from_fn(|lane| 255 - 17 * lane as u8);
+    // SAFETY: 16 elements are at least a vector.
+    unsafe { [simd.load_numbers(wide.as_ptr()), simd.load_small_numbers(small.as_ptr())] }
 }
 
 fn check<T: Element>(level: Level) {
@@ -107,6 +118,11 @@ fn check<T: Element>(level: Level) {
             assert_eq!(
                 found.stored.each_ref().map(|all| all[lane] as usize),
                 [70_000 * lane, 17 * lane]
+            );
+            let numbers = [(70_000 * lane as u32).wrapping_sub(1), 255 - 17 * lane as u32];
+            assert_eq!(
+                found.loaded.each_ref().map(|all| bits(all[lane])),
+                numbers.map(|number| bits(T::from_number(number)))
             );
             assert_eq!(found.same_bits[lane], bits(a) == bits(b), "{a:?} same bits as {b:?}");
         }

@@ -126,6 +126,12 @@ pub trait Lanes<T: Element>: Copy {
         if_false: Self::Vector,
     ) -> Self::Vector;
 
+    /// a + b in the lanes of `mask`, a in the others. There, -0 may become 0.
+    #[inline(always)]
+    fn add_where(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        self.add(a, self.select(mask, b, self.splat(T::default())))
+    }
+
     /// Transposes a block: `target[k * target_stride + i] = source[i * source_stride + k]`
     /// for i < rows <= LANES and k < LANES.
     unsafe fn transpose(
@@ -192,6 +198,10 @@ pub trait Lanes<T: Element>: Copy {
     fn same_bits(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     /// The sums of the numbers that `from_number` put in.
     fn add_numbers(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// All lanes' numbers, as `from_number` puts them in; a negative one as it is without a sign.
+    unsafe fn load_numbers(self, source: *const i32) -> Self::Vector;
+    /// The same of numbers below 256.
+    unsafe fn load_small_numbers(self, source: *const u8) -> Self::Vector;
     /// Writes the numbers that `from_number` put in, all lanes.
     unsafe fn store_numbers(self, target: *mut i32, vector: Self::Vector);
     /// The same for numbers below 256.

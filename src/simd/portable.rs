@@ -189,6 +189,20 @@ macro_rules! portable_lanes {
             }
 
             #[inline(always)]
+            unsafe fn load_numbers(self, source: *const i32) -> $vector {
+                // SAFETY: the caller answers for the memory.
+                let numbers = unsafe { source.cast::<[i32; $lanes]>().read_unaligned() };
+                $vector::new(numbers.map(|number| Element::from_number(number as u32)))
+            }
+
+            #[inline(always)]
+            unsafe fn load_small_numbers(self, source: *const u8) -> $vector {
+                // SAFETY: the caller answers for the memory.
+                let numbers = unsafe { source.cast::<[u8; $lanes]>().read_unaligned() };
+                $vector::new(numbers.map(|number| Element::from_number(u32::from(number))))
+            }
+
+            #[inline(always)]
             unsafe fn store_numbers(self, target: *mut i32, vector: $vector) {
                 let numbers = vector.to_array().map(|number| number.to_number() as i32);
                 // SAFETY: the caller answers for the memory.
