@@ -42,7 +42,8 @@ fn equal_contexts() -> Vec<[Context; 2]> {
 #[track_caller]
 fn assert_same_bits<T: Real>(what: &str, pair: &[Context; 2], run: impl Fn(&Context) -> Vec<T>) {
     let [one, other] = [run(&pair[0]), run(&pair[1])];
-    let difference = bits(&one).iter().zip(bits(&other)).position(|(&a, b)| a != b);
+    assert_eq!(one.len(), other.len(), "{what}");
+    let difference = one.iter().zip(&other).position(|(a, b)| a.bits() != b.bits());
     if let Some(index) = difference {
         panic!(
             "{what}[{index}] is {:?} with {:?}, but {:?} with {:?}",
@@ -85,11 +86,16 @@ fn check_conv<T: Real>(pairs: &[[Context; 2]], params: &Conv2dParams, random: &m
             });
             assert_same_bits("dx, dw and db", pair, |context| {
                 let gradients = calls::conv_backward(context, &params, &call, Placement::End);
-                gradients.into_iter().flatten().flat_map(|gradient| gradient.to_vec()).collect()
+                gradients
+                    .into_iter()
+                    .flatten()
+                    .map(|gradient| gradient.to_vec())
+                    .collect::<Vec<_>>()
+                    .concat()
             });
             assert_same_bits("gradients, overwritten", pair, |context| {
                 let gradients = calls::conv_gradients(context, &params, &x, &w, &dy, None);
-                gradients.into_iter().flat_map(|gradient| gradient.to_vec()).collect()
+                gradients.map(|gradient| gradient.to_vec()).concat()
             });
         }
     }
@@ -154,7 +160,12 @@ fn conv_maxpool_bits<T: Real>() {
                         let gradients = calls::conv_maxpool_backward(
                             context, shapes, &call, &argmax, places, end,
                         );
-                        gradients.iter().flatten().flat_map(|gradient| gradient.to_vec()).collect()
+                        gradients
+                            .into_iter()
+                            .flatten()
+                            .map(|gradient| gradient.to_vec())
+                            .collect::<Vec<_>>()
+                            .concat()
                     });
                 }
             }

@@ -7,21 +7,14 @@
 use std::ops::Range;
 
 use super::backward::{Gradient, Inputs};
-use super::forward_planes::{keeps_extent, write_flat};
 use super::path::{self, BLOCK};
+use super::planes::{self, write_numbers};
 use crate::runs::{self, for_each_vector};
 use crate::shape::PoolShape;
 use crate::simd::{Element, Kernel, Lanes};
 
-/// The most elements of a plane: the first-level cache holds it, and what the windows over it give.
-const MOST: usize = 1 << 11;
-
-/// The most elements of a row under windows of few rows: wider ones fill vectors of their own.
-const WIDEST: usize = 36;
-const FEW_ROWS: usize = 3;
-
 /// The most cells of a window, where each of them has its own share.
-const FEW_CELLS: usize = 16;
+const FEW_CELLS: usize = 12;
 
 /// Where a plane's memory has what.
 #[derive(Clone, Copy)]
@@ -36,22 +29,12 @@ pub(super) struct Plane {
 impl Plane {
     /// None where planes of `shape` go another way.
     pub fn new<T>(shape: &PoolShape, with_places: bool) -> Option<Plane> {
-        let (height, width) = (&shape.height, &shape.width);
         let len = path::input_pixels(shape);
-        let is_wide = width.input > WIDEST && height.kernel <= FEW_ROWS;
         let has_many = with_places && shape.window_len() > FEW_CELLS;
-        let keeps = keeps_extent(height) && keeps_extent(width);
-        if !path::is_planar(shape) || !keeps || is_wide || has_many {
-            return None;
-        }
-        let rows = (height.input - 1).checked_add(height.kernel)?;
+        let lines = planes::rows_len(shape).filter(|_| planes::fit(shape) && !has_many)?;
         let streams = runs::streams::<T>(shape.input_len() + shape.output_len());
-        let plane = Plane {
-            len,
-            lines: rows.checked_mul(width.input)?,
-            streamed: if streams { len } else { 0 },
-        };
-        ((BLOCK..=MOST).contains(&len) && plane.len() <= path::MAX_SCRATCH).then_some(plane)
+        let plane = Plane { len, lines, streamed: if streams { len } else { 0 } };
+        (plane.len() <= path::MAX_SCRATCH).then_some(plane)
     }
 
     /// Elements of memory.
@@ -83,8 +66,10 @@ impl<T: Element, G: Gradient<T>> Kernel<T> for Planes<'_, T, G> {
         let zero = simd.splat(T::default());
         // SAFETY: the plane's memory has the lines.
         unsafe {
-            write_flat(shape, self.memory, |row, column| self.gradient.number(shape, row, column));
-            write_flat(shape, self.columns(), |_, column| T::from_f64(column as f64));
+            write_numbers(shape, self.memory, |row, column| {
+                self.gradient.number(shape, row, column)
+            });
+            write_numbers(shape, self.columns(), |_, column| T::from_f64(column as f64));
             runs::fill(simd, 2 * self.plane.lines, zero, self.lines(), [(1, 0); 3]);
         }
         for plane in self.planes.clone() {

@@ -7,18 +7,12 @@
 use std::ops::Range;
 
 use super::forward::{Reduction, Results, Window};
-use super::forward_rows;
 use super::line;
-use super::path::{self, BLOCK};
+use super::path;
+use super::planes::{self, write_numbers};
 use crate::runs::{self, for_each_vector};
-use crate::shape::{Axis, PoolShape};
+use crate::shape::PoolShape;
 use crate::simd::{Element, Kernel, Lanes};
-
-/// The most elements of a plane: it stays in the second-level cache, as does what its rows come to.
-const MOST: usize = 1 << 14;
-
-/// The most elements of a row under windows of few rows: wider ones fill vectors of their own.
-const WIDEST: usize = 36;
 
 /// Where a plane's memory has what.
 #[derive(Clone, Copy)]
@@ -31,49 +25,16 @@ pub(super) struct Plane {
 impl Plane {
     /// None where planes of `shape` go another way.
     pub fn new(shape: &PoolShape) -> Option<Plane> {
-        let (height, width) = (&shape.height, &shape.width);
         let len = path::input_pixels(shape);
-        let is_wide = width.input > WIDEST && height.kernel <= forward_rows::MOST_ROWS;
-        let keeps = keeps_extent(height) && keeps_extent(width);
-        if !path::is_planar(shape) || !keeps || is_wide {
-            return None;
-        }
-        let rows = (height.output - 1).checked_add(height.kernel)?;
-        let plane = Plane { len, lines: rows.checked_mul(width.input)? };
-        ((BLOCK..=MOST).contains(&len) && plane.len() <= path::MAX_SCRATCH).then_some(plane)
+        let lines = planes::rows_len(shape).filter(|_| planes::fit(shape))?;
+        let plane = Plane { len, lines };
+        (plane.len() <= path::MAX_SCRATCH).then_some(plane)
     }
 
     /// Elements of memory.
     pub fn len(&self) -> usize {
         // Numbers, columns; lines and their places.
         (2 * self.len).saturating_add(self.lines.saturating_mul(2))
-    }
-}
-
-/// Whether there are as many windows as cells, each a cell behind the one before it.
-pub(super) fn keeps_extent(axis: &Axis) -> bool {
-    let is_plain = axis.stride == 1 && axis.dilation == 1;
-    is_plain && axis.output == axis.input && axis.pad_before < axis.kernel
-}
-
-/// Writes a number for each window of a plane, row after row: the same in all rows that lie in the input.
-///
-/// # Safety
-/// `memory` has them.
-#[inline(always)]
-pub(super) unsafe fn write_flat<T: Element>(
-    shape: &PoolShape,
-    memory: *mut T,
-    number: impl Fn(usize, usize) -> T,
-) {
-    let (rows, row_len) = (shape.height.full_outputs(false), shape.width.output);
-    for row in 0..shape.height.output {
-        for column in 0..row_len {
-            let to = memory.wrapping_add(row * row_len + column);
-            let is_first = !rows.contains(&row) || row == rows.start;
-            // SAFETY: the caller answers for the memory.
-            unsafe { *to = if is_first { number(row, column) } else { *to.sub(row_len) } };
-        }
     }
 }
 
@@ -110,10 +71,10 @@ impl<T: Element, R: Reduction<T>> Planes<'_, T, R> {
         let (height, width) = (&self.shape.height, &self.shape.width);
         // SAFETY: the plane's memory has them.
         unsafe {
-            write_flat(self.shape, self.memory, |row, column| {
+            write_numbers(self.shape, self.memory, |row, column| {
                 self.reduction.number(&Window::new(self.shape, row, column))
             });
-            write_flat(self.shape, self.columns(), |_, column| T::from_f64(column as f64));
+            write_numbers(self.shape, self.columns(), |_, column| T::from_f64(column as f64));
         }
         let [value, place] = line::outside(simd, self.reduction, height, 0);
         for row in (0..height.pad_before).chain(height.pad_before + height.input..self.rows()) {

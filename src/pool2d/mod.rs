@@ -20,6 +20,7 @@ mod max_backward;
 mod numbers;
 mod path;
 mod place;
+mod planes;
 mod ring;
 mod scatter;
 #[cfg(test)]

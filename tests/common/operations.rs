@@ -11,7 +11,7 @@ use cnnkern::{Activation, Algorithm, Context, Conv2dParams, Error, Isa, Pool2dPa
 use cnnkern::{PoolPadding, Result};
 
 use super::random::{Data, Random};
-use super::real::{Real, bits};
+use super::real::Real;
 use super::shapes;
 
 /// What an operation writes.
@@ -73,7 +73,10 @@ impl<T: Real> Operation<T> {
     pub fn bits(&self, context: &Context) -> Vec<u64> {
         let mut outputs = self.outputs();
         self.run(context, &mut outputs);
-        let mut all: Vec<u64> = outputs.values.iter().flat_map(|values| bits(values)).collect();
+        let mut all = Vec::new();
+        for values in &outputs.values {
+            all.extend(values.iter().map(|value| value.bits()));
+        }
         all.extend(outputs.places.iter().map(|&place| place as u64));
         all.extend(outputs.small_places.iter().map(|&place| u64::from(place)));
         all
