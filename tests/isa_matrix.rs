@@ -52,6 +52,11 @@ fn assert_same_bits<T: Real>(what: &str, pair: &[Context; 2], run: impl Fn(&Cont
     }
 }
 
+/// One behind the other.
+fn joined<T: Real>(gradients: [Option<Guarded<T>>; 3]) -> Vec<T> {
+    gradients.iter().flatten().map(|gradient| &gradient[..]).collect::<Vec<_>>().concat()
+}
+
 fn check_conv<T: Real>(pairs: &[[Context; 2]], params: &Conv2dParams, random: &mut Random) {
     let conv = Conv::new(params);
     let mut values = |len: usize| -> Vec<T> { random.values(len, Data::Fractions) };
@@ -86,16 +91,11 @@ fn check_conv<T: Real>(pairs: &[[Context; 2]], params: &Conv2dParams, random: &m
             });
             assert_same_bits("dx, dw and db", pair, |context| {
                 let gradients = calls::conv_backward(context, &params, &call, Placement::End);
-                gradients
-                    .into_iter()
-                    .flatten()
-                    .map(|gradient| gradient.to_vec())
-                    .collect::<Vec<_>>()
-                    .concat()
+                joined(gradients)
             });
             assert_same_bits("gradients, overwritten", pair, |context| {
                 let gradients = calls::conv_gradients(context, &params, &x, &w, &dy, None);
-                gradients.map(|gradient| gradient.to_vec()).concat()
+                joined(gradients.map(Some))
             });
         }
     }
@@ -160,12 +160,7 @@ fn conv_maxpool_bits<T: Real>() {
                         let gradients = calls::conv_maxpool_backward(
                             context, shapes, &call, &argmax, places, end,
                         );
-                        gradients
-                            .into_iter()
-                            .flatten()
-                            .map(|gradient| gradient.to_vec())
-                            .collect::<Vec<_>>()
-                            .concat()
+                        joined(gradients)
                     });
                 }
             }

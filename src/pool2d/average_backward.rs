@@ -4,12 +4,11 @@ use std::ops::Range;
 
 use super::average::Mean;
 use super::backward::{self, Gradient, InputSlices, Inputs};
-use super::backward_apart;
 use super::backward_pixels::{self as pixels, DealtPixels, Pixels};
-use super::backward_planes::Plane;
 use super::backward_rows::Lines;
 use super::forward::Window;
 use super::path::{self, BLOCK, Path};
+use super::{backward_apart, backward_planes};
 use crate::context::Context;
 use crate::error::Result;
 use crate::runs::{self, for_each_vector};
@@ -35,7 +34,7 @@ pub(super) fn run<T: Element>(
     if backward_apart::takes(shape) {
         return backward::run_apart(context, shape, gradient, inputs, dx);
     }
-    if let Some(plane) = Plane::new::<T>(shape, false) {
+    if let Some(plane) = backward_planes::plane(shape, false) {
         return backward::run_planes(context, shape, gradient, inputs, dx, plane);
     }
     if let Some(lines) = Lines::new::<T>(shape, false) {

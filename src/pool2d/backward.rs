@@ -4,10 +4,11 @@
 use super::Argmax;
 use super::backward_apart::Apart;
 use super::backward_pixels::{self as pixels, DealtPixels, Pixels};
-use super::backward_planes::{Plane, Planes};
+use super::backward_planes::Planes;
 use super::backward_rows::{Lines, Rows};
 use super::path;
 use super::place::Places;
+use super::planes::Plane;
 use crate::context::Context;
 use crate::error::Result;
 use crate::runs;
@@ -177,12 +178,14 @@ pub(super) fn run_planes<T: Element, G: Gradient<T>>(
     plane: Plane,
 ) -> Result<()> {
     let tasks = Tasks::new(shape.batch * shape.channels, 1, 2 * shape.input_plane, 1);
-    let scratch = context.scratch::<T>(ScratchLen::for_each(plane.len()))?;
+    let streamed = runs::streams::<T>(shape.input_len() + shape.output_len());
+    let len = plane.memory_len() + if streamed { plane.len } else { 0 };
+    let scratch = context.scratch::<T>(ScratchLen::for_each(len))?;
     let dx = SharedMut::new(dx);
     context.run(tasks.count(), &|slot, index| {
         let (planes, memory) = (tasks.part(index).0, scratch.slot(slot));
         let (inputs, dx) = (inputs.from(0), dx.at(0));
-        let kernel = Planes { shape, gradient, planes, inputs, dx, plane, memory };
+        let kernel = Planes { shape, gradient, planes, inputs, dx, plane, memory, streamed };
         T::dispatch(context.level(), kernel);
     });
     Ok(())

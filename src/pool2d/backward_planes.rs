@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use super::backward::{Gradient, Inputs};
-use super::path::{self, BLOCK};
-use super::planes::{self, write_numbers};
+use super::path::BLOCK;
+use super::planes::{Plane, row_ends, stay_in_row};
 use crate::runs::{self, for_each_vector};
 use crate::shape::PoolShape;
 use crate::simd::{Element, Kernel, Lanes};
@@ -16,33 +16,9 @@ use crate::simd::{Element, Kernel, Lanes};
 /// The most cells of a window, where each of them has its own share.
 const FEW_CELLS: usize = 12;
 
-/// Where a plane's memory has what.
-#[derive(Clone, Copy)]
-pub(super) struct Plane {
-    len: usize,
-    /// Elements of lines: those of the plane and of the rows outside that windows reach.
-    lines: usize,
-    /// Elements of memory for a plane of dx, where it is streamed from there.
-    streamed: usize,
-}
-
-impl Plane {
-    /// None where planes of `shape` go another way.
-    pub fn new<T>(shape: &PoolShape, with_places: bool) -> Option<Plane> {
-        let len = path::input_pixels(shape);
-        let has_many = with_places && shape.window_len() > FEW_CELLS;
-        let lines = planes::rows_len(shape).filter(|_| planes::fit(shape) && !has_many)?;
-        let streams = runs::streams::<T>(shape.input_len() + shape.output_len());
-        let plane = Plane { len, lines, streamed: if streams { len } else { 0 } };
-        (plane.len() <= path::MAX_SCRATCH).then_some(plane)
-    }
-
-    /// Elements of memory.
-    pub fn len(&self) -> usize {
-        // Numbers, columns, lines with places or sums, what is read behind these, a plane of dx.
-        let lines = self.lines.saturating_mul(2);
-        lines.saturating_add(2 * self.len + 2 * BLOCK + self.streamed)
-    }
+/// None where planes of `shape` go another way.
+pub(super) fn plane(shape: &PoolShape, with_places: bool) -> Option<Plane> {
+    Plane::new(shape).filter(|_| !with_places || shape.window_len() <= FEW_CELLS)
 }
 
 /// Some planes.
@@ -53,8 +29,9 @@ pub(super) struct Planes<'a, T, G> {
     pub inputs: Inputs<T>,
     pub dx: *mut T,
     pub plane: Plane,
-    /// The plane's memory.
+    /// The plane's memory, and behind it room for a plane of dx if it is `streamed`.
     pub memory: *mut T,
+    pub streamed: bool,
 }
 
 impl<T: Element, G: Gradient<T>> Kernel<T> for Planes<'_, T, G> {
@@ -64,60 +41,42 @@ impl<T: Element, G: Gradient<T>> Kernel<T> for Planes<'_, T, G> {
     fn run<S: Lanes<T>>(self, simd: S) {
         let (shape, len) = (self.shape, self.plane.len);
         let zero = simd.splat(T::default());
-        // SAFETY: the plane's memory has the lines.
+        // SAFETY: the memory is the plane's; what is read behind the places is zero, too.
         unsafe {
-            write_numbers(shape, self.memory, |row, column| {
+            self.plane.prepare(shape, self.memory, |row, column| {
                 self.gradient.number(shape, row, column)
             });
-            write_numbers(shape, self.columns(), |_, column| T::from_f64(column as f64));
-            runs::fill(simd, 2 * self.plane.lines, zero, self.lines(), [(1, 0); 3]);
+            let len = 2 * self.plane.lines + BLOCK;
+            runs::fill(simd, len, zero, self.plane.lines(self.memory), [(1, 0); 3]);
         }
         for plane in self.planes.clone() {
             let dx = self.dx.wrapping_add(plane * len);
-            let streamed = self.lines().wrapping_add(2 * self.plane.lines + BLOCK);
-            let target = if self.plane.streamed > 0 { streamed } else { dx };
+            let streamed = self.memory.wrapping_add(self.plane.memory_len());
+            let target = if self.streamed { streamed } else { dx };
             self.deal(simd, self.inputs.at(plane * len));
             // The common windows as constants.
             match [shape.height.kernel, shape.width.kernel] {
                 [3, 3] => self.write(simd, target, [3, 3]),
                 kernel => self.write(simd, target, kernel),
             }
-            if self.plane.streamed > 0 {
+            if self.streamed {
                 // SAFETY: a plane of dx, for which the memory has room, too.
                 unsafe { runs::copy_streaming(simd, len, streamed, dx) };
             }
         }
-        if self.plane.streamed > 0 {
+        if self.streamed {
             runs::end_stream();
         }
     }
 }
 
 impl<T: Element, G: Gradient<T>> Planes<'_, T, G> {
-    /// Each element's column.
-    #[inline(always)]
-    fn columns(&self) -> *mut T {
-        self.memory.wrapping_add(self.plane.len)
-    }
-
-    /// What the windows give, from the first row outside on.
-    #[inline(always)]
-    fn lines(&self) -> *mut T {
-        self.memory.wrapping_add(2 * self.plane.len)
-    }
-
-    /// Of a line, the places or the sums by columns.
-    #[inline(always)]
-    fn second(&self, line: *mut T) -> *mut T {
-        line.wrapping_add(self.plane.lines)
-    }
-
     /// The line of the first row of windows.
     #[inline(always)]
     fn first_line(&self) -> *mut T {
         let height = &self.shape.height;
         let outside = height.kernel - 1 - height.pad_before;
-        self.lines().wrapping_add(outside * self.shape.width.input)
+        self.plane.lines(self.memory).wrapping_add(outside * self.shape.width.input)
     }
 
     /// Writes what a plane's windows give to the lines.
@@ -135,7 +94,7 @@ impl<T: Element, G: Gradient<T>> Planes<'_, T, G> {
                     let [first, place] = self.gradient.load(simd, inputs, number, at, count);
                     simd.store(lines.add(at), first);
                     if G::PLACES {
-                        simd.store(self.second(lines).add(at), place);
+                        simd.store(self.plane.second(lines).add(at), place);
                     }
                 }
             },
@@ -145,7 +104,7 @@ impl<T: Element, G: Gradient<T>> Planes<'_, T, G> {
     /// Writes a plane of dx.
     #[inline(always)]
     fn write<S: Lanes<T>>(&self, simd: S, dx: *mut T, kernel: [usize; 2]) {
-        let (row_len, lines) = (self.shape.width.input, self.lines());
+        let (row_len, lines) = (self.shape.width.input, self.plane.lines(self.memory));
         if !G::PLACES {
             let first = self.first_line();
             for_each_vector(
@@ -156,7 +115,7 @@ impl<T: Element, G: Gradient<T>> Planes<'_, T, G> {
                     let zero = simd.splat(T::default());
                     let sum = self.row(simd, zero, first.wrapping_add(at), at, 0, kernel[1]);
                     // SAFETY: a vector of the sums.
-                    unsafe { simd.store(self.second(first).add(at), sum) };
+                    unsafe { simd.store(self.plane.second(first).add(at), sum) };
                 },
             );
         }
@@ -173,7 +132,7 @@ impl<T: Element, G: Gradient<T>> Planes<'_, T, G> {
                         sum = self.row(simd, sum, line, at, first_place, kernel[1]);
                     } else {
                         // SAFETY: a vector of the sums.
-                        sum = simd.add(sum, unsafe { simd.load(self.second(line)) });
+                        sum = simd.add(sum, unsafe { simd.load(self.plane.second(line)) });
                     }
                 }
                 // SAFETY: `count` elements of the plane.
@@ -196,20 +155,15 @@ impl<T: Element, G: Gradient<T>> Planes<'_, T, G> {
     ) -> S::Vector {
         let width = &self.shape.width;
         // SAFETY: a vector of the plane's columns.
-        let column = unsafe { simd.load(self.columns().add(at)) };
-        let ends = [0, width.input - 1].map(|column| simd.splat(T::from_f64(column as f64)));
+        let column = unsafe { simd.load(self.plane.columns(self.memory).add(at)) };
+        let ends = row_ends(simd, width);
         for tap in (0..kernel).rev() {
-            let before = width.pad_before as f64 - tap as f64;
-            let window = simd.add(column, simd.splat(T::from_f64(before)));
-            let is_there = match tap > width.pad_before {
-                true => simd.less_equal(ends[0], window),
-                false => simd.less_equal(window, ends[1]),
-            };
+            let is_there = stay_in_row(simd, ends, column, tap, width.pad_before);
             let dealt = line.wrapping_add(width.pad_before).wrapping_sub(tap);
             // SAFETY: windows of the row; their places lie within the memory, whatever is there.
             let loaded = unsafe {
                 let first = simd.load_where(is_there, dealt);
-                [first, if G::PLACES { simd.load(self.second(dealt)) } else { first }]
+                [first, if G::PLACES { simd.load(self.plane.second(dealt)) } else { first }]
             };
             sum = self.gradient.add(simd, sum, loaded, first_place + tap);
         }

@@ -9,14 +9,11 @@ use std::ops::Range;
 
 use super::backward::{Gradient, Inputs};
 use super::numbers::Numbers;
-use super::path::{self, BLOCK, with_constants};
+use super::path::{self, BLOCK, MOST_ROWS, with_constants};
 use crate::runs::{self, for_each_vector};
 use crate::shape::{Axis, PoolShape};
 use crate::simd::{Element, Kernel, Lanes};
 use crate::tasks::by_plane;
-
-/// Rows of a window, at most.
-const MOST_ROWS: usize = 3;
 
 /// Elements of the lines of a band, about.
 const BAND: usize = 1 << 12;

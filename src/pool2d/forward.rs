@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::ArgmaxMut;
 use super::forward_pixels::Channels;
-use super::forward_planes::{Plane, Planes};
+use super::forward_planes::Planes;
 use super::forward_ring::{self, SharedRows};
 use super::forward_rows::{self, Rows};
 use super::forward_strips::{self, Strips};
@@ -13,6 +13,7 @@ use super::line::Line;
 use super::numbers::Numbers;
 use super::path::{self, BLOCK, Path, Transpose};
 use super::place::{FromNumbers, PlacesMut, SharedPlaces};
+use super::planes::Plane;
 use super::ring::Ring;
 use crate::context::Context;
 use crate::error::Result;
@@ -156,7 +157,7 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     let level = context.level();
     if let Some(plane) = Plane::new(shape) {
         let tasks = Tasks::new(shape.batch * shape.channels, 1, 2 * shape.input_plane, 1);
-        let scratch = context.scratch::<T>(ScratchLen::for_each(plane.len()))?;
+        let scratch = context.scratch::<T>(ScratchLen::for_each(plane.memory_len()))?;
         context.run(tasks.count(), &|slot, index| {
             let (x, results) = (x.as_ptr(), results(0));
             let (planes, memory) = (tasks.part(index).0, scratch.slot(slot));

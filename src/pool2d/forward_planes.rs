@@ -8,35 +8,10 @@ use std::ops::Range;
 
 use super::forward::{Reduction, Results, Window};
 use super::line;
-use super::path;
-use super::planes::{self, write_numbers};
+use super::planes::{Plane, row_ends, stay_in_row};
 use crate::runs::{self, for_each_vector};
 use crate::shape::PoolShape;
 use crate::simd::{Element, Kernel, Lanes};
-
-/// Where a plane's memory has what.
-#[derive(Clone, Copy)]
-pub(super) struct Plane {
-    len: usize,
-    /// Elements of lines: those of the plane and of the rows outside that windows reach.
-    lines: usize,
-}
-
-impl Plane {
-    /// None where planes of `shape` go another way.
-    pub fn new(shape: &PoolShape) -> Option<Plane> {
-        let len = path::input_pixels(shape);
-        let lines = planes::rows_len(shape).filter(|_| planes::fit(shape))?;
-        let plane = Plane { len, lines };
-        (plane.len() <= path::MAX_SCRATCH).then_some(plane)
-    }
-
-    /// Elements of memory.
-    pub fn len(&self) -> usize {
-        // Numbers, columns; lines and their places.
-        (2 * self.len).saturating_add(self.lines.saturating_mul(2))
-    }
-}
 
 /// Some planes.
 pub(super) struct Planes<'a, T, R> {
@@ -69,44 +44,23 @@ impl<T: Element, R: Reduction<T>> Planes<'_, T, R> {
     #[inline(always)]
     fn prepare<S: Lanes<T>>(&self, simd: S) {
         let (height, width) = (&self.shape.height, &self.shape.width);
-        // SAFETY: the plane's memory has them.
+        let (plane, lines) = (self.plane, self.plane.lines(self.memory));
+        // SAFETY: the memory is the plane's.
         unsafe {
-            write_numbers(self.shape, self.memory, |row, column| {
+            plane.prepare(self.shape, self.memory, |row, column| {
                 self.reduction.number(&Window::new(self.shape, row, column))
             });
-            write_numbers(self.shape, self.columns(), |_, column| T::from_f64(column as f64));
         }
         let [value, place] = line::outside(simd, self.reduction, height, 0);
-        for row in (0..height.pad_before).chain(height.pad_before + height.input..self.rows()) {
-            let line = self.lines().wrapping_add(row * width.input);
+        let (before, within) = (height.pad_before * width.input, plane.len);
+        for (first, end) in [(0, before), (before + within, plane.lines)] {
+            let outside = lines.wrapping_add(first);
             // SAFETY: lines of the plane's memory.
             unsafe {
-                runs::fill(simd, width.input, value, line, [(1, 0); 3]);
-                runs::fill(simd, width.input, place, self.places(line), [(1, 0); 3]);
+                runs::fill(simd, end - first, value, outside, [(1, 0); 3]);
+                runs::fill(simd, end - first, place, plane.second(outside), [(1, 0); 3]);
             }
         }
-    }
-
-    /// Rows of lines.
-    #[inline(always)]
-    fn rows(&self) -> usize {
-        self.shape.height.output - 1 + self.shape.height.kernel
-    }
-
-    #[inline(always)]
-    fn columns(&self) -> *mut T {
-        self.memory.wrapping_add(self.plane.len)
-    }
-
-    #[inline(always)]
-    fn lines(&self) -> *mut T {
-        self.memory.wrapping_add(2 * self.plane.len)
-    }
-
-    /// The places of what a line has from `line` on.
-    #[inline(always)]
-    fn places(&self, line: *mut T) -> *mut T {
-        line.wrapping_add(self.plane.lines)
     }
 
     #[inline(always)]
@@ -122,15 +76,14 @@ impl<T: Element, R: Reduction<T>> Planes<'_, T, R> {
     #[inline(always)]
     fn write_lines<S: Lanes<T>>(&self, simd: S, x: *const T, kernel: usize) {
         let (height, width) = (&self.shape.height, &self.shape.width);
-        let (reduction, before, columns) = (self.reduction, width.pad_before, self.columns());
+        let (reduction, before, columns) =
+            (self.reduction, width.pad_before, self.plane.columns(self.memory));
         let outside = match reduction.padding_takes_part() {
             true => T::default(),
             false => R::nothing(),
         };
-        let outside = simd.splat(outside);
-        let first = T::from_f64(0.0);
-        let last = T::from_f64((width.input - 1) as f64);
-        let lines = self.lines().wrapping_add(height.pad_before * width.input);
+        let (outside, ends) = (simd.splat(outside), row_ends(simd, width));
+        let lines = self.plane.lines(self.memory).wrapping_add(height.pad_before * width.input);
         for_each_vector(
             simd,
             self.plane.len,
@@ -141,12 +94,7 @@ impl<T: Element, R: Reduction<T>> Planes<'_, T, R> {
                 let mut line = line::cell(simd, outside, 0);
                 for tap in 0..kernel {
                     let cells = x.wrapping_add(at + tap).wrapping_sub(before);
-                    let to_tap = simd.splat(T::from_f64(tap as f64 - before as f64));
-                    let under = simd.add(column, to_tap);
-                    let is_inside = match tap < before {
-                        true => simd.less_equal(simd.splat(first), under),
-                        false => simd.less_equal(under, simd.splat(last)),
-                    };
+                    let is_inside = stay_in_row(simd, ends, column, before, tap);
                     // SAFETY: the mask leaves elements of the plane: there is at least a vector of them.
                     let value = unsafe { simd.load_where(is_inside, cells) };
                     let value = simd.select(is_inside, value, outside);
@@ -161,7 +109,7 @@ impl<T: Element, R: Reduction<T>> Planes<'_, T, R> {
                     let target = lines.add(at);
                     simd.store(target, line[0]);
                     if R::PLACES {
-                        simd.store(self.places(target), line[1]);
+                        simd.store(self.plane.second(target), line[1]);
                     }
                 }
             },
@@ -172,7 +120,7 @@ impl<T: Element, R: Reduction<T>> Planes<'_, T, R> {
     #[inline(always)]
     fn write_results<S: Lanes<T>>(&self, simd: S, before: usize, kernel: [usize; 2]) {
         let (reduction, results, row_len) = (self.reduction, self.results, self.shape.width.input);
-        let (numbers, lines) = (self.memory, self.lines());
+        let (numbers, lines) = (self.memory, self.plane.lines(self.memory));
         for_each_vector(
             simd,
             self.plane.len,
@@ -186,7 +134,7 @@ impl<T: Element, R: Reduction<T>> Planes<'_, T, R> {
                     // SAFETY: as above.
                     let line = unsafe {
                         let value = simd.load(line);
-                        [value, if R::PLACES { simd.load(self.places(line)) } else { value }]
+                        [value, if R::PLACES { simd.load(self.plane.second(line)) } else { value }]
                     };
                     reduction.add_line(simd, &mut total, line, tap * kernel[1]);
                 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::forward::{Reduction, Results, Window};
 use super::line::{self, Line};
 use super::numbers::Numbers;
-use super::path::BLOCK;
+use super::path::{BLOCK, MOST_ROWS};
 use crate::shape::{Axis, PoolShape};
 use crate::simd::{Element, Kernel, Lanes};
 use crate::tasks::by_plane;
@@ -17,8 +17,7 @@ use crate::tasks::by_plane;
 /// Elements of x that a band reads, about: enough rows to share, few enough to be fetched ahead.
 const BAND: usize = 1 << 11;
 
-/// Rows and columns of a window, at most.
-pub(super) const MOST_ROWS: usize = 3;
+/// Columns of a window, at most.
 const MOST_COLUMNS: usize = 3;
 
 /// Whether the lanes can run along the rows, and should.

@@ -2,9 +2,8 @@
 
 use super::backward::{self, Gradient, InputSlices, Inputs};
 use super::backward_pixels as pixels;
-use super::backward_planes::Plane;
 use super::backward_rows::Lines;
-use super::{backward_apart, path, scatter};
+use super::{backward_apart, backward_planes, path, scatter};
 use crate::context::Context;
 use crate::error::Result;
 use crate::shape::PoolShape;
@@ -52,7 +51,7 @@ pub(super) fn run<T: Element>(
     dx: &mut [T],
 ) -> Result<()> {
     let gradient = ToMaximum;
-    if let Some(plane) = Plane::new::<T>(shape, true) {
+    if let Some(plane) = backward_planes::plane(shape, true) {
         return backward::run_planes(context, shape, gradient, inputs, dx, plane);
     }
     match Way::new::<T>(shape) {

@@ -18,6 +18,9 @@ pub(super) enum Path {
 /// Planes of a block: a multiple of every vector's lanes.
 pub(super) const BLOCK: usize = 16;
 
+/// The most rows of a window where the lanes run along the rows of a plane.
+pub(super) const MOST_ROWS: usize = 3;
+
 /// The most elements of scratch memory a thread: what does not fit goes another way.
 pub(super) const MAX_SCRATCH: usize = 1 << 19;
 

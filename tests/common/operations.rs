@@ -11,7 +11,7 @@ use cnnkern::{Activation, Algorithm, Context, Conv2dParams, Error, Isa, Pool2dPa
 use cnnkern::{PoolPadding, Result};
 
 use super::random::{Data, Random};
-use super::real::Real;
+use super::real::{Real, bits};
 use super::shapes;
 
 /// What an operation writes.
@@ -75,7 +75,7 @@ impl<T: Real> Operation<T> {
         self.run(context, &mut outputs);
         let mut all = Vec::new();
         for values in &outputs.values {
-            all.extend(values.iter().map(|value| value.bits()));
+            all.extend(bits(values));
         }
         all.extend(outputs.places.iter().map(|&place| place as u64));
         all.extend(outputs.small_places.iter().map(|&place| u64::from(place)));
