@@ -68,6 +68,12 @@ impl Taps {
         (position * self.step) as isize + self.first_offset + tap as isize * self.offset_step
     }
 
+    /// The tap that is number `number` in the order of the source.
+    #[inline(always)]
+    pub fn in_order(&self, number: usize) -> usize {
+        if self.offset_step < 0 { self.count.saturating_sub(1 + number) } else { number }
+    }
+
     /// The taps of the patch at `position` that are not in the padding: the first, and the one
     /// behind the last.
     #[inline(always)]

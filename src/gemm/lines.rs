@@ -71,7 +71,7 @@ impl<T: Element, const ROWS: usize> Lines<T, ROWS> {
 /// Calls `body` with 0 to `N` - 1, at most 14 of them. It is no loop: compilers leave long ones as they
 /// are, and then keep what they index, a tile's sums, in memory.
 #[inline(always)]
-fn unrolled<const N: usize>(mut body: impl FnMut(usize)) {
+pub(crate) fn unrolled<const N: usize>(mut body: impl FnMut(usize)) {
     const { assert!(N <= 14, "more rows than any tile has") };
     macro_rules! calls {
         ($($number:literal)*) => {$(

@@ -14,6 +14,7 @@ mod depthwise_weights;
 pub(super) mod filters;
 mod nhwc_band;
 mod nhwc_depthwise;
+mod nhwc_row;
 mod nhwc_weights;
 mod panels;
 mod pixel_lanes;

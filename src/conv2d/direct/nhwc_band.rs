@@ -81,6 +81,19 @@ impl NhwcBand {
         self.columns.step * self.channels
     }
 
+    /// Where the pixel that a tap reads for the first output of a grid row begins in the ring.
+    #[inline(always)]
+    pub fn start(
+        &self,
+        (rows, row_tap): (&Taps, usize),
+        (columns, column_tap): (&Taps, usize),
+        row: usize,
+    ) -> usize {
+        let position = row * self.rows.step + self.rows.position(rows, row_tap);
+        let row = position % (self.rows.reach + 1) * self.width;
+        (row + self.columns.position(columns, column_tap)) * self.channels
+    }
+
     /// Where each tap of the first output of a grid row begins in the ring.
     #[inline(always)]
     pub fn list_taps(
