@@ -16,6 +16,7 @@ mod nhwc_band;
 mod nhwc_depthwise;
 mod nhwc_row;
 mod nhwc_weights;
+mod nhwc_window;
 mod panels;
 mod pixel_lanes;
 mod pixels;

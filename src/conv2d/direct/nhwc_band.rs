@@ -76,11 +76,6 @@ impl NhwcBand {
         (self.rows.reach + 1) * self.width * self.channels
     }
 
-    /// Elements from output to output.
-    pub fn step(&self) -> usize {
-        self.columns.step * self.channels
-    }
-
     /// Where the pixel that a tap reads for the first output of a grid row begins in the ring.
     #[inline(always)]
     pub fn start(
@@ -92,25 +87,6 @@ impl NhwcBand {
         let position = row * self.rows.step + self.rows.position(rows, row_tap);
         let row = position % (self.rows.reach + 1) * self.width;
         (row + self.columns.position(columns, column_tap)) * self.channels
-    }
-
-    /// Where each tap of the first output of a grid row begins in the ring.
-    #[inline(always)]
-    pub fn list_taps(
-        &self,
-        (rows, row): (&Taps, usize),
-        columns: &Taps,
-        starts: &mut [u32; DEPTH_BLOCK],
-    ) {
-        let mut starts = starts.iter_mut();
-        for row_tap in 0..rows.count {
-            let position = row * self.rows.step + self.rows.position(rows, row_tap);
-            let row = position % (self.rows.reach + 1) * self.width;
-            for column_tap in 0..columns.count {
-                let start = (row + self.columns.position(columns, column_tap)) * self.channels;
-                *starts.next().expect("few taps") = start as u32;
-            }
-        }
     }
 
     /// Copies the rows that grid row `row` reads and the one before did not; all of them where it is

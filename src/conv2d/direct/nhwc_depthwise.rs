@@ -5,7 +5,8 @@
 
 use super::TASK_WORK;
 use super::nhwc_band::{NhwcBand, Source};
-use super::nhwc_row::{Row, Window};
+use super::nhwc_row::Row;
+use super::nhwc_window::Window;
 use crate::context::Context;
 use crate::conv2d::gather::Gather;
 use crate::error::Result;
@@ -172,24 +173,18 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
                         continue;
                     }
                     let lines = &mut lines[..pass.rows.count];
+                    let taps = (&pass.rows, &pass.columns);
                     let window = match &ring {
-                        Some(ring) => Window::copied(pass, row, ring, self.ring, lines),
-                        None => Window::in_place(pass, row, &source, self.zeros, lines),
+                        Some(ring) => Window::copied(taps, row, ring, self.ring, self.zeros, lines),
+                        None => Window::in_place(taps, row, &source, self.zeros, lines),
                     };
                     let [of_image, _, of_row, _] = pass.target_strides;
                     let target = image * of_image + row * of_row + channel;
                     let filters = self.filters.wrapping_add(number * self.plan.filters_len);
-                    let row = Row {
-                        pass,
-                        window,
-                        lines,
-                        zeros: self.zeros,
-                        channels: (channel, source.count),
-                        filters,
-                        target: pass.target.wrapping_add(target),
-                    };
+                    let target = pass.target.wrapping_add(target);
+                    let kernel = Row { pass, window, channel, filters, target };
                     // SAFETY: the source, or the ring, has what the row reads; the target is this task's.
-                    unsafe { row.run(simd) };
+                    unsafe { window.for_each_tile(simd, pass.grid_width, source.count, &kernel) };
                 }
             }
         }

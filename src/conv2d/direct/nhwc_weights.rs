@@ -1,20 +1,18 @@
-//! dw and db of a depthwise convolution, NHWC with one output per channel: channels in the lanes, x
-//! from a ring of copied rows.
+//! dw and db of a depthwise convolution, NHWC with one output per channel: channels in the lanes, x read in
+//! place.
 //!
-//! The sums of each tap stay in the first-level cache; those of a block of rows are summed apart, so
-//! that rounding errors grow with the number of blocks only.
+//! Each tile of outputs adds its products to the sums of all taps, which stay in the first-level cache;
+//! those of a block of rows are summed apart, so that rounding errors grow with the number of blocks only.
 
-use super::nhwc_band::{NhwcBand, Source};
+use super::nhwc_band::Source;
+use super::nhwc_window::{Pixels, Tile, Window, WindowKernel};
 use crate::conv2d::gradient::{Gradient, View};
 use crate::conv2d::patches::Taps;
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::pool2d::Region;
 use crate::runs;
 use crate::shape::ConvShape;
-use crate::simd::{Element, Lanes};
-
-/// Outputs whose products are summed together.
-const OUTPUTS: usize = 7;
+use crate::simd::{Element, Lanes, TILE_LANES};
 
 /// The sums of a block of channels.
 pub(super) struct Sums<'a, T> {
@@ -24,15 +22,19 @@ pub(super) struct Sums<'a, T> {
     pub gradient: &'a Gradient<'a, T>,
     pub rows: Taps,
     pub columns: Taps,
-    pub band: NhwcBand,
     /// First and end.
     pub channels: (usize, usize),
     /// `[taps, all channels]` of dw, and `[all channels]` of db behind them.
     pub sums: *mut T,
-    /// Room for the band's channels of each of these, and a ring behind them.
+    /// `scratch_len` elements.
     pub scratch: *mut T,
-    /// And for a row of dy.
+    /// Room for a row of dy.
     pub region: *mut T,
+}
+
+/// Elements of memory for a block of channels: its sums of each tap and of db, and zeros.
+pub(super) fn scratch_len(taps: usize, channels: usize) -> usize {
+    (taps + 2) * channels.next_multiple_of(TILE_LANES)
 }
 
 impl<T: Element> Sums<'_, T> {
@@ -49,18 +51,20 @@ impl<T: Element> Sums<'_, T> {
     #[inline(always)]
     pub unsafe fn run<S: Lanes<T>>(&self, simd: S, (first, end): (usize, usize)) {
         let (channel, count) = (self.channels.0, self.channels.1 - self.channels.0);
-        let stride = self.band.channels;
+        let stride = count.next_multiple_of(TILE_LANES);
         let block_rows = (DEPTH_BLOCK / self.shape.out_width).max(1);
-        let mut starts = [0; DEPTH_BLOCK];
+        let zeros = self.scratch.wrapping_add(self.lines() * stride);
+        let mut lines = [zeros.cast_const(); DEPTH_BLOCK];
         // SAFETY: the caller answers for the rows and the sums.
         unsafe {
+            zeros.write_bytes(0, stride);
             for line in 0..self.lines() {
                 self.sums.add(line * self.shape.out_channels + channel).write_bytes(0, count);
             }
             for block in (first..end).step_by(block_rows) {
                 self.scratch.write_bytes(0, self.lines() * stride);
                 for row in block..end.min(block + block_rows) {
-                    self.row(simd, row, row == first, &mut starts);
+                    self.row(simd, row, stride, zeros, &mut lines);
                 }
                 for line in 0..self.lines() {
                     let sums = self.sums.add(line * self.shape.out_channels + channel);
@@ -75,7 +79,7 @@ impl<T: Element> Sums<'_, T> {
         }
     }
 
-    /// Adds a row, counted over all images, to the block's sums; `first` where the ring is empty.
+    /// Adds a row, counted over all images, to the block's sums.
     ///
     /// # Safety
     /// The tensors have the row.
@@ -84,93 +88,158 @@ impl<T: Element> Sums<'_, T> {
         &self,
         simd: S,
         row: usize,
-        first: bool,
-        starts: &mut [u32; DEPTH_BLOCK],
+        stride: usize,
+        zeros: *const T,
+        lines: &mut [*const T],
     ) {
         let (image, row) = (row / self.shape.out_height, row % self.shape.out_height);
         let [x_image, _, x_row, x_column] = self.shape.input_strides;
         let region =
             Region { image, channels: self.channels.0..self.channels.1, rows: row..row + 1 };
-        let ring = self.scratch.wrapping_add(self.lines() * self.band.channels);
+        let count = self.channels.1 - self.channels.0;
+        let source = Source {
+            start: self.x.wrapping_add(image * x_image + self.channels.0),
+            relu_output: std::ptr::null(),
+            strides: [x_row, x_column],
+            count,
+        };
+        let lines = match self.x.is_null() {
+            true => &mut lines[..0],
+            false => &mut lines[..self.rows.count],
+        };
+        let window = Window::in_place((&self.rows, &self.columns), row, &source, zeros, lines);
         // SAFETY: the caller answers for the row, and there is memory for it.
         unsafe {
             let view = self.gradient.view(self.shape, &region, self.region);
-            let [dy_image, dy_channel, dy_row, dy_column] = view.strides;
-            if !self.x.is_null() {
-                let source = Source {
-                    start: self.x.wrapping_add(image * x_image + self.channels.0),
-                    relu_output: std::ptr::null(),
-                    strides: [x_row, x_column],
-                    count: self.channels.1 - self.channels.0,
-                };
-                self.band.fill(simd, &source, row, first || row == 0, ring);
-                self.band.list_taps((&self.rows, row), &self.columns, starts);
-            }
-            let starts = &starts[..self.lines() - 1];
+            let [dy_image, dy_channel, dy_row, _] = view.strides;
             let offset = image * dy_image + row * dy_row + self.channels.0 * dy_channel;
-            let width = self.shape.out_width;
-            let mut column = 0;
-            while column < width {
-                let pixels = ring.wrapping_add(column * self.band.step());
-                let offset = offset + column * dy_column;
-                if column + OUTPUTS <= width {
-                    self.outputs::<S, OUTPUTS>(simd, starts, pixels, &view, offset);
-                    column += OUTPUTS;
-                } else {
-                    self.outputs::<S, 1>(simd, starts, pixels, &view, offset);
-                    column += 1;
-                }
-            }
+            let kernel = Row { window, view, offset, sums: self.scratch, stride };
+            window.for_each_tile(simd, self.shape.out_width, count, &kernel);
         }
     }
+}
 
-    /// Adds the products of `N` neighbouring outputs, whose dy begins at `offset`.
-    ///
-    /// # Safety
-    /// The tensors and the ring have them.
+/// A block of channels of a row of y.
+struct Row<'a, T> {
+    /// Without lines for db alone.
+    window: Window<'a, T>,
+    view: View<T>,
+    /// Where its dy begins.
+    offset: usize,
+    /// For each tap, and db behind them.
+    sums: *mut T,
+    /// From one to the next.
+    stride: usize,
+}
+
+impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
     #[inline(always)]
-    unsafe fn outputs<S: Lanes<T>, const N: usize>(
+    unsafe fn run<const N: usize, const STEP: usize, const V: usize, const WHOLE: bool>(
         &self,
         simd: S,
-        starts: &[u32],
-        pixels: *const T,
-        view: &View<T>,
-        offset: usize,
+        tile: Tile,
+        channel: usize,
+        count: usize,
     ) {
-        let channels = self.channels.1 - self.channels.0;
-        let dy_column = view.strides[3];
-        let step = self.band.step();
-        for channel in (0..channels).step_by(S::LANES) {
-            let count = S::LANES.min(channels - channel);
-            let [dy, relu_output] = view.at(offset + channel);
-            // SAFETY: dy has the channels; the ring and the sums have whole vectors.
-            unsafe {
-                let mut gradients = [simd.splat(T::default()); N];
+        let taps = self.window.taps;
+        let shared = self.window.shares(STEP);
+        let dy_column = self.view.strides[3];
+        let [dy, relu_output] = self.view.at(self.offset + tile.column * dy_column + channel);
+        let mut gradients = [[simd.splat(T::default()); N]; V];
+        // SAFETY: the caller answers for dy and the lines; the sums have whole vectors.
+        unsafe {
+            for (v, gradients) in gradients.iter_mut().enumerate() {
                 for (n, gradient) in gradients.iter_mut().enumerate() {
-                    *gradient = runs::load(simd, count, dy.add(n * dy_column));
-                }
-                if !relu_output.is_null() {
-                    for (n, gradient) in gradients.iter_mut().enumerate() {
-                        let output = relu_output.add(n * dy_column);
-                        *gradient = simd.relu_gradient(runs::load(simd, count, output), *gradient);
+                    let place = n * dy_column + v * S::LANES;
+                    *gradient = runs::load(simd, count, dy.add(place));
+                    if !relu_output.is_null() {
+                        let output = runs::load(simd, count, relu_output.add(place));
+                        *gradient = simd.relu_gradient(output, *gradient);
                     }
                 }
-                let mut total = self.scratch.add(channel);
-                for &start in starts {
-                    let pixels = pixels.add(start as usize + channel);
-                    let mut sum = simd.load(total);
-                    for (n, &gradient) in gradients.iter().enumerate() {
-                        sum = simd.mul_add(gradient, simd.load(pixels.add(n * step)), sum);
-                    }
-                    simd.store(total, sum);
-                    total = total.add(self.band.channels);
+            }
+            let mut sums = self.sums.add(channel);
+            for &line in self.window.lines {
+                let pixels = self.window.pixels(simd, line, tile, (channel, count));
+                let mut tap = 0;
+                while tap < taps {
+                    let done = match taps - tap {
+                        3.. if shared => add::<T, S, N, STEP, V, 3, WHOLE>(
+                            &pixels,
+                            tap,
+                            &gradients,
+                            sums,
+                            self.stride,
+                        ),
+                        2 if shared => add::<T, S, N, STEP, V, 2, WHOLE>(
+                            &pixels,
+                            tap,
+                            &gradients,
+                            sums,
+                            self.stride,
+                        ),
+                        _ => add::<T, S, N, 1, V, 1, WHOLE>(
+                            &pixels,
+                            tap,
+                            &gradients,
+                            sums,
+                            self.stride,
+                        ),
+                    };
+                    sums = sums.add(done * self.stride);
+                    tap += done;
                 }
-                let mut sum = simd.load(total);
-                for &gradient in &gradients {
+            }
+            for (v, gradients) in gradients.iter().enumerate() {
+                let mut sum = simd.load(sums.add(v * S::LANES));
+                for &gradient in gradients {
                     sum = simd.add(sum, gradient);
                 }
-                simd.store(total, sum);
+                simd.store(sums.add(v * S::LANES), sum);
             }
         }
     }
+}
+
+/// Adds the products of `TAPS` taps from number `first` on to their sums, `stride` apart. Returns `TAPS`.
+///
+/// # Safety
+/// The pixels that exist can be read; the sums have whole vectors.
+#[inline(always)]
+unsafe fn add<
+    T: Element,
+    S: Lanes<T>,
+    const N: usize,
+    const STEP: usize,
+    const V: usize,
+    const TAPS: usize,
+    const WHOLE: bool,
+>(
+    pixels: &Pixels<T, S>,
+    first: usize,
+    gradients: &[[S::Vector; N]; V],
+    target: *mut T,
+    stride: usize,
+) -> usize {
+    let simd = pixels.simd;
+    let mut sums = [[simd.splat(T::default()); V]; TAPS];
+    // SAFETY: the caller answers for the pixels and the sums.
+    unsafe {
+        for (tap, sums) in sums.iter_mut().enumerate() {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                *sum = simd.load(target.add(tap * stride + v * S::LANES));
+            }
+        }
+        pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
+            first,
+            #[inline(always)]
+            |tap, n, v, pixel| sums[tap][v] = simd.mul_add(gradients[v][n], pixel, sums[tap][v]),
+        );
+        for (tap, sums) in sums.iter().enumerate() {
+            for (v, &sum) in sums.iter().enumerate() {
+                simd.store(target.add(tap * stride + v * S::LANES), sum);
+            }
+        }
+    }
+    TAPS
 }

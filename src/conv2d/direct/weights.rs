@@ -6,8 +6,7 @@ use std::array;
 use super::TASK_WORK;
 use super::band::Band;
 use super::depthwise_weights::{self, Plane};
-use super::nhwc_band::NhwcBand;
-use super::nhwc_weights::Sums;
+use super::nhwc_weights::{self, Sums};
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, parts_of_batch, updated};
 use crate::conv2d::gradient::Gradient;
@@ -22,6 +21,8 @@ use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
 /// Planes of a task at the least.
 const PLANES: usize = 16;
+/// Channels of a task at the most, NHWC.
+const NHWC_CHANNELS: usize = 512;
 /// Taps of one row that share each load of dy.
 const SHARED_TAPS: usize = 3;
 /// At least the vectors that `TILE_LANES` takes.
@@ -58,8 +59,9 @@ impl Plan {
                 (Copies::Nchw(band), shape.batch, PLANES)
             }
             Layout::Nhwc => {
-                let band = NhwcBand::new::<T>(axes, shape.out_width, shape.out_channels);
-                (Copies::Nhwc(band), shape.batch * shape.out_height, band.channels)
+                let blocks = shape.out_channels.div_ceil(NHWC_CHANNELS);
+                let channels = shape.out_channels.div_ceil(blocks).next_multiple_of(TILE_LANES);
+                (Copies::Nhwc, shape.batch * shape.out_height, channels)
             }
         };
         // Where there are many channels, they are tasks enough.
@@ -72,7 +74,7 @@ impl Plan {
         let parts = units.div_ceil(units_of_part);
         let channels = match copies {
             Copies::Nchw(_) => (TASK_WORK / (work / parts).max(1)).max(1).next_multiple_of(PLANES),
-            Copies::Nhwc(band) => band.channels,
+            Copies::Nhwc => least_channels,
         };
         Plan {
             rows,
@@ -92,7 +94,7 @@ impl Plan {
     fn copy_len(&self) -> usize {
         match &self.copies {
             Copies::Nchw(band) => band.len(),
-            Copies::Nhwc(band) => (self.taps + 1) * band.channels + band.len(),
+            Copies::Nhwc => nhwc_weights::scratch_len(self.taps, self.channels),
         }
     }
 
@@ -100,7 +102,7 @@ impl Plan {
     fn scratch_len<T: Element>(&self, shape: &ConvShape, dy: &Gradient<'_, T>) -> ScratchLen {
         let region = match &self.copies {
             Copies::Nchw(_) => dy.scratch_len(1, shape.out_height),
-            Copies::Nhwc(band) => dy.scratch_len(band.channels, 1),
+            Copies::Nhwc => dy.scratch_len(self.channels, 1),
         };
         ScratchLen { shared: self.parts * self.sums_of_part, per_slot: self.copy_len() + region }
     }
@@ -172,7 +174,7 @@ pub(in crate::conv2d) fn run<T: Element>(
 #[derive(Clone, Copy)]
 enum Copies {
     Nchw(Band),
-    Nhwc(NhwcBand),
+    Nhwc,
 }
 
 /// One part's sums of some channels: `[taps, out_channels]` of dw, then `[out_channels]` of db.
@@ -218,14 +220,13 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
                     }
                 }
             }
-            &Copies::Nhwc(band) => {
+            Copies::Nhwc => {
                 let sums = Sums {
                     shape: self.shape,
                     x: self.pass.x.filter(|_| self.with_dw).map_or(std::ptr::null(), <[T]>::as_ptr),
                     gradient: &self.pass.gradient,
                     rows: self.rows,
                     columns: self.columns,
-                    band,
                     channels: self.channels,
                     sums: self.sums,
                     scratch: self.copy,

@@ -1,0 +1,272 @@
+//! The windows of one row of the grid of a depthwise pass, NHWC, and how kernels pass over them: a tile of
+//! neighbouring outputs times some vectors of channels at a time.
+//!
+//! Where the windows of neighbours share pixels, a kernel loads each once for three taps.
+
+use super::nhwc_band::{NhwcBand, Source};
+use crate::conv2d::patches::Taps;
+use crate::gemm::lines::unrolled;
+use crate::simd::{Element, Lanes, TILE_LANES};
+
+/// Where the windows of a row of the grid lie.
+#[derive(Clone, Copy)]
+pub(super) struct Window<'a, T> {
+    /// For each row of taps, the first pixel of the first output's window, or `zeros`.
+    pub lines: &'a [*const T],
+    /// Zeros for all channels, which stand for the pixels of rows in the padding.
+    pub zeros: *const T,
+    /// From pixel to pixel of a line.
+    pixel: usize,
+    /// How many pixels of the first output's window lie in front of the line's first, negative where it
+    /// begins behind that one, and how many in front of the line's end.
+    inside: (isize, isize),
+    /// Taps of a line.
+    pub taps: usize,
+    /// Pixels from output to output, and from tap to tap.
+    step: usize,
+    dilation: usize,
+}
+
+impl<'a, T: Element> Window<'a, T> {
+    /// In the source as it lies; lists the lines.
+    #[inline(always)]
+    pub fn in_place(
+        (rows, columns): (&Taps, &Taps),
+        row: usize,
+        source: &Source<T>,
+        zeros: *const T,
+        lines: &'a mut [*const T],
+    ) -> Self {
+        let [of_row, of_column] = source.strides;
+        let first = columns.source(0, columns.in_order(0));
+        for (tap, line) in lines.iter_mut().enumerate() {
+            let y = rows.source(row, tap);
+            let place = (y * of_row as isize).wrapping_add(first * of_column as isize);
+            *line = match rows.outside(y) {
+                true => zeros,
+                false => source.start.wrapping_offset(place),
+            };
+        }
+        let inside = (-first, columns.extent as isize - first);
+        Window::new(lines, zeros, columns, of_column, inside)
+    }
+
+    /// In the ring that begins at `start`; lists the lines.
+    #[inline(always)]
+    pub fn copied(
+        (rows, columns): (&Taps, &Taps),
+        row: usize,
+        ring: &NhwcBand,
+        start: *const T,
+        zeros: *const T,
+        lines: &'a mut [*const T],
+    ) -> Self {
+        for (tap, line) in lines.iter_mut().enumerate() {
+            let offset = ring.start((rows, tap), (columns, columns.in_order(0)), row);
+            *line = start.wrapping_add(offset);
+        }
+        Window::new(lines, zeros, columns, ring.channels, (0, isize::MAX))
+    }
+
+    #[inline(always)]
+    fn new(
+        lines: &'a [*const T],
+        zeros: *const T,
+        columns: &Taps,
+        pixel: usize,
+        inside: (isize, isize),
+    ) -> Self {
+        let Taps { count: taps, step, offset_step, .. } = *columns;
+        let dilation = offset_step.unsigned_abs();
+        Window { lines, zeros, pixel, inside, taps, step, dilation }
+    }
+
+    /// Runs a kernel for `width` outputs times `count` channels.
+    ///
+    /// # Safety
+    /// The lines have what these read, and the kernel may run.
+    #[inline(always)]
+    pub unsafe fn for_each_tile<S: Lanes<T>>(
+        &self,
+        simd: S,
+        width: usize,
+        count: usize,
+        kernel: &impl WindowKernel<T, S>,
+    ) {
+        let dense = self.dilation == 1;
+        let mut column = 0;
+        while column < width {
+            // SAFETY: the caller answers for the outputs.
+            column += unsafe {
+                match (self.step, width - column) {
+                    (2, 4..) if dense => self.tile::<S, 4, 2>(simd, column, count, kernel),
+                    (2, 2..) if dense => self.tile::<S, 2, 2>(simd, column, count, kernel),
+                    (_, 7..) if S::TILE_ROWS > 6 => {
+                        self.tile::<S, 7, 1>(simd, column, count, kernel)
+                    }
+                    (_, 4..) => self.tile::<S, 4, 1>(simd, column, count, kernel),
+                    (_, 2..) => self.tile::<S, 2, 1>(simd, column, count, kernel),
+                    _ => self.tile::<S, 1, 1>(simd, column, count, kernel),
+                }
+            };
+        }
+    }
+
+    /// `N` outputs from `column` on, `STEP` pixels apart where they share pixels. Returns `N`.
+    ///
+    /// # Safety
+    /// As for `for_each_tile`.
+    #[inline(always)]
+    unsafe fn tile<S: Lanes<T>, const N: usize, const STEP: usize>(
+        &self,
+        simd: S,
+        column: usize,
+        count: usize,
+        kernel: &impl WindowKernel<T, S>,
+    ) -> usize {
+        let skipped = (column * self.step) as isize;
+        let (before, behind) = (self.inside.0 - skipped, self.inside.1 - skipped);
+        let reach = (N - 1) * self.step + self.taps.saturating_sub(1) * self.dilation;
+        let whole = before <= 0 && (reach as isize) < behind;
+        let tile = Tile { column, inside: (before.max(0) as usize, behind.max(0) as usize) };
+        let mut channel = 0;
+        // SAFETY: the caller answers for the outputs.
+        unsafe {
+            // Whole cache lines.
+            while 2 * S::LANES <= TILE_LANES && channel + 2 * S::LANES <= count {
+                match whole {
+                    true => kernel.run::<N, STEP, 2, true>(simd, tile, channel, S::LANES),
+                    false => kernel.run::<N, STEP, 2, false>(simd, tile, channel, S::LANES),
+                }
+                channel += 2 * S::LANES;
+            }
+            while 2 * S::LANES > TILE_LANES && whole && channel + S::LANES <= count {
+                kernel.run::<N, STEP, 1, true>(simd, tile, channel, S::LANES);
+                channel += S::LANES;
+            }
+            while channel < count {
+                let lanes = S::LANES.min(count - channel);
+                kernel.run::<N, STEP, 1, false>(simd, tile, channel, lanes);
+                channel += lanes;
+            }
+        }
+        N
+    }
+
+    /// Whether outputs `step` pixels apart share pixels, so that several taps can be taken together.
+    #[inline(always)]
+    pub fn shares(&self, step: usize) -> bool {
+        self.dilation == 1 && self.step == step
+    }
+
+    /// What a tile reads of a line, `count` channels of each vector from `channel` on.
+    #[inline(always)]
+    pub fn pixels<S: Lanes<T>>(
+        &self,
+        simd: S,
+        line: *const T,
+        tile: Tile,
+        (channel, count): (usize, usize),
+    ) -> Pixels<T, S> {
+        let (start, stride) = match line == self.zeros {
+            true => (line, 0),
+            false => (line.wrapping_add(tile.column * self.step * self.pixel), self.pixel),
+        };
+        Pixels {
+            simd,
+            mask: simd.mask_between(0, count),
+            start: start.wrapping_add(channel),
+            stride,
+            inside: tile.inside,
+            step: self.step,
+            dilation: self.dilation,
+        }
+    }
+}
+
+/// Some neighbouring outputs: the first, and which of the pixels from its first tap on exist.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub column: usize,
+    inside: (usize, usize),
+}
+
+/// What is done with each tile of a row.
+pub(super) trait WindowKernel<T: Element, S: Lanes<T>> {
+    /// `N` outputs, `STEP` pixels apart where they share pixels, times `V` vectors of channels from `channel`
+    /// on, the last one of `count` channels; where the tile is `WHOLE`, all its pixels and lanes exist.
+    ///
+    /// # Safety
+    /// As for `Window::for_each_tile`.
+    unsafe fn run<const N: usize, const STEP: usize, const V: usize, const WHOLE: bool>(
+        &self,
+        simd: S,
+        tile: Tile,
+        channel: usize,
+        count: usize,
+    );
+}
+
+/// Some channels of the pixels that a tile reads of a line.
+pub(super) struct Pixels<T: Element, S: Lanes<T>> {
+    pub simd: S,
+    /// Channels, where not all pixels and lanes exist.
+    mask: S::Mask,
+    /// The first output's first tap.
+    start: *const T,
+    stride: usize,
+    inside: (usize, usize),
+    step: usize,
+    dilation: usize,
+}
+
+impl<T: Element, S: Lanes<T>> Pixels<T, S> {
+    /// Calls `body` with (tap, output, vector, pixel) for `TAPS` taps from number `first` on of `N` outputs: for
+    /// several taps, of outputs that are `STEP` pixels apart, loads what these share once. What does not exist is
+    /// 0.
+    ///
+    /// # Safety
+    /// The pixels that exist can be read.
+    #[inline(always)]
+    pub unsafe fn for_each<
+        const N: usize,
+        const STEP: usize,
+        const V: usize,
+        const TAPS: usize,
+        const WHOLE: bool,
+    >(
+        &self,
+        first: usize,
+        mut body: impl FnMut(usize, usize, usize, S::Vector),
+    ) {
+        let unit = if TAPS > 1 { 1 } else { self.step };
+        unrolled::<14>(
+            #[inline(always)]
+            |number| {
+                if number >= (N - 1) * STEP + TAPS {
+                    return;
+                }
+                let position = first * self.dilation + number * unit;
+                let exists = position >= self.inside.0 && position < self.inside.1;
+                let pixel = self.start.wrapping_add(position * self.stride);
+                for v in 0..V {
+                    let pixel = pixel.wrapping_add(v * S::LANES);
+                    // SAFETY: the caller answers for pixels that exist.
+                    let pixel = unsafe {
+                        match WHOLE {
+                            true => self.simd.load(pixel),
+                            false if exists => self.simd.load_where(self.mask, pixel),
+                            false => self.simd.splat(T::default()),
+                        }
+                    };
+                    for tap in 0..TAPS {
+                        let of_output = number.wrapping_sub(tap);
+                        if number >= tap && of_output % STEP == 0 && of_output / STEP < N {
+                            body(tap, of_output / STEP, v, pixel);
+                        }
+                    }
+                }
+            },
+        );
+    }
+}
