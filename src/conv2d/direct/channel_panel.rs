@@ -12,7 +12,7 @@ use crate::conv2d::patches::Taps;
 use crate::gemm::lines::Lines;
 use crate::gemm::pack::TileShape;
 use crate::runs;
-use crate::simd::{Element, Lanes, TileKernel};
+use crate::simd::{CACHE_LINE, Element, Lanes, TileKernel};
 
 /// A panel of a group's channels of some images.
 #[derive(Clone, Copy)]
@@ -402,7 +402,9 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tiles<'_, T> {
                     // What the next tile but one will write arrives meanwhile.
                     for r in pixel + 2 * ROWS..pixel + 3 * ROWS {
                         let target = self.target.wrapping_add(r * self.target_stride);
-                        simd.prefetch(target);
+                        for lane in (0..width).step_by(CACHE_LINE / size_of::<T>()) {
+                            simd.prefetch(target.wrapping_add(lane));
+                        }
                         simd.prefetch(target.wrapping_add(width - 1));
                     }
                 }
