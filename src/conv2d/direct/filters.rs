@@ -13,11 +13,11 @@ use crate::conv2d::gradient::Gradient;
 use crate::conv2d::patches::Taps;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASK_WORK, TASKS};
-use crate::gemm::kernel::MOST_COLUMNS;
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use crate::pool2d::Region;
+use crate::runs;
 use crate::scratch::ScratchLen;
-use crate::shape::ConvShape;
+use crate::shape::{ConvShape, FilterLayout};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, Level, TILE_LANES, TileKernel};
 
@@ -540,64 +540,90 @@ impl<T: Element> Kernel<T> for AddUp<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let (shape, plan) = (self.shape, self.plan);
-        let (alpha, beta) = self.alpha_beta;
         let width = plan.lanes(shape, self.panel);
         let first = self.panel * plan.panels.width;
         let outputs = width.min(shape.group_out - first);
         let [w_out, w_in, w_row, w_column] = shape.filter_strides();
         let weights = shape.group_in * plan.taps;
-        // Whether the filters have the order of the sums: OIHW.
-        let in_order = w_in == plan.taps && w_row == shape.width.kernel && w_column == 1;
-        // A few weights of all outputs at a time.
-        let mut values = [T::default(); TILE_LANES * MOST_COLUMNS];
-        for weight in (0..weights).step_by(S::LANES) {
-            let count = S::LANES.min(weights - weight);
-            // SAFETY: the parts have the panel's sums, dw the outputs' weights, which no other
-            // task writes.
-            unsafe {
-                let start = self.group * plan.group_len + first * weights + weight * width;
-                let sums = self.sums.add(start);
-                for number in 0..count {
-                    for lane in (0..width).step_by(S::LANES) {
-                        let mut sum = simd.splat(T::default());
-                        for part in 0..plan.parts {
-                            let place = part * plan.part_len + number * width + lane;
-                            sum = simd.add(sum, simd.load(sums.add(place)));
-                        }
-                        let value = values.as_mut_ptr().add(number * MOST_COLUMNS + lane);
-                        simd.store(value, simd.mul(simd.splat(alpha), sum));
+        // dw has `run` of an output's weights side by side, whose sums lie `step` panels' rows apart.
+        let (run, step) = match shape.filter_layout {
+            FilterLayout::Oihw => (weights, 1),
+            FilterLayout::Ohwi => (shape.group_in, plan.taps),
+            FilterLayout::Hwio => (1, 1),
+        };
+        let start = self.group * plan.group_len + first * weights;
+        let dw = self.dw.wrapping_add((self.group * shape.group_out + first) * w_out);
+        for number in 0..weights / run {
+            let (input, tap) = (number / plan.taps, number % plan.taps);
+            let (row, column) = (tap / shape.width.kernel, tap % shape.width.kernel);
+            let dw = dw.wrapping_add(input * w_in + row * w_row + column * w_column);
+            for weight in (0..run).step_by(S::LANES) {
+                let count = S::LANES.min(run - weight);
+                let sums = self.sums.wrapping_add(start + (number + weight * step) * width);
+                for lane in (0..width).step_by(S::LANES) {
+                    // SAFETY: the parts have the panel's sums, dw the outputs' weights, which no other
+                    // task writes.
+                    unsafe {
+                        let sums = sums.add(lane);
+                        let dw = dw.add(lane * w_out + weight);
+                        let outputs = S::LANES.min(outputs - lane);
+                        self.block(simd, (sums, step * width), (count, outputs), (dw, w_out));
                     }
                 }
-                let output = self.group * shape.group_out + first;
-                let dw = self.dw.add(output * w_out);
-                if in_order && beta == T::default() && count == S::LANES {
-                    for lane in (0..outputs).step_by(S::LANES) {
-                        if lane + S::LANES <= outputs {
-                            let source = values.as_ptr().add(lane);
-                            let target = dw.add(lane * w_out + weight);
-                            simd.transpose(S::LANES, source, MOST_COLUMNS, target, w_out);
-                            continue;
-                        }
-                        for lane in lane..outputs {
-                            for number in 0..S::LANES {
-                                let value = values[number * MOST_COLUMNS + lane];
-                                *dw.add(lane * w_out + weight + number) = value;
-                            }
-                        }
-                    }
-                    continue;
+            }
+        }
+    }
+}
+
+impl<T: Element> AddUp<'_, T> {
+    /// Adds up the parts of some weights, a vector of outputs each, `sum_stride` apart, and updates dw, where
+    /// outputs lie `w_out` apart and weights side by side.
+    ///
+    /// # Safety
+    /// The parts and dw have them, and nobody else uses those of dw.
+    #[inline(always)]
+    unsafe fn block<S: Lanes<T>>(
+        &self,
+        simd: S,
+        (sums, sum_stride): (*const T, usize),
+        (weights, outputs): (usize, usize),
+        (dw, w_out): (*mut T, usize),
+    ) {
+        let (alpha, beta) = self.alpha_beta;
+        let mut values = [T::default(); TILE_LANES * TILE_LANES];
+        let mut transposed = [T::default(); TILE_LANES * TILE_LANES];
+        // SAFETY: the caller answers for the sums and for dw.
+        unsafe {
+            for (weight, values) in values.chunks_exact_mut(S::LANES).enumerate().take(weights) {
+                let mut sum = simd.splat(T::default());
+                for part in 0..self.plan.parts {
+                    let place = part * self.plan.part_len + weight * sum_stride;
+                    sum = simd.add(sum, simd.load(sums.add(place)));
                 }
-                for number in 0..count {
-                    let (input, tap) =
-                        ((weight + number) / plan.taps, (weight + number) % plan.taps);
-                    let (row, column) = (tap / shape.width.kernel, tap % shape.width.kernel);
-                    let dw = dw.add(input * w_in + row * w_row + column * w_column);
-                    for lane in 0..outputs {
-                        let value = values[number * MOST_COLUMNS + lane];
-                        let dw = dw.add(lane * w_out);
-                        *dw = if beta == T::default() { value } else { value + beta * *dw };
-                    }
+                simd.store(values.as_mut_ptr(), simd.mul(simd.splat(alpha), sum));
+            }
+            if outputs == S::LANES && w_out > 1 && beta == T::default() {
+                simd.transpose(weights, values.as_ptr(), S::LANES, dw, w_out);
+                return;
+            }
+            // Lines of dw: of outputs where those lie side by side, else of weights.
+            let (lines, count, stride) = match w_out {
+                1 => (weights, outputs, 1),
+                _ => (outputs, weights, w_out),
+            };
+            if w_out > 1 {
+                let target = transposed.as_mut_ptr();
+                simd.transpose(weights, values.as_ptr(), S::LANES, target, S::LANES);
+                values = transposed;
+            }
+            for line in 0..lines {
+                let mut value = simd.load(values.as_ptr().add(line * S::LANES));
+                let dw = dw.add(line * stride);
+                if beta != T::default() {
+                    let old = runs::load(simd, count, dw);
+                    value = simd.mul_add(simd.splat(beta), old, value);
                 }
+                runs::store(simd, count, dw, value);
             }
         }
     }
