@@ -500,10 +500,18 @@ impl<T: Element> Kernel<T> for SumPanels<T> {
                 // SAFETY: `count` lines of a packed panel, and their sums.
                 unsafe {
                     let start = self.panels.add(first * self.depth + line);
-                    let mut sum = simd.splat(T::default());
-                    for place in 0..self.depth {
-                        sum = simd.add(sum, simd.load_first(count, start.add(place * width)));
+                    let mask = simd.mask_between(0, count);
+                    // Several sums: each addition waits for the one before.
+                    let mut sums = [simd.splat(T::default()); 4];
+                    for place in (0..self.depth).step_by(sums.len()) {
+                        for (n, sum) in sums.iter_mut().enumerate() {
+                            if place + n < self.depth {
+                                let value = start.add((place + n) * width);
+                                *sum = simd.add(*sum, simd.load_where(mask, value));
+                            }
+                        }
                     }
+                    let sum = simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3]));
                     let target = self.sums.add(first + line);
                     let total = simd.add(simd.load_first(count, target), sum);
                     simd.store_first(count, target, total);

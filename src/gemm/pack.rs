@@ -186,7 +186,8 @@ impl<T: Element> PackMatrix<T> {
         // SAFETY: the caller answers for the lines and places, and for the panel.
         unsafe {
             let target = self.target.add(panel * self.panel_stride + place * width);
-            if lines < width {
+            let copied = self.line_stride == 1 && self.depth.strides[2] != 1;
+            if lines < width && !copied {
                 for place in 0..count {
                     for line in lines..width {
                         *target.add(place * width + line) = T::default();
@@ -198,7 +199,7 @@ impl<T: Element> PackMatrix<T> {
             let run = Run { pack: self, offset, lines, behind, count, target, width };
             if self.depth.strides[2] == 1 {
                 run.transpose(simd);
-            } else if self.line_stride == 1 {
+            } else if copied {
                 run.copy(simd);
             } else {
                 run.gather(simd);
@@ -221,14 +222,14 @@ struct Run<'a, T> {
 }
 
 impl<T: Element> Run<'_, T> {
-    /// The line's vector from place `place` on, masked.
+    /// The lanes of `mask`, or all, of what lies at an offset, masked by the ReLU's output.
     #[inline(always)]
-    unsafe fn load<S: Lanes<T>>(&self, simd: S, offset: isize, count: usize) -> S::Vector {
-        // SAFETY: `count` elements from there are the source's, for which the caller answers.
+    unsafe fn load<S: Lanes<T>>(&self, simd: S, offset: isize, mask: Option<S::Mask>) -> S::Vector {
+        // SAFETY: these elements are the source's, for which the caller answers.
         unsafe {
-            let load = |source: *const T| match count == S::LANES {
-                true => simd.load(source.offset(offset)),
-                false => simd.load_first(count, source.offset(offset)),
+            let load = |source: *const T| match mask {
+                None => simd.load(source.offset(offset)),
+                Some(mask) => simd.load_where(mask, source.offset(offset)),
             };
             match self.pack.relu_output.is_null() {
                 true => load(self.pack.source),
@@ -254,8 +255,7 @@ impl<T: Element> Run<'_, T> {
                     if masked {
                         let mut block = [T::default(); TILE_LANES * TILE_LANES];
                         for line in 0..lines {
-                            let value =
-                                self.load(simd, offset + (line * stride) as isize, S::LANES);
+                            let value = self.load(simd, offset + (line * stride) as isize, None);
                             simd.store(block.as_mut_ptr().add(line * S::LANES), value);
                         }
                         simd.transpose(lines, block.as_ptr(), S::LANES, target, self.width);
@@ -277,7 +277,7 @@ impl<T: Element> Run<'_, T> {
         }
     }
 
-    /// Lines contiguous at each place.
+    /// Lines contiguous at each place; writes the zeros behind them too.
     #[inline(always)]
     unsafe fn copy<S: Lanes<T>>(&self, simd: S) {
         let step = self.pack.depth.strides[2];
@@ -286,13 +286,17 @@ impl<T: Element> Run<'_, T> {
         // will be written, but for the last place.
         let whole = self.lines == self.width && self.lines + self.behind >= vectors;
         let whole = if whole { self.count.saturating_sub(1) } else { 0 };
+        let rest = self.lines % S::LANES;
+        let mask = simd.mask_between(0, rest);
+        // Then the lanes behind the lines are zeros.
+        let rounded = self.width == vectors;
         // SAFETY: within the lines and places of `self`, for which the caller answers.
         unsafe {
             for place in 0..whole {
                 let offset = self.offset + place as isize * step;
                 let target = self.target.add(place * self.width);
                 for line in (0..vectors).step_by(S::LANES) {
-                    let value = self.load(simd, offset + line as isize, S::LANES);
+                    let value = self.load(simd, offset + line as isize, None);
                     simd.store(target.add(line), value);
                 }
             }
@@ -301,14 +305,16 @@ impl<T: Element> Run<'_, T> {
                 let target = self.target.add(place * self.width);
                 let mut line = 0;
                 while line + S::LANES <= self.lines {
-                    let value = self.load(simd, offset + line as isize, S::LANES);
+                    let value = self.load(simd, offset + line as isize, None);
                     simd.store(target.add(line), value);
                     line += S::LANES;
                 }
                 if line < self.lines {
-                    let rest = self.lines - line;
-                    let value = self.load(simd, offset + line as isize, rest);
-                    simd.store_first(rest, target.add(line), value);
+                    let value = self.load(simd, offset + line as isize, Some(mask));
+                    match rounded {
+                        true => simd.store(target.add(line), value),
+                        false => simd.store_first(rest, target.add(line), value),
+                    }
                 }
             }
         }
