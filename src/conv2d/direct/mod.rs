@@ -12,7 +12,6 @@ mod depthwise;
 mod depthwise_phases;
 mod depthwise_weights;
 pub(super) mod filters;
-mod nhwc_band;
 mod nhwc_depthwise;
 mod nhwc_row;
 mod nhwc_weights;
@@ -33,7 +32,7 @@ use crate::shape::{Activation, ConvShape, Layout};
 use crate::simd::{Element, Level};
 
 pub(super) use band::fits as pixel_lanes_fit;
-pub(super) use nhwc_band::fits as nhwc_depthwise_fits;
+pub(super) use nhwc_depthwise::fits as nhwc_depthwise_fits;
 
 /// A task has at least this many multiply-adds, where there are so many.
 const TASK_WORK: usize = 1 << 17;

@@ -1,27 +1,24 @@
-//! Depthwise, NHWC with one output per channel: channels in the lanes.
-//!
-//! The source is read in place; where it is masked, its rows are copied to a ring first, so that each
-//! pixel is masked once.
+//! Depthwise, NHWC with one output per channel: channels in the lanes, the source read in place.
 
 use super::TASK_WORK;
-use super::nhwc_band::{NhwcBand, Source};
 use super::nhwc_row::Row;
-use super::nhwc_window::Window;
+use super::nhwc_window::{Source, Window};
 use crate::context::Context;
 use crate::conv2d::gather::Gather;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
 use crate::scratch::ScratchLen;
+use crate::shape::ConvShape;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
+
+/// Whether windows have few enough taps.
+pub(in crate::conv2d) fn fits(shape: &ConvShape) -> bool {
+    shape.height.kernel.saturating_mul(shape.width.kernel) <= DEPTH_BLOCK
+}
 
 /// How some passes are cut, by the shape alone.
 #[derive(Clone, Copy)]
 struct Plan {
-    /// Where the source is masked.
-    ring: Option<NhwcBand>,
-    /// Channels of a block, and blocks.
-    block: usize,
-    blocks: usize,
     /// Rows of the highest grid.
     height: usize,
     /// Rows of a part of the grid, and parts.
@@ -39,21 +36,12 @@ impl Plan {
     fn new<T: Element>(passes: &[Gather<T>]) -> Self {
         let Gather { batch, groups: channels, .. } = passes[0];
         let most = |of: fn(&Gather<T>) -> usize| passes.iter().map(of).max().unwrap_or(0);
-        let (height, width) = (most(|pass| pass.grid_height), most(|pass| pass.grid_width));
-        let taps = passes.iter().map(|pass| (pass.rows, pass.columns));
-        let masked = !passes[0].relu_output.is_null();
-        let ring = masked.then(|| NhwcBand::new::<T>(taps, width, channels));
-        let block = ring.map_or(channels, |ring| ring.channels);
-        let blocks = channels.div_ceil(block);
-        // Each part copies the rows that it shares with the one before.
-        let work = passes.iter().map(Gather::row_work).sum::<usize>() * block;
-        let wanted = TASKS.div_ceil(batch * blocks).min((work * height).div_ceil(TASK_WORK));
+        let height = most(|pass| pass.grid_height);
+        let work = passes.iter().map(Gather::row_work).sum::<usize>() * channels;
+        let wanted = TASKS.div_ceil(batch).min((work * height).div_ceil(TASK_WORK));
         let part_rows = height.div_ceil(wanted);
         let packed = channels.next_multiple_of(TILE_LANES);
         Plan {
-            ring,
-            block,
-            blocks,
             height,
             part_rows,
             parts: height.div_ceil(part_rows),
@@ -64,8 +52,7 @@ impl Plan {
     }
 
     fn scratch_len(&self, passes: usize) -> ScratchLen {
-        let per_slot = self.ring.map_or(0, |ring| ring.len());
-        ScratchLen { shared: self.zeros + passes * self.filters_len, per_slot }
+        ScratchLen { shared: self.zeros + passes * self.filters_len, per_slot: 0 }
     }
 }
 
@@ -84,15 +71,14 @@ pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Res
         // SAFETY: the scratch memory has the filters of every pass.
         unsafe { pack(pass, filters().add(number * plan.filters_len)) };
     }
-    let count = passes[0].batch * plan.blocks * plan.parts;
-    context.run(count.div_ceil(plan.per_task), &|slot, index| {
+    let count = passes[0].batch * plan.parts;
+    context.run(count.div_ceil(plan.per_task), &|_, index| {
         let first = index * plan.per_task;
         let kernel = GatherParts {
             passes,
             plan,
             zeros: scratch.shared(),
             filters: filters(),
-            ring: scratch.slot(slot),
             first,
             end: count.min(first + plan.per_task),
         };
@@ -130,15 +116,14 @@ unsafe fn pack<T: Element>(pass: &Gather<T>, target: *mut T) {
     }
 }
 
-/// Some of the parts of all images and blocks of channels.
+/// Some of the parts of all images.
 struct GatherParts<'a, T> {
     passes: &'a [Gather<T>],
     plan: Plan,
-    /// As many as a block has channels.
+    /// As many as there are channels.
     zeros: *const T,
     /// Of all passes, packed.
     filters: *const T,
-    ring: *mut T,
     first: usize,
     end: usize,
 }
@@ -148,43 +133,28 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        let Plan { ring, block, blocks, height, part_rows, parts, .. } = self.plan;
-        let pass = &self.passes[0];
-        let [of_image, _, of_row, of_column] = pass.source_strides;
-        let mut lines = [self.zeros; DEPTH_BLOCK];
+        let Plan { height, part_rows, parts, filters_len, .. } = self.plan;
+        let [of_image, _, of_row, of_column] = self.passes[0].source_strides;
+        let mut lines = [[self.zeros; 2]; DEPTH_BLOCK];
         for number in self.first..self.end {
-            let (rest, part) = (number / parts, number % parts);
-            let (image, channel) = (rest / blocks, rest % blocks * block);
-            let [start, relu_output] = pass.source_at(image * of_image + channel);
-            let source = Source {
-                start,
-                relu_output,
-                strides: [of_row, of_column],
-                count: block.min(pass.groups - channel),
-            };
+            let (image, part) = (number / parts, number % parts);
+            let start = self.passes[0].source_at(image * of_image);
+            let source = Source { start, strides: [of_row, of_column] };
             let first_row = part * part_rows;
             for row in first_row..height.min(first_row + part_rows) {
-                if let Some(ring) = &ring {
-                    // SAFETY: the source has the image and the channels.
-                    unsafe { ring.fill(simd, &source, row, row == first_row, self.ring) };
-                }
                 for (number, pass) in self.passes.iter().enumerate() {
                     if row >= pass.grid_height {
                         continue;
                     }
-                    let lines = &mut lines[..pass.rows.count];
                     let taps = (&pass.rows, &pass.columns);
-                    let window = match &ring {
-                        Some(ring) => Window::copied(taps, row, ring, self.ring, self.zeros, lines),
-                        None => Window::in_place(taps, row, &source, self.zeros, lines),
-                    };
+                    let lines = &mut lines[..pass.rows.count];
+                    let window = Window::new(taps, row, &source, self.zeros, lines);
                     let [of_image, _, of_row, _] = pass.target_strides;
-                    let target = image * of_image + row * of_row + channel;
-                    let filters = self.filters.wrapping_add(number * self.plan.filters_len);
-                    let target = pass.target.wrapping_add(target);
-                    let kernel = Row { pass, window, channel, filters, target };
-                    // SAFETY: the source, or the ring, has what the row reads; the target is this task's.
-                    unsafe { window.for_each_tile(simd, pass.grid_width, source.count, &kernel) };
+                    let target = pass.target.wrapping_add(image * of_image + row * of_row);
+                    let filters = self.filters.wrapping_add(number * filters_len);
+                    let kernel = Row { pass, window, filters, target };
+                    // SAFETY: the source has what the row reads; the target is this task's.
+                    unsafe { window.for_each_tile(simd, pass.grid_width, pass.groups, &kernel) };
                 }
             }
         }

@@ -5,15 +5,13 @@ use super::nhwc_window::{Pixels, Tile, Window, WindowKernel};
 use crate::conv2d::gather::Gather;
 use crate::simd::{Element, Lanes, TILE_LANES};
 
-/// A block of channels of one row of the grid of one image.
+/// One row of the grid of one image.
 pub(super) struct Row<'a, T> {
     pub pass: &'a Gather<T>,
     pub window: Window<'a, T>,
-    /// The block's first channel.
-    pub channel: usize,
-    /// Of all channels, packed.
+    /// Packed.
     pub filters: *const T,
-    /// The block's first channel of the row's first output.
+    /// The row's first output.
     pub target: *mut T,
 }
 
@@ -30,9 +28,8 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
         let shared = self.window.shares(STEP);
         let mut sums = [[simd.splat(T::default()); N]; V];
         // A block of packed filters has all of the vectors.
-        let place = self.channel + channel;
-        let block = place / TILE_LANES * self.window.lines.len() * taps * TILE_LANES;
-        let mut filters = self.filters.wrapping_add(block + place % TILE_LANES);
+        let block = channel / TILE_LANES * self.window.lines.len() * taps * TILE_LANES;
+        let mut filters = self.filters.wrapping_add(block + channel % TILE_LANES);
         // SAFETY: the caller answers for the lines and the target; the filters have whole vectors.
         unsafe {
             for &line in self.window.lines {
@@ -56,7 +53,7 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
             for (v, &sums) in sums.iter().enumerate() {
                 let bias = match self.pass.bias.is_null() {
                     true => self.pass.bias,
-                    false => self.pass.bias.add(place + v * S::LANES),
+                    false => self.pass.bias.add(channel + v * S::LANES),
                 };
                 let target = self.target.add(tile.column * stride + channel + v * S::LANES);
                 self.pass.write_vectors(simd, sums, bias, count, (target, stride));

@@ -4,8 +4,9 @@
 //! Each tile of outputs adds its products to the sums of all taps, which stay in the first-level cache;
 //! those of a block of rows are summed apart, so that rounding errors grow with the number of blocks only.
 
-use super::nhwc_band::Source;
-use super::nhwc_window::{Pixels, Tile, Window, WindowKernel};
+use std::ptr;
+
+use super::nhwc_window::{Masked, Pixels, Source, Tile, Window, WindowKernel};
 use crate::conv2d::gradient::{Gradient, View};
 use crate::conv2d::patches::Taps;
 use crate::gemm::blocking::DEPTH_BLOCK;
@@ -54,7 +55,7 @@ impl<T: Element> Sums<'_, T> {
         let stride = count.next_multiple_of(TILE_LANES);
         let block_rows = (DEPTH_BLOCK / self.shape.out_width).max(1);
         let zeros = self.scratch.wrapping_add(self.lines() * stride);
-        let mut lines = [zeros.cast_const(); DEPTH_BLOCK];
+        let mut lines = [[zeros.cast_const(); 2]; DEPTH_BLOCK];
         // SAFETY: the caller answers for the rows and the sums.
         unsafe {
             zeros.write_bytes(0, stride);
@@ -90,24 +91,20 @@ impl<T: Element> Sums<'_, T> {
         row: usize,
         stride: usize,
         zeros: *const T,
-        lines: &mut [*const T],
+        lines: &mut [Masked<T>],
     ) {
         let (image, row) = (row / self.shape.out_height, row % self.shape.out_height);
         let [x_image, _, x_row, x_column] = self.shape.input_strides;
         let region =
             Region { image, channels: self.channels.0..self.channels.1, rows: row..row + 1 };
         let count = self.channels.1 - self.channels.0;
-        let source = Source {
-            start: self.x.wrapping_add(image * x_image + self.channels.0),
-            relu_output: std::ptr::null(),
-            strides: [x_row, x_column],
-            count,
-        };
+        let x = self.x.wrapping_add(image * x_image + self.channels.0);
+        let source = Source { start: [x, ptr::null()], strides: [x_row, x_column] };
         let lines = match self.x.is_null() {
             true => &mut lines[..0],
             false => &mut lines[..self.rows.count],
         };
-        let window = Window::in_place((&self.rows, &self.columns), row, &source, zeros, lines);
+        let window = Window::new((&self.rows, &self.columns), row, &source, zeros, lines);
         // SAFETY: the caller answers for the row, and there is memory for it.
         unsafe {
             let view = self.gradient.view(self.shape, &region, self.region);

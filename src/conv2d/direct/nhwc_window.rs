@@ -3,16 +3,30 @@
 //!
 //! Where the windows of neighbours share pixels, a kernel loads each once for three taps.
 
-use super::nhwc_band::{NhwcBand, Source};
+use std::ptr;
+
+use crate::conv2d::gather::masked_at;
 use crate::conv2d::patches::Taps;
 use crate::gemm::lines::unrolled;
 use crate::simd::{Element, Lanes, TILE_LANES};
+
+/// Rows of pixels: a tensor, and what masks it at the same places; null for none.
+pub(super) type Masked<T> = [*const T; 2];
+
+/// Where an image's channels lie.
+#[derive(Clone, Copy)]
+pub(super) struct Source<T> {
+    /// The first pixel at the first channel.
+    pub start: Masked<T>,
+    /// Strides along (row, column).
+    pub strides: [usize; 2],
+}
 
 /// Where the windows of a row of the grid lie.
 #[derive(Clone, Copy)]
 pub(super) struct Window<'a, T> {
     /// For each row of taps, the first pixel of the first output's window, or `zeros`.
-    pub lines: &'a [*const T],
+    pub lines: &'a [Masked<T>],
     /// Zeros for all channels, which stand for the pixels of rows in the padding.
     pub zeros: *const T,
     /// From pixel to pixel of a line.
@@ -28,14 +42,14 @@ pub(super) struct Window<'a, T> {
 }
 
 impl<'a, T: Element> Window<'a, T> {
-    /// In the source as it lies; lists the lines.
+    /// Of row `row`; lists the lines.
     #[inline(always)]
-    pub fn in_place(
+    pub fn new(
         (rows, columns): (&Taps, &Taps),
         row: usize,
         source: &Source<T>,
         zeros: *const T,
-        lines: &'a mut [*const T],
+        lines: &'a mut [Masked<T>],
     ) -> Self {
         let [of_row, of_column] = source.strides;
         let first = columns.source(0, columns.in_order(0));
@@ -43,42 +57,14 @@ impl<'a, T: Element> Window<'a, T> {
             let y = rows.source(row, tap);
             let place = (y * of_row as isize).wrapping_add(first * of_column as isize);
             *line = match rows.outside(y) {
-                true => zeros,
-                false => source.start.wrapping_offset(place),
+                true => [zeros, ptr::null()],
+                false => masked_at(source.start, place as usize),
             };
         }
-        let inside = (-first, columns.extent as isize - first);
-        Window::new(lines, zeros, columns, of_column, inside)
-    }
-
-    /// In the ring that begins at `start`; lists the lines.
-    #[inline(always)]
-    pub fn copied(
-        (rows, columns): (&Taps, &Taps),
-        row: usize,
-        ring: &NhwcBand,
-        start: *const T,
-        zeros: *const T,
-        lines: &'a mut [*const T],
-    ) -> Self {
-        for (tap, line) in lines.iter_mut().enumerate() {
-            let offset = ring.start((rows, tap), (columns, columns.in_order(0)), row);
-            *line = start.wrapping_add(offset);
-        }
-        Window::new(lines, zeros, columns, ring.channels, (0, isize::MAX))
-    }
-
-    #[inline(always)]
-    fn new(
-        lines: &'a [*const T],
-        zeros: *const T,
-        columns: &Taps,
-        pixel: usize,
-        inside: (isize, isize),
-    ) -> Self {
-        let Taps { count: taps, step, offset_step, .. } = *columns;
+        let Taps { count: taps, step, offset_step, extent, .. } = *columns;
+        let inside = (-first, extent as isize - first);
         let dilation = offset_step.unsigned_abs();
-        Window { lines, zeros, pixel, inside, taps, step, dilation }
+        Window { lines, zeros, pixel: of_column, inside, taps, step, dilation }
     }
 
     /// Runs a kernel for `width` outputs times `count` channels.
@@ -127,7 +113,8 @@ impl<'a, T: Element> Window<'a, T> {
         let skipped = (column * self.step) as isize;
         let (before, behind) = (self.inside.0 - skipped, self.inside.1 - skipped);
         let reach = (N - 1) * self.step + self.taps.saturating_sub(1) * self.dilation;
-        let whole = before <= 0 && (reach as isize) < behind;
+        let masked = self.lines.iter().any(|[_, relu_output]| !relu_output.is_null());
+        let whole = before <= 0 && (reach as isize) < behind && !masked;
         let tile = Tile { column, inside: (before.max(0) as usize, behind.max(0) as usize) };
         let mut channel = 0;
         // SAFETY: the caller answers for the outputs.
@@ -164,18 +151,18 @@ impl<'a, T: Element> Window<'a, T> {
     pub fn pixels<S: Lanes<T>>(
         &self,
         simd: S,
-        line: *const T,
+        line: Masked<T>,
         tile: Tile,
         (channel, count): (usize, usize),
     ) -> Pixels<T, S> {
-        let (start, stride) = match line == self.zeros {
-            true => (line, 0),
-            false => (line.wrapping_add(tile.column * self.step * self.pixel), self.pixel),
+        let (place, stride) = match line[0] == self.zeros {
+            true => (0, 0),
+            false => ((tile.column * self.step).wrapping_mul(self.pixel), self.pixel),
         };
         Pixels {
             simd,
             mask: simd.mask_between(0, count),
-            start: start.wrapping_add(channel),
+            start: masked_at(line, place.wrapping_add(channel)),
             stride,
             inside: tile.inside,
             step: self.step,
@@ -194,7 +181,8 @@ pub(super) struct Tile {
 /// What is done with each tile of a row.
 pub(super) trait WindowKernel<T: Element, S: Lanes<T>> {
     /// `N` outputs, `STEP` pixels apart where they share pixels, times `V` vectors of channels from `channel`
-    /// on, the last one of `count` channels; where the tile is `WHOLE`, all its pixels and lanes exist.
+    /// on, the last one of `count` channels; where the tile is `WHOLE`, all its pixels and lanes exist, and
+    /// nothing masks them.
     ///
     /// # Safety
     /// As for `Window::for_each_tile`.
@@ -213,7 +201,7 @@ pub(super) struct Pixels<T: Element, S: Lanes<T>> {
     /// Channels, where not all pixels and lanes exist.
     mask: S::Mask,
     /// The first output's first tap.
-    start: *const T,
+    start: Masked<T>,
     stride: usize,
     inside: (usize, usize),
     step: usize,
@@ -248,15 +236,21 @@ impl<T: Element, S: Lanes<T>> Pixels<T, S> {
                 }
                 let position = first * self.dilation + number * unit;
                 let exists = position >= self.inside.0 && position < self.inside.1;
-                let pixel = self.start.wrapping_add(position * self.stride);
+                let place = position.wrapping_mul(self.stride);
                 for v in 0..V {
-                    let pixel = pixel.wrapping_add(v * S::LANES);
+                    let [pixel, relu_output] =
+                        masked_at(self.start, place.wrapping_add(v * S::LANES));
+                    let simd = self.simd;
                     // SAFETY: the caller answers for pixels that exist.
                     let pixel = unsafe {
                         match WHOLE {
-                            true => self.simd.load(pixel),
-                            false if exists => self.simd.load_where(self.mask, pixel),
-                            false => self.simd.splat(T::default()),
+                            true => simd.load(pixel),
+                            false if !exists => simd.splat(T::default()),
+                            false if relu_output.is_null() => simd.load_where(self.mask, pixel),
+                            false => simd.relu_gradient(
+                                simd.load_where(self.mask, relu_output),
+                                simd.load_where(self.mask, pixel),
+                            ),
                         }
                     };
                     for tap in 0..TAPS {
