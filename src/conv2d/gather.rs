@@ -232,7 +232,13 @@ pub fn backward_phase<T: Element>(
             column_tap: columns.kernel_step * w_column,
         },
         target: dx.wrapping_add(row * dx_row + column * dx_column),
-        target_strides: [dx_image, dx_channel, height.stride * dx_row, width.stride * dx_column],
+        // Of no meaning, and of any size, where the grid has one row or column.
+        target_strides: [
+            dx_image,
+            dx_channel,
+            height.stride.wrapping_mul(dx_row),
+            width.stride.wrapping_mul(dx_column),
+        ],
         alpha: pass.alpha,
         beta: pass.beta,
         bias: std::ptr::null(),

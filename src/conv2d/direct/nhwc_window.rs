@@ -34,6 +34,8 @@ pub(super) struct Window<'a, T> {
     /// How many pixels of the first output's window lie in front of the line's first, negative where it
     /// begins behind that one, and how many in front of the line's end.
     inside: (isize, isize),
+    /// Whether something masks the pixels.
+    masked: bool,
     /// Taps of a line.
     pub taps: usize,
     /// Pixels from output to output, and from tap to tap.
@@ -55,7 +57,9 @@ impl<'a, T: Element> Window<'a, T> {
         let first = columns.source(0, columns.in_order(0));
         for (tap, line) in lines.iter_mut().enumerate() {
             let y = rows.source(row, tap);
-            let place = (y * of_row as isize).wrapping_add(first * of_column as isize);
+            // Of no meaning, and of any size, in the padding.
+            let place = y.wrapping_mul(of_row as isize);
+            let place = place.wrapping_add(first.wrapping_mul(of_column as isize));
             *line = match rows.outside(y) {
                 true => [zeros, ptr::null()],
                 false => masked_at(source.start, place as usize),
@@ -64,7 +68,8 @@ impl<'a, T: Element> Window<'a, T> {
         let Taps { count: taps, step, offset_step, extent, .. } = *columns;
         let inside = (-first, extent as isize - first);
         let dilation = offset_step.unsigned_abs();
-        Window { lines, zeros, pixel: of_column, inside, taps, step, dilation }
+        let masked = !source.start[1].is_null();
+        Window { lines, zeros, pixel: of_column, inside, masked, taps, step, dilation }
     }
 
     /// Runs a kernel for `width` outputs times `count` channels.
@@ -113,8 +118,7 @@ impl<'a, T: Element> Window<'a, T> {
         let skipped = (column * self.step) as isize;
         let (before, behind) = (self.inside.0 - skipped, self.inside.1 - skipped);
         let reach = (N - 1) * self.step + self.taps.saturating_sub(1) * self.dilation;
-        let masked = self.lines.iter().any(|[_, relu_output]| !relu_output.is_null());
-        let whole = before <= 0 && (reach as isize) < behind && !masked;
+        let whole = before <= 0 && (reach as isize) < behind && !self.masked;
         let tile = Tile { column, inside: (before.max(0) as usize, behind.max(0) as usize) };
         let mut channel = 0;
         // SAFETY: the caller answers for the outputs.
