@@ -417,7 +417,7 @@ unsafe fn load_apart<T: Element, S: Lanes<T>>(
 pub(in crate::conv2d) fn fits(shape: &ConvShape, terms: usize) -> bool {
     let reach = |axis: &Axis| (axis.kernel - 1) * axis.dilation + axis.stride;
     let width = shape.width.input + shape.width.pad_before + shape.width.pad_after;
-    let width = width + TILE_LANES * shape.width.stride;
+    let width = shape.width.stride.saturating_mul(TILE_LANES).saturating_add(width);
     width.saturating_mul(reach(&shape.height)).saturating_mul(terms) <= BAND_LIMIT
         && shape.height.kernel.saturating_mul(shape.width.kernel) <= DEPTH_BLOCK
 }
