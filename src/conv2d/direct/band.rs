@@ -419,5 +419,5 @@ pub(in crate::conv2d) fn fits(shape: &ConvShape, terms: usize) -> bool {
     let width = shape.width.input + shape.width.pad_before + shape.width.pad_after;
     let width = shape.width.stride.saturating_mul(TILE_LANES).saturating_add(width);
     width.saturating_mul(reach(&shape.height)).saturating_mul(terms) <= BAND_LIMIT
-        && shape.height.kernel.saturating_mul(shape.width.kernel) <= DEPTH_BLOCK
+        && shape.window() <= DEPTH_BLOCK
 }

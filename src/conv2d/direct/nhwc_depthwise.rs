@@ -13,7 +13,7 @@ use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
 /// Whether windows have few enough taps.
 pub(in crate::conv2d) fn fits(shape: &ConvShape) -> bool {
-    shape.height.kernel.saturating_mul(shape.width.kernel) <= DEPTH_BLOCK
+    shape.window() <= DEPTH_BLOCK
 }
 
 /// How some passes are cut, by the shape alone.

@@ -1,7 +1,7 @@
 //! One row of the grid of a depthwise pass that gathers, NHWC. Sums run over the taps in the order of the
 //! source, row by row, whether pixels are shared or not.
 
-use super::nhwc_window::{Pixels, Tile, Window, WindowKernel};
+use super::nhwc_window::{Pixels, TapKernel, Tile, Window, WindowKernel, load_taps};
 use crate::conv2d::gather::Gather;
 use crate::simd::{Element, Lanes, TILE_LANES};
 
@@ -24,33 +24,16 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
         channel: usize,
         count: usize,
     ) {
-        let taps = self.window.taps;
-        let shared = self.window.shares(STEP);
-        let mut sums = [[simd.splat(T::default()); N]; V];
         // A block of packed filters has all of the vectors.
-        let block = channel / TILE_LANES * self.window.lines.len() * taps * TILE_LANES;
-        let mut filters = self.filters.wrapping_add(block + channel % TILE_LANES);
+        let block = channel / TILE_LANES * self.window.len() * TILE_LANES;
+        let filters = self.filters.wrapping_add(block + channel % TILE_LANES);
+        let mut kernel = Sums { filters, sums: [[simd.splat(T::default()); N]; V] };
         // SAFETY: the caller answers for the lines and the target; the filters have whole vectors.
         unsafe {
-            for &line in self.window.lines {
-                let pixels = self.window.pixels(simd, line, tile, (channel, count));
-                let mut tap = 0;
-                while tap < taps {
-                    let done = match taps - tap {
-                        3.. if shared => {
-                            add::<T, S, N, STEP, V, 3, WHOLE>(&pixels, tap, filters, &mut sums)
-                        }
-                        2 if shared => {
-                            add::<T, S, N, STEP, V, 2, WHOLE>(&pixels, tap, filters, &mut sums)
-                        }
-                        _ => add::<T, S, N, 1, V, 1, WHOLE>(&pixels, tap, filters, &mut sums),
-                    };
-                    filters = filters.wrapping_add(done * TILE_LANES);
-                    tap += done;
-                }
-            }
+            let channels = (channel, count);
+            self.window.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut kernel);
             let stride = self.pass.target_strides[3];
-            for (v, &sums) in sums.iter().enumerate() {
+            for (v, &sums) in kernel.sums.iter().enumerate() {
                 let bias = match self.pass.bias.is_null() {
                     true => self.pass.bias,
                     false => self.pass.bias.add(channel + v * S::LANES),
@@ -62,39 +45,33 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
     }
 }
 
-/// Adds the products of `TAPS` taps from number `first` on to the sums of the outputs. Returns `TAPS`.
-///
-/// # Safety
-/// The pixels that exist can be read; the filters have the taps' vectors.
-#[inline(always)]
-unsafe fn add<
-    T: Element,
-    S: Lanes<T>,
-    const N: usize,
-    const STEP: usize,
-    const V: usize,
-    const TAPS: usize,
-    const WHOLE: bool,
->(
-    pixels: &Pixels<T, S>,
-    first: usize,
+/// The sums of a tile.
+struct Sums<T: Element, S: Lanes<T>, const N: usize, const V: usize> {
+    /// Of the next tap.
     filters: *const T,
-    sums: &mut [[S::Vector; N]; V],
-) -> usize {
-    let simd = pixels.simd;
-    let mut weights = [[simd.splat(T::default()); V]; TAPS];
-    // SAFETY: the caller answers for the pixels and the filters.
-    unsafe {
-        for (tap, weights) in weights.iter_mut().enumerate() {
-            for (v, weight) in weights.iter_mut().enumerate() {
-                *weight = simd.load(filters.add(tap * TILE_LANES + v * S::LANES));
-            }
+    sums: [[S::Vector; N]; V],
+}
+
+impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N, V>
+    for Sums<T, S, N, V>
+{
+    #[inline(always)]
+    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool>(
+        &mut self,
+        pixels: &Pixels<T, S>,
+        first: usize,
+    ) -> usize {
+        let (simd, sums) = (pixels.simd, &mut self.sums);
+        // SAFETY: the caller answers for the pixels and the filters.
+        unsafe {
+            let weights = load_taps::<T, S, V, TAPS>(simd, self.filters, TILE_LANES);
+            pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
+                first,
+                #[inline(always)]
+                |tap, n, v, pixel| sums[v][n] = simd.mul_add(pixel, weights[tap][v], sums[v][n]),
+            );
         }
-        pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
-            first,
-            #[inline(always)]
-            |tap, n, v, pixel| sums[v][n] = simd.mul_add(pixel, weights[tap][v], sums[v][n]),
-        );
+        self.filters = self.filters.wrapping_add(TAPS * TILE_LANES);
+        TAPS
     }
-    TAPS
 }

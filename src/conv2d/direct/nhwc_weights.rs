@@ -6,7 +6,10 @@
 
 use std::ptr;
 
-use super::nhwc_window::{Masked, Pixels, Source, Tile, Window, WindowKernel};
+use super::nhwc_window::{
+    Masked, Pixels, Source, TapKernel, Tile, Window, WindowKernel, load_taps,
+};
+use super::weights::gradient;
 use crate::conv2d::gradient::{Gradient, View};
 use crate::conv2d::patches::Taps;
 use crate::gemm::blocking::DEPTH_BLOCK;
@@ -138,105 +141,68 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
         channel: usize,
         count: usize,
     ) {
-        let taps = self.window.taps;
-        let shared = self.window.shares(STEP);
         let dy_column = self.view.strides[3];
         let [dy, relu_output] = self.view.at(self.offset + tile.column * dy_column + channel);
         let mut gradients = [[simd.splat(T::default()); N]; V];
         // SAFETY: the caller answers for dy and the lines; the sums have whole vectors.
         unsafe {
             for (v, gradients) in gradients.iter_mut().enumerate() {
-                for (n, gradient) in gradients.iter_mut().enumerate() {
+                for (n, value) in gradients.iter_mut().enumerate() {
                     let place = n * dy_column + v * S::LANES;
-                    *gradient = runs::load(simd, count, dy.add(place));
-                    if !relu_output.is_null() {
-                        let output = runs::load(simd, count, relu_output.add(place));
-                        *gradient = simd.relu_gradient(output, *gradient);
-                    }
+                    *value = gradient(simd, dy, relu_output, place, count);
                 }
             }
-            let mut sums = self.sums.add(channel);
-            for &line in self.window.lines {
-                let pixels = self.window.pixels(simd, line, tile, (channel, count));
-                let mut tap = 0;
-                while tap < taps {
-                    let done = match taps - tap {
-                        3.. if shared => add::<T, S, N, STEP, V, 3, WHOLE>(
-                            &pixels,
-                            tap,
-                            &gradients,
-                            sums,
-                            self.stride,
-                        ),
-                        2 if shared => add::<T, S, N, STEP, V, 2, WHOLE>(
-                            &pixels,
-                            tap,
-                            &gradients,
-                            sums,
-                            self.stride,
-                        ),
-                        _ => add::<T, S, N, 1, V, 1, WHOLE>(
-                            &pixels,
-                            tap,
-                            &gradients,
-                            sums,
-                            self.stride,
-                        ),
-                    };
-                    sums = sums.add(done * self.stride);
-                    tap += done;
-                }
-            }
+            let sums = self.sums.add(channel);
+            let mut kernel = Products { gradients, sums, stride: self.stride };
+            let channels = (channel, count);
+            self.window.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut kernel);
             for (v, gradients) in gradients.iter().enumerate() {
-                let mut sum = simd.load(sums.add(v * S::LANES));
+                let total = kernel.sums.add(v * S::LANES);
+                let mut sum = simd.load(total);
                 for &gradient in gradients {
                     sum = simd.add(sum, gradient);
                 }
-                simd.store(sums.add(v * S::LANES), sum);
+                simd.store(total, sum);
             }
         }
     }
 }
 
-/// Adds the products of `TAPS` taps from number `first` on to their sums, `stride` apart. Returns `TAPS`.
-///
-/// # Safety
-/// The pixels that exist can be read; the sums have whole vectors.
-#[inline(always)]
-unsafe fn add<
-    T: Element,
-    S: Lanes<T>,
-    const N: usize,
-    const STEP: usize,
-    const V: usize,
-    const TAPS: usize,
-    const WHOLE: bool,
->(
-    pixels: &Pixels<T, S>,
-    first: usize,
-    gradients: &[[S::Vector; N]; V],
-    target: *mut T,
+/// The products of a tile, which are added to sums in memory.
+struct Products<T: Element, S: Lanes<T>, const N: usize, const V: usize> {
+    gradients: [[S::Vector; N]; V],
+    /// Of the next tap, and from tap to tap.
+    sums: *mut T,
     stride: usize,
-) -> usize {
-    let simd = pixels.simd;
-    let mut sums = [[simd.splat(T::default()); V]; TAPS];
-    // SAFETY: the caller answers for the pixels and the sums.
-    unsafe {
-        for (tap, sums) in sums.iter_mut().enumerate() {
-            for (v, sum) in sums.iter_mut().enumerate() {
-                *sum = simd.load(target.add(tap * stride + v * S::LANES));
+}
+
+impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N, V>
+    for Products<T, S, N, V>
+{
+    #[inline(always)]
+    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool>(
+        &mut self,
+        pixels: &Pixels<T, S>,
+        first: usize,
+    ) -> usize {
+        let (simd, gradients) = (pixels.simd, &self.gradients);
+        // SAFETY: the caller answers for the pixels and the sums.
+        unsafe {
+            let mut sums = load_taps::<T, S, V, TAPS>(simd, self.sums, self.stride);
+            pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
+                first,
+                #[inline(always)]
+                |tap, n, v, pixel| {
+                    sums[tap][v] = simd.mul_add(gradients[v][n], pixel, sums[tap][v]);
+                },
+            );
+            for (tap, sums) in sums.iter().enumerate() {
+                for (v, &sum) in sums.iter().enumerate() {
+                    simd.store(self.sums.add(tap * self.stride + v * S::LANES), sum);
+                }
             }
         }
-        pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
-            first,
-            #[inline(always)]
-            |tap, n, v, pixel| sums[tap][v] = simd.mul_add(gradients[v][n], pixel, sums[tap][v]),
-        );
-        for (tap, sums) in sums.iter().enumerate() {
-            for (v, &sum) in sums.iter().enumerate() {
-                simd.store(target.add(tap * stride + v * S::LANES), sum);
-            }
-        }
+        self.sums = self.sums.wrapping_add(TAPS * self.stride);
+        TAPS
     }
-    TAPS
 }

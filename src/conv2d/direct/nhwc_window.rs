@@ -26,9 +26,9 @@ pub(super) struct Source<T> {
 #[derive(Clone, Copy)]
 pub(super) struct Window<'a, T> {
     /// For each row of taps, the first pixel of the first output's window, or `zeros`.
-    pub lines: &'a [Masked<T>],
+    lines: &'a [Masked<T>],
     /// Zeros for all channels, which stand for the pixels of rows in the padding.
-    pub zeros: *const T,
+    zeros: *const T,
     /// From pixel to pixel of a line.
     pixel: usize,
     /// How many pixels of the first output's window lie in front of the line's first, negative where it
@@ -37,7 +37,7 @@ pub(super) struct Window<'a, T> {
     /// Whether something masks the pixels.
     masked: bool,
     /// Taps of a line.
-    pub taps: usize,
+    taps: usize,
     /// Pixels from output to output, and from tap to tap.
     step: usize,
     dilation: usize,
@@ -144,15 +144,51 @@ impl<'a, T: Element> Window<'a, T> {
         N
     }
 
-    /// Whether outputs `step` pixels apart share pixels, so that several taps can be taken together.
+    /// Taps of all lines.
     #[inline(always)]
-    pub fn shares(&self, step: usize) -> bool {
-        self.dilation == 1 && self.step == step
+    pub fn len(&self) -> usize {
+        self.lines.len() * self.taps
+    }
+
+    /// Runs a kernel for the taps of a tile in the order of the source, line by line, some together where the
+    /// tile's outputs share pixels.
+    ///
+    /// # Safety
+    /// The lines have what the tile reads, and the kernel as many taps.
+    #[inline(always)]
+    pub unsafe fn for_each_tap<
+        S: Lanes<T>,
+        const N: usize,
+        const STEP: usize,
+        const V: usize,
+        const WHOLE: bool,
+    >(
+        &self,
+        simd: S,
+        tile: Tile,
+        channels: (usize, usize),
+        kernel: &mut impl TapKernel<T, S, N, V>,
+    ) {
+        let shared = self.dilation == 1 && self.step == STEP;
+        for &line in self.lines {
+            let pixels = self.pixels(simd, line, tile, channels);
+            let mut tap = 0;
+            while tap < self.taps {
+                // SAFETY: the caller answers for the pixels and the kernel.
+                tap += unsafe {
+                    match self.taps - tap {
+                        3.. if shared => kernel.add::<STEP, 3, WHOLE>(&pixels, tap),
+                        2 if shared => kernel.add::<STEP, 2, WHOLE>(&pixels, tap),
+                        _ => kernel.add::<1, 1, WHOLE>(&pixels, tap),
+                    }
+                };
+            }
+        }
     }
 
     /// What a tile reads of a line, `count` channels of each vector from `channel` on.
     #[inline(always)]
-    pub fn pixels<S: Lanes<T>>(
+    fn pixels<S: Lanes<T>>(
         &self,
         simd: S,
         line: Masked<T>,
@@ -197,6 +233,40 @@ pub(super) trait WindowKernel<T: Element, S: Lanes<T>> {
         channel: usize,
         count: usize,
     );
+}
+
+/// What is done with the taps of a tile of `N` outputs and `V` vectors.
+pub(super) trait TapKernel<T: Element, S: Lanes<T>, const N: usize, const V: usize> {
+    /// Takes `TAPS` taps of a line, from number `first` on, of outputs that are `STEP` pixels apart where there are
+    /// several. Returns `TAPS`.
+    ///
+    /// # Safety
+    /// The pixels that exist can be read, and the kernel has as many taps left.
+    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool>(
+        &mut self,
+        pixels: &Pixels<T, S>,
+        first: usize,
+    ) -> usize;
+}
+
+/// The vectors of some taps, `stride` apart.
+///
+/// # Safety
+/// They can be read.
+#[inline(always)]
+pub(super) unsafe fn load_taps<T: Element, S: Lanes<T>, const V: usize, const TAPS: usize>(
+    simd: S,
+    source: *const T,
+    stride: usize,
+) -> [[S::Vector; V]; TAPS] {
+    let mut taps = [[simd.splat(T::default()); V]; TAPS];
+    for (tap, vectors) in taps.iter_mut().enumerate() {
+        for (v, vector) in vectors.iter_mut().enumerate() {
+            // SAFETY: the caller answers for the vectors.
+            *vector = unsafe { simd.load(source.add(tap * stride + v * S::LANES)) };
+        }
+    }
+    taps
 }
 
 /// Some channels of the pixels that a tile reads of a line.
