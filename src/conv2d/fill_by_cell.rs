@@ -205,8 +205,10 @@ impl<T: Element> FillByCell<T> {
             segment.first_lane + skipped,
             segment.end_lane.min(segment.first_lane.saturating_add(end)),
         );
-        let lane_0 = column - (segment.first_lane * step) as isize;
-        (lanes, row * strides[1] as isize + lane_0)
+        // Of no meaning, and of any size, where the row's first lane is not the vector's.
+        let before = (segment.first_lane as isize).wrapping_mul(step as isize);
+        let lane_0 = column.wrapping_sub(before);
+        (lanes, (row * strides[1] as isize).wrapping_add(lane_0))
     }
 
     /// One vector of one channel.

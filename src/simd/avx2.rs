@@ -72,7 +72,7 @@ impl Lanes<f32> for Avx2 {
             let mask = _mm256_movemask_ps(mask);
             for (lane, value) in lanes.iter_mut().enumerate() {
                 if mask >> lane & 1 != 0 {
-                    *value = *source.offset(lane as isize * stride);
+                    *value = *source.wrapping_offset((lane as isize).wrapping_mul(stride));
                 }
             }
             _mm256_loadu_ps(lanes.as_ptr())
@@ -275,7 +275,7 @@ impl Lanes<f64> for Avx2 {
             let mask = _mm256_movemask_pd(mask);
             for (lane, value) in lanes.iter_mut().enumerate() {
                 if mask >> lane & 1 != 0 {
-                    *value = *source.offset(lane as isize * stride);
+                    *value = *source.wrapping_offset((lane as isize).wrapping_mul(stride));
                 }
             }
             _mm256_loadu_pd(lanes.as_ptr())

@@ -86,7 +86,7 @@ impl Lanes<f32> for Avx512 {
         unsafe {
             for (lane, value) in lanes.iter_mut().enumerate() {
                 if mask >> lane & 1 != 0 {
-                    *value = *source.offset(lane as isize * stride);
+                    *value = *source.wrapping_offset((lane as isize).wrapping_mul(stride));
                 }
             }
             _mm512_loadu_ps(lanes.as_ptr())
@@ -281,7 +281,7 @@ impl Lanes<f64> for Avx512 {
         unsafe {
             for (lane, value) in lanes.iter_mut().enumerate() {
                 if mask >> lane & 1 != 0 {
-                    *value = *source.offset(lane as isize * stride);
+                    *value = *source.wrapping_offset((lane as isize).wrapping_mul(stride));
                 }
             }
             _mm512_loadu_pd(lanes.as_ptr())

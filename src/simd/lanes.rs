@@ -96,7 +96,7 @@ pub trait Lanes<T: Element>: Copy {
     unsafe fn store(self, target: *mut T, vector: Self::Vector);
     /// The lanes of `mask` from memory, zero in the others.
     unsafe fn load_where(self, mask: Self::Mask, source: *const T) -> Self::Vector;
-    /// Lane l of `mask` from `source + l * stride`, zero in the others.
+    /// Lane l of `mask` from `source + l * stride`, zero in the others. The pointers to these may be anything.
     unsafe fn gather_where(self, mask: Self::Mask, source: *const T, stride: isize)
     -> Self::Vector;
     /// Writes past the caches where the instruction set can, to an address that is a multiple of the vector's size.

@@ -71,8 +71,9 @@ macro_rules! portable_lanes {
                 let mut lanes = [0.0; $lanes];
                 for (lane, value) in lanes.iter_mut().enumerate() {
                     if mask >> lane & 1 != 0 {
+                        let place = (lane as isize).wrapping_mul(stride);
                         // SAFETY: a lane of the mask, for which the caller answers.
-                        *value = unsafe { *source.offset(lane as isize * stride) };
+                        *value = unsafe { *source.wrapping_offset(place) };
                     }
                 }
                 $vector::new(lanes)
