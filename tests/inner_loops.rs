@@ -59,7 +59,7 @@ fn sums_stay_in_registers(isa: &str) {
     assert!(output.status.success(), "objdump cannot read {}", library.display());
     let listing = String::from_utf8(output.stdout).expect("plain text");
     let mut tiles = 0;
-    for function in functions(&listing, &format!("::{isa}::run_tile")) {
+    for function in functions(&listing, &format!("::{isa}::RunTile::")) {
         // Without a frame, rbp is a pointer like any other.
         let has_frame = function.iter().any(|(_, i)| i.contains("rbp,rsp"));
         for body in inner_loops(&function) {

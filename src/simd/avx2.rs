@@ -32,7 +32,7 @@ impl Lanes<f32> for Avx2 {
 
     #[inline(always)]
     fn tile<K: TileKernel<f32, Self>>(self, rows: usize, vectors: usize, kernel: &K) {
-        select_tile!(run_tile, self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
+        select_tile!(self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
     }
 
     intrinsics! {
@@ -235,7 +235,7 @@ impl Lanes<f64> for Avx2 {
 
     #[inline(always)]
     fn tile<K: TileKernel<f64, Self>>(self, rows: usize, vectors: usize, kernel: &K) {
-        select_tile!(run_tile, self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
+        select_tile!(self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
     }
 
     intrinsics! {

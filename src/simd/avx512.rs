@@ -39,7 +39,7 @@ impl Lanes<f32> for Avx512 {
     #[inline(always)]
     fn tile<K: TileKernel<f32, Self>>(self, rows: usize, vectors: usize, kernel: &K) {
         select_tile!(
-            run_tile, self, kernel, rows, vectors, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], [1 2]
+            self, kernel, rows, vectors, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], [1 2]
         );
     }
 
@@ -234,7 +234,7 @@ impl Lanes<f64> for Avx512 {
     #[inline(always)]
     fn tile<K: TileKernel<f64, Self>>(self, rows: usize, vectors: usize, kernel: &K) {
         select_tile!(
-            run_tile, self, kernel, rows, vectors, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], [1 2]
+            self, kernel, rows, vectors, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], [1 2]
         );
     }
 

@@ -212,66 +212,78 @@ pub trait Lanes<T: Element>: Copy {
     fn interleave(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
 }
 
-/// Calls `$run::<_, _, rows, vectors>($simd, $kernel)` for run-time `rows` and `vectors` in the lists
-/// given. `$run` is not inlined: a function with all of the tiles in it takes minutes to compile.
+/// Calls `$kernel.run_tile::<rows, vectors>($simd)` for run-time `rows` and `vectors` in the lists given.
+/// `run_tile` is not inlined: a function with all of the tiles in it takes minutes to compile.
 macro_rules! select_tile {
-    ($run:ident, $simd:ident, $kernel:ident, $rows:ident, $vectors:ident, [$($r:literal)*], $v:tt) => {
+    ($simd:ident, $kernel:ident, $rows:ident, $vectors:ident, [$($r:literal)*], $v:tt) => {
         match $rows {
-            $($r => select_tile!(@vectors $run, $simd, $kernel, $vectors, $r, $v),)*
+            $($r => select_tile!(@vectors $simd, $kernel, $vectors, $r, $v),)*
             _ => unreachable!("a tile of {} rows", $rows),
         }
     };
-    (@vectors $run:ident, $simd:ident, $kernel:ident, $vectors:ident, $r:literal, [$($v:literal)*]) => {
+    (@vectors $simd:ident, $kernel:ident, $vectors:ident, $r:literal, [$($v:literal)*]) => {
         match $vectors {
-            $($v => $run::<_, _, $r, $v>($simd, $kernel),)*
+            $($v => $kernel.run_tile::<$r, $v>($simd),)*
             _ => unreachable!("a tile of {} vectors", $vectors),
         }
     };
 }
 pub(super) use select_tile;
 
-/// `enter` and `run_tile` of an instruction set: where code compiled with its features is called.
+/// `enter` and `run_tile` of an instruction set: where code compiled with its features is called. Methods of the
+/// kernels, and not inlined: the compiler puts a method beside its type, and so finds parts of much the same size that
+/// it can compile side by side.
 macro_rules! entries {
-    ($token:ident, $features:literal) => {
+    ($token:ident $(, $features:literal)?) => {
+        trait Enter<T: Element>: Kernel<T>
+        where
+            $token: Lanes<T>,
+        {
+            /// # Safety
+            /// The processor has the features, as `simd` proves.
+            #[inline(never)]
+            $(#[target_feature(enable = $features)])?
+            unsafe fn enter(self, simd: $token) -> Self::Output
+            where
+                Self: Sized,
+            {
+                self.run(simd)
+            }
+        }
+
+        impl<T: Element, K: Kernel<T>> Enter<T> for K where $token: Lanes<T> {}
+
         /// Runs `kernel` compiled for the instruction set.
+        #[inline(always)]
         pub(super) fn enter<T: Element, K: Kernel<T>>(simd: $token, kernel: K) -> K::Output
         where
             $token: Lanes<T>,
         {
-            #[target_feature(enable = $features)]
-            fn inner<T: Element, K: Kernel<T>>(simd: $token, kernel: K) -> K::Output
-            where
-                $token: Lanes<T>,
-            {
-                kernel.run(simd)
-            }
             // SAFETY: `simd` proves that the processor has the features.
-            unsafe { inner(simd, kernel) }
+            unsafe { kernel.enter(simd) }
         }
 
-        /// Runs one size of a tile, compiled for the instruction set. (`inline(never)` has no effect on
-        /// a function with features, but such a function is not inlined in one without.)
-        #[inline(never)]
-        fn run_tile<T: Element, K, const ROWS: usize, const VECTORS: usize>(
-            simd: $token,
-            kernel: &K,
-        ) where
+        trait RunTile<T: Element>: TileKernel<T, $token>
+        where
             $token: Lanes<T>,
-            K: TileKernel<T, $token>,
         {
-            #[target_feature(enable = $features)]
-            fn inner<T: Element, K, const ROWS: usize, const VECTORS: usize>(
-                simd: $token,
-                kernel: &K,
-            ) where
-                $token: Lanes<T>,
-                K: TileKernel<T, $token>,
-            {
-                kernel.run::<ROWS, VECTORS>(simd);
+            /// # Safety
+            /// As for `enter`.
+            $(#[target_feature(enable = $features)])?
+            unsafe fn enter_tile<const ROWS: usize, const VECTORS: usize>(&self, simd: $token) {
+                self.run::<ROWS, VECTORS>(simd);
             }
-            // SAFETY: `simd` proves that the processor has the features.
-            unsafe { inner::<T, K, ROWS, VECTORS>(simd, kernel) }
+
+            /// Runs one size of a tile, compiled for the instruction set. (`inline(never)` has no effect on
+            /// a function with features, but such a function is not inlined in one without.)
+            #[inline(never)]
+            fn run_tile<const ROWS: usize, const VECTORS: usize>(&self, simd: $token) {
+                // SAFETY: `simd` proves that the processor has the features.
+                unsafe { self.enter_tile::<ROWS, VECTORS>(simd) }
+            }
         }
+
+        impl<T: Element, K: TileKernel<T, $token>> RunTile<T> for K where $token: Lanes<T> {}
     };
 }
 pub(super) use entries;

@@ -125,7 +125,7 @@ impl Level {
 macro_rules! dispatch {
     ($level:expr, $kernel:expr) => {
         match $level {
-            Level::Portable(simd) => $kernel.run(simd),
+            Level::Portable(simd) => portable::enter(simd, $kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(simd) => avx2::enter(simd, $kernel),
             #[cfg(target_arch = "x86_64")]

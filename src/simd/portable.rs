@@ -5,21 +5,13 @@
 
 use wide::{f32x4, f64x2, u32x4, u64x2};
 
-use super::lanes::{Element, Lanes, TileKernel, select_tile};
+use super::lanes::{Element, Kernel, Lanes, TileKernel, entries, select_tile};
 
 /// No proof is needed: the compiler assumes the instructions everywhere.
 #[derive(Clone, Copy, Debug)]
 pub struct Portable;
 
-/// Runs one size of a tile.
-#[inline(never)]
-fn run_tile<T: Element, K, const ROWS: usize, const VECTORS: usize>(simd: Portable, kernel: &K)
-where
-    Portable: Lanes<T>,
-    K: TileKernel<T, Portable>,
-{
-    kernel.run::<ROWS, VECTORS>(simd);
-}
+entries!(Portable);
 
 macro_rules! portable_lanes {
     ($element:ty, $vector:ident, $bits:ident, $lanes:literal) => {
@@ -33,7 +25,7 @@ macro_rules! portable_lanes {
 
             #[inline(always)]
             fn tile<K: TileKernel<$element, Self>>(self, rows: usize, vectors: usize, kernel: &K) {
-                select_tile!(run_tile, self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
+                select_tile!(self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
             }
 
             #[inline(always)]
