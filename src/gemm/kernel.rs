@@ -11,7 +11,7 @@
 use super::ahead::{Ahead, Requests, Results};
 use super::lines::Lines;
 use crate::runs;
-use crate::simd::{Element, Kernel, Lanes, TILE_LANES, TileKernel};
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES, TileKernel};
 
 /// Where the rows or the columns of C lie: number i at `i / width * outer + i % width * inner`.
 #[derive(Debug, Clone, Copy)]
@@ -177,6 +177,22 @@ impl<T> BlockProduct<T> {
 /// Row panels that are kept in the second-level cache while the column panels pass.
 const ROW_BLOCK_BYTES: usize = 128 * 1024;
 
+/// Column panels that may pass anew for each row panel, likewise.
+const COLUMN_BLOCK_BYTES: usize = 256 * 1024;
+
+impl<T: Element> BlockProduct<T> {
+    /// Whether all columns of some rows are computed before the next rows are: C is then written in order, which the
+    /// processor foresees, so that nothing is asked for. Not with tiles as narrow as a cache line, each of which
+    /// would begin as many lines anew as it has rows: measured, that costs more.
+    #[inline(always)]
+    fn finishes_rows(&self) -> bool {
+        let in_place = matches!(self.row_panels.order, Order::InPlace { .. });
+        let is_wide = self.column_panels.width * size_of::<T>() > CACHE_LINE;
+        let column_bytes = self.columns * self.depth * size_of::<T>();
+        in_place && is_wide && column_bytes <= COLUMN_BLOCK_BYTES
+    }
+}
+
 impl<T: Element> Kernel<T> for BlockProduct<T> {
     type Output = ();
 
@@ -188,7 +204,10 @@ impl<T: Element> Kernel<T> for BlockProduct<T> {
         let packed = matches!(self.column_panels.order, Order::Packed);
         assert!(packed || self.columns.is_multiple_of(width), "a part of a panel in place");
         let panel_bytes = self.row_panels.width * self.depth * size_of::<T>();
-        let rows_in_block = (ROW_BLOCK_BYTES / panel_bytes.max(1)).max(1) * self.row_panels.width;
+        let rows_in_block = match self.finishes_rows() {
+            true => self.row_panels.width,
+            false => (ROW_BLOCK_BYTES / panel_bytes.max(1)).max(1) * self.row_panels.width,
+        };
         let tiles = self.rows.div_ceil(self.row_panels.width) * self.columns.div_ceil(width);
         let requests = Requests::new(self.ahead, tiles, self.depth);
         let mut block = 0;
@@ -236,7 +255,9 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
             stride: block.row_places.inner,
             rows: if block.column_places.inner == 1 { ROWS } else { 0 },
         };
-        if !self.requests_few_rows() && results.rows > 0 {
+        if block.finishes_rows() {
+            results.rows = 0;
+        } else if !self.requests_few_rows() && results.rows > 0 {
             for row in rows {
                 simd.prefetch(target.wrapping_add(row));
                 simd.prefetch(last.wrapping_add(row));
