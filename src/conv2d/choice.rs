@@ -70,7 +70,7 @@ const FEW_NHWC_OUTPUTS: usize = 7;
 /// outputs: transposing sums of few products would take longer than the products.
 const FEW_TERMS: usize = 4;
 /// Outputs from which on channels fill the lanes well enough, and products of one output from which
-/// on its tile is worth its transposition.
+/// on its tile is worth its transposition, which NHWC has no need of.
 const MANY_OUTPUTS: usize = 16;
 const MANY_PRODUCTS: usize = 24;
 /// The same for dw. In NHWC fewer fill the lanes better than a matrix product would, which packs
@@ -131,8 +131,8 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
         true => outputs.saturating_mul(terms) >= MANY_STRIDED_FILTERS,
     };
     let matrix = shape.window() == 1 && (dense || pass == Pass::Forward && packing_pays);
-    let long_sums = terms.saturating_mul(shape.window()) >= MANY_PRODUCTS;
-    Ok(if fills_lanes && long_sums && !matrix {
+    let worth_transposing = nhwc || terms.saturating_mul(shape.window()) >= MANY_PRODUCTS;
+    Ok(if fills_lanes && worth_transposing && !matrix {
         Choice::Channels
     } else if pixels {
         Choice::Pixels
