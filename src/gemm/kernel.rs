@@ -172,15 +172,7 @@ impl<T> BlockProduct<T> {
             ..self
         }
     }
-}
 
-/// Row panels that are kept in the second-level cache while the column panels pass.
-const ROW_BLOCK_BYTES: usize = 128 * 1024;
-
-/// Column panels that may pass anew for each row panel, likewise.
-const COLUMN_BLOCK_BYTES: usize = 256 * 1024;
-
-impl<T: Element> BlockProduct<T> {
     /// Whether all columns of some rows are computed before the next rows are: C is then written in order, which the
     /// processor foresees, so that nothing is asked for. Not with tiles as narrow as a cache line, each of which
     /// would begin as many lines anew as it has rows: measured, that costs more.
@@ -193,6 +185,12 @@ impl<T: Element> BlockProduct<T> {
     }
 }
 
+/// Row panels that are kept in the second-level cache while the column panels pass.
+const ROW_BLOCK_BYTES: usize = 128 * 1024;
+
+/// Column panels that may pass anew for each row panel, likewise.
+const COLUMN_BLOCK_BYTES: usize = 256 * 1024;
+
 impl<T: Element> Kernel<T> for BlockProduct<T> {
     type Output = ();
 
@@ -204,10 +202,11 @@ impl<T: Element> Kernel<T> for BlockProduct<T> {
         let packed = matches!(self.column_panels.order, Order::Packed);
         assert!(packed || self.columns.is_multiple_of(width), "a part of a panel in place");
         let panel_bytes = self.row_panels.width * self.depth * size_of::<T>();
-        let rows_in_block = match self.finishes_rows() {
-            true => self.row_panels.width,
-            false => (ROW_BLOCK_BYTES / panel_bytes.max(1)).max(1) * self.row_panels.width,
+        let panels_in_block = match self.finishes_rows() {
+            true => 1,
+            false => (ROW_BLOCK_BYTES / panel_bytes.max(1)).max(1),
         };
+        let rows_in_block = panels_in_block * self.row_panels.width;
         let tiles = self.rows.div_ceil(self.row_panels.width) * self.columns.div_ceil(width);
         let requests = Requests::new(self.ahead, tiles, self.depth);
         let mut block = 0;
@@ -249,15 +248,14 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
         // C's lines arrive while the sums are computed: else each store would wait for its own.
         let last = block.column_places.at(first_column + self.columns - 1);
         let last = block.target.wrapping_add(last);
+        let is_requested = block.column_places.inner == 1 && !block.finishes_rows();
         let mut results = Results {
             first: target.wrapping_add(rows[0]),
             last: last.wrapping_add(rows[0]),
             stride: block.row_places.inner,
-            rows: if block.column_places.inner == 1 { ROWS } else { 0 },
+            rows: if is_requested { ROWS } else { 0 },
         };
-        if block.finishes_rows() {
-            results.rows = 0;
-        } else if !self.requests_few_rows() && results.rows > 0 {
+        if !self.requests_few_rows() && results.rows > 0 {
             for row in rows {
                 simd.prefetch(target.wrapping_add(row));
                 simd.prefetch(last.wrapping_add(row));

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes::{
-    Element, Kernel, Lanes, TileKernel, entries, intrinsics, memory_intrinsics, select_tile,
+    Element, Kernel, Lanes, TileKernel, entries, gather, intrinsics, memory_intrinsics, select_tile,
 };
 
 /// Proof that the processor has AVX2 and FMA.
@@ -66,15 +66,9 @@ impl Lanes<f32> for Avx2 {
 
     #[inline(always)]
     unsafe fn gather_where(self, mask: __m256, source: *const f32, stride: isize) -> __m256 {
-        let mut lanes = [0.0f32; 8];
-        // SAFETY: only lanes of the mask are read, for which the caller answers.
+        // SAFETY: the caller answers for the lanes of the mask, the token for the feature.
         unsafe {
-            let mask = _mm256_movemask_ps(mask);
-            for (lane, value) in lanes.iter_mut().enumerate() {
-                if mask >> lane & 1 != 0 {
-                    *value = *source.wrapping_offset((lane as isize).wrapping_mul(stride));
-                }
-            }
+            let lanes: [f32; 8] = gather(_mm256_movemask_ps(mask) as u32, source, stride);
             _mm256_loadu_ps(lanes.as_ptr())
         }
     }
@@ -269,15 +263,9 @@ impl Lanes<f64> for Avx2 {
 
     #[inline(always)]
     unsafe fn gather_where(self, mask: __m256d, source: *const f64, stride: isize) -> __m256d {
-        let mut lanes = [0.0f64; 4];
-        // SAFETY: only lanes of the mask are read, for which the caller answers.
+        // SAFETY: the caller answers for the lanes of the mask, the token for the feature.
         unsafe {
-            let mask = _mm256_movemask_pd(mask);
-            for (lane, value) in lanes.iter_mut().enumerate() {
-                if mask >> lane & 1 != 0 {
-                    *value = *source.wrapping_offset((lane as isize).wrapping_mul(stride));
-                }
-            }
+            let lanes: [f64; 4] = gather(_mm256_movemask_pd(mask) as u32, source, stride);
             _mm256_loadu_pd(lanes.as_ptr())
         }
     }

@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes::{
-    Element, Kernel, Lanes, TileKernel, entries, intrinsics, memory_intrinsics, select_tile,
+    Element, Kernel, Lanes, TileKernel, entries, gather, intrinsics, memory_intrinsics, select_tile,
 };
 
 /// Proof that the processor has AVX-512 F, BW, DQ and VL.
@@ -81,14 +81,9 @@ impl Lanes<f32> for Avx512 {
 
     #[inline(always)]
     unsafe fn gather_where(self, mask: __mmask16, source: *const f32, stride: isize) -> __m512 {
-        let mut lanes = [0.0; 16];
-        // SAFETY: only lanes of the mask are read, for which the caller answers.
+        // SAFETY: the caller answers for the lanes of the mask, the token for the feature.
         unsafe {
-            for (lane, value) in lanes.iter_mut().enumerate() {
-                if mask >> lane & 1 != 0 {
-                    *value = *source.wrapping_offset((lane as isize).wrapping_mul(stride));
-                }
-            }
+            let lanes: [f32; 16] = gather(u32::from(mask), source, stride);
             _mm512_loadu_ps(lanes.as_ptr())
         }
     }
@@ -276,14 +271,9 @@ impl Lanes<f64> for Avx512 {
 
     #[inline(always)]
     unsafe fn gather_where(self, mask: __mmask8, source: *const f64, stride: isize) -> __m512d {
-        let mut lanes = [0.0; 8];
-        // SAFETY: only lanes of the mask are read, for which the caller answers.
+        // SAFETY: the caller answers for the lanes of the mask, the token for the feature.
         unsafe {
-            for (lane, value) in lanes.iter_mut().enumerate() {
-                if mask >> lane & 1 != 0 {
-                    *value = *source.wrapping_offset((lane as isize).wrapping_mul(stride));
-                }
-            }
+            let lanes: [f64; 8] = gather(u32::from(mask), source, stride);
             _mm512_loadu_pd(lanes.as_ptr())
         }
     }

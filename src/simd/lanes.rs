@@ -96,7 +96,7 @@ pub trait Lanes<T: Element>: Copy {
     unsafe fn store(self, target: *mut T, vector: Self::Vector);
     /// The lanes of `mask` from memory, zero in the others.
     unsafe fn load_where(self, mask: Self::Mask, source: *const T) -> Self::Vector;
-    /// Lane l of `mask` from `source + l * stride`, zero in the others. The pointers to these may be anything.
+    /// Lane l of `mask` from `source + l * stride`, zero in the others, whose pointers may be anything.
     unsafe fn gather_where(self, mask: Self::Mask, source: *const T, stride: isize)
     -> Self::Vector;
     /// Writes past the caches where the instruction set can, to an address that is a multiple of the vector's size.
@@ -210,6 +210,27 @@ pub trait Lanes<T: Element>: Copy {
     fn deinterleave(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
     /// `a` in the even lanes and `b` in the odd ones: the inverse of `deinterleave`.
     fn interleave(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
+}
+
+/// [`Lanes::gather_where`] into an array: lanes of the mask's bits that are set.
+///
+/// # Safety
+/// These can be read.
+#[inline(always)]
+pub(super) unsafe fn gather<T: Element, const N: usize>(
+    mask: u32,
+    source: *const T,
+    stride: isize,
+) -> [T; N] {
+    let mut lanes = [T::default(); N];
+    for (lane, value) in lanes.iter_mut().enumerate() {
+        if mask >> lane & 1 != 0 {
+            let place = (lane as isize).wrapping_mul(stride);
+            // SAFETY: a lane of the mask, for which the caller answers.
+            *value = unsafe { *source.wrapping_offset(place) };
+        }
+    }
+    lanes
 }
 
 /// Calls `$kernel.run_tile::<rows, vectors>($simd)` for run-time `rows` and `vectors` in the lists given.

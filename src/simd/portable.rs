@@ -5,7 +5,7 @@
 
 use wide::{f32x4, f64x2, u32x4, u64x2};
 
-use super::lanes::{Element, Kernel, Lanes, TileKernel, entries, select_tile};
+use super::lanes::{Element, Kernel, Lanes, TileKernel, entries, gather, select_tile};
 
 /// No proof is needed: the compiler assumes the instructions everywhere.
 #[derive(Clone, Copy, Debug)]
@@ -59,16 +59,8 @@ macro_rules! portable_lanes {
                 source: *const $element,
                 stride: isize,
             ) -> $vector {
-                let mask = mask.to_bitmask();
-                let mut lanes = [0.0; $lanes];
-                for (lane, value) in lanes.iter_mut().enumerate() {
-                    if mask >> lane & 1 != 0 {
-                        let place = (lane as isize).wrapping_mul(stride);
-                        // SAFETY: a lane of the mask, for which the caller answers.
-                        *value = unsafe { *source.wrapping_offset(place) };
-                    }
-                }
-                $vector::new(lanes)
+                // SAFETY: the caller answers for the lanes of the mask.
+                $vector::new(unsafe { gather(mask.to_bitmask(), source, stride) })
             }
 
             #[inline(always)]
