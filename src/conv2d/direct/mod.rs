@@ -9,6 +9,7 @@ mod band;
 mod channel_panel;
 mod channels;
 mod depthwise;
+mod depthwise_panels;
 mod depthwise_phases;
 mod depthwise_weights;
 pub(super) mod filters;
@@ -16,11 +17,14 @@ mod nhwc_depthwise;
 mod nhwc_row;
 mod nhwc_weights;
 mod nhwc_window;
+mod panel_copies;
 mod panels;
 mod pixel_lanes;
 mod pixels;
 mod strip;
 pub(super) mod weights;
+
+use std::ptr;
 
 use super::backward_data::BackwardData;
 use super::choice::Choice;
@@ -30,6 +34,7 @@ use crate::error::Result;
 use crate::scratch::ScratchLen;
 use crate::shape::{Activation, ConvShape, Layout};
 use crate::simd::{Element, Level};
+use depthwise_panels::Panels;
 
 pub(super) use band::fits as pixel_lanes_fit;
 pub(super) use nhwc_depthwise::fits as nhwc_depthwise_fits;
@@ -101,6 +106,10 @@ pub(super) fn forward<T: Element>(
     y: &mut [T],
 ) -> Result<bool> {
     let pass = gather::forward(shape, x, w, bias, activation, y);
+    if kind.choice == Choice::Depthwise && takes_panels(shape, &pass) {
+        Panels::forward(shape, pass).run(context)?;
+        return Ok(true);
+    }
     kind.gather(context, &[pass], shape.is_padded)
 }
 
@@ -110,6 +119,9 @@ pub(super) fn forward_scratch<T: Element>(
     kind: Kind,
 ) -> ScratchLen {
     let pass = gather::forward::<T>(shape, &[], &[], None, Activation::None, &mut []);
+    if kind.choice == Choice::Depthwise && takes_panels(shape, &pass) {
+        return Panels::forward(shape, pass).scratch_len();
+    }
     kind.scratch_len(level, &[pass])
 }
 
@@ -124,6 +136,9 @@ pub(super) fn backward_data<T: Element>(
         depthwise_phases::run(context, shape, pass, dx);
         return Ok(());
     }
+    if kind.choice == Choice::Depthwise && takes_panels(shape, &first_phase(shape, pass)) {
+        return Panels::backward(shape, pass, dx).run(context);
+    }
     for_phases(shape, pass, dx, |phases| kind.gather(context, phases, false).map(drop))
 }
 
@@ -137,11 +152,25 @@ pub(super) fn backward_data_scratch<T: Element>(
     if kind.choice == Choice::Depthwise && depthwise_phases::fits(shape) {
         return Ok(most);
     }
-    for_phases(shape, &BackwardData::<T>::of_nothing(), &mut [], |phases| {
+    let pass = BackwardData::<T>::of_nothing();
+    if kind.choice == Choice::Depthwise && takes_panels(shape, &first_phase(shape, &pass)) {
+        return Ok(Panels::backward(shape, &pass, &mut []).scratch_len());
+    }
+    for_phases(shape, &pass, &mut [], |phases| {
         most = most.max(kind.scratch_len(level, phases));
         Ok(())
     })?;
     Ok(most)
+}
+
+/// Whether a depthwise pass, the first of them, goes by panels.
+fn takes_panels<T>(shape: &ConvShape, pass: &Gather<T>) -> bool {
+    let unrolled = depthwise::fits(pass);
+    depthwise_panels::fits(shape) && panel_copies::pay(shape, pass.grid_width, unrolled)
+}
+
+fn first_phase<T: Element>(shape: &ConvShape, pass: &BackwardData<'_, T>) -> Gather<T> {
+    gather::backward_phase(shape, pass, ptr::null_mut(), [0, 0])
 }
 
 /// Calls `run` with the phases of dx, some at a time.

@@ -2,7 +2,7 @@
 
 use super::TASK_WORK;
 use super::nhwc_row::Row;
-use super::nhwc_window::{Source, Window};
+use super::nhwc_window::{Masked, Source, Window};
 use crate::context::Context;
 use crate::conv2d::gather::Gather;
 use crate::error::Result;
@@ -26,10 +26,6 @@ struct Plan {
     parts: usize,
     /// Parts of a task, but for the last.
     per_task: usize,
-    /// Elements of the packed filters of a pass.
-    filters_len: usize,
-    /// Zeros that stand for the pixels of rows in the padding.
-    zeros: usize,
 }
 
 impl Plan {
@@ -40,58 +36,123 @@ impl Plan {
         let work = passes.iter().map(Gather::row_work).sum::<usize>() * channels;
         let wanted = TASKS.div_ceil(batch).min((work * height).div_ceil(TASK_WORK));
         let part_rows = height.div_ceil(wanted);
-        let packed = channels.next_multiple_of(TILE_LANES);
         Plan {
             height,
             part_rows,
             parts: height.div_ceil(part_rows),
             per_task: (TASK_WORK / (work * part_rows)).max(1),
-            filters_len: most(|pass| pass.rows.count * pass.columns.count) * packed,
-            zeros: packed,
         }
-    }
-
-    fn scratch_len(&self, passes: usize) -> ScratchLen {
-        ScratchLen { shared: self.zeros + passes * self.filters_len, per_slot: 0 }
     }
 }
 
 pub(super) fn scratch_len<T: Element>(passes: &[Gather<T>]) -> ScratchLen {
-    Plan::new(passes).scratch_len(passes.len())
+    ScratchLen::for_all(Filters::len(passes))
 }
 
 /// Runs gathering passes from the same source to different places of the same rows.
 pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Result<()> {
     let plan = Plan::new(passes);
-    let scratch = context.scratch::<T>(plan.scratch_len(passes.len()))?;
-    // SAFETY: the scratch memory begins with the zeros.
-    unsafe { scratch.shared().write_bytes(0, plan.zeros) };
-    let filters = || scratch.shared().wrapping_add(plan.zeros);
-    for (number, pass) in passes.iter().enumerate() {
-        // SAFETY: the scratch memory has the filters of every pass.
-        unsafe { pack(pass, filters().add(number * plan.filters_len)) };
-    }
+    let scratch = context.scratch::<T>(scratch_len(passes))?;
+    // SAFETY: the scratch memory has the filters of every pass.
+    let filters = unsafe { Filters::pack(passes, scratch.shared()) };
     let count = passes[0].batch * plan.parts;
     context.run(count.div_ceil(plan.per_task), &|_, index| {
         let first = index * plan.per_task;
-        let kernel = GatherParts {
-            passes,
-            plan,
-            zeros: scratch.shared(),
-            filters: filters(),
-            first,
-            end: count.min(first + plan.per_task),
-        };
-        T::dispatch(context.level(), kernel);
+        let end = count.min(first + plan.per_task);
+        T::dispatch(context.level(), GatherParts { passes, plan, filters: &filters, first, end });
     });
     Ok(())
 }
 
-/// Copies the filters to `[channels / TILE_LANES, taps, TILE_LANES]`, with zeros behind the channels: a
-/// vector's taps follow each other, those of a row in the order of the columns.
+/// The filters of some passes, each packed as `[channels / TILE_LANES, taps, TILE_LANES]` with zeros behind
+/// the channels: a vector's taps follow each other, those of a row in the order of the columns.
+pub(super) struct Filters<T> {
+    /// For all channels; they stand for the pixels of rows in the padding.
+    zeros: *const T,
+    /// Those of the first pass.
+    start: *const T,
+    /// Elements of a pass.
+    len: usize,
+}
+
+// SAFETY: tasks only read through it.
+unsafe impl<T: Sync> Sync for Filters<T> {}
+
+impl<T: Element> Filters<T> {
+    /// Elements of a pass's packed filters, at the most, and of zeros.
+    fn lens(passes: &[Gather<T>]) -> [usize; 2] {
+        let channels = passes[0].groups.next_multiple_of(TILE_LANES);
+        let taps = passes.iter().map(|pass| pass.rows.count * pass.columns.count).max();
+        [taps.unwrap_or(0) * channels, channels]
+    }
+
+    /// Elements of memory for them.
+    pub fn len(passes: &[Gather<T>]) -> usize {
+        let [filters, zeros] = Self::lens(passes);
+        zeros + passes.len() * filters
+    }
+
+    /// Packs them.
+    ///
+    /// # Safety
+    /// `memory` has `len` elements.
+    pub unsafe fn pack(passes: &[Gather<T>], memory: *mut T) -> Self {
+        let [len, zeros] = Self::lens(passes);
+        // SAFETY: the caller answers for the memory.
+        unsafe {
+            memory.write_bytes(0, zeros);
+            let start = memory.add(zeros);
+            for (number, pass) in passes.iter().enumerate() {
+                pack(pass, start.add(number * len));
+            }
+            Filters { zeros: memory, start, len }
+        }
+    }
+
+    /// Computes row `row` of some passes over one image, whose channels begin at number `channel`, a multiple
+    /// of `TILE_LANES`, of the packed ones.
+    ///
+    /// # Safety
+    /// The passes' source has what the row reads, and nobody else uses the row of the target.
+    #[inline(always)]
+    pub unsafe fn row<S: Lanes<T>>(
+        &self,
+        simd: S,
+        passes: &[Gather<T>],
+        (image, row): (usize, usize),
+        channel: usize,
+        lines: &mut [Masked<T>; DEPTH_BLOCK],
+    ) {
+        let [of_image, _, of_row, of_column] = passes[0].source_strides;
+        let start = passes[0].source_at(image * of_image);
+        let source = Source { start, strides: [of_row, of_column] };
+        for (number, pass) in passes.iter().enumerate() {
+            if row >= pass.grid_height {
+                continue;
+            }
+            let taps = (&pass.rows, &pass.columns);
+            let lines = &mut lines[..pass.rows.count];
+            let window = Window::new(taps, row, &source, self.zeros, lines);
+            let [of_image, _, of_row, _] = pass.target_strides;
+            let target = pass.target.wrapping_add(image * of_image + row * of_row);
+            let filters = self.start.wrapping_add(number * self.len + channel * window.len());
+            let kernel = Row { pass, window, filters, target };
+            // SAFETY: the caller answers for the source and the target.
+            unsafe { window.for_each_tile(simd, pass.grid_width, pass.groups, &kernel) };
+        }
+    }
+
+    /// What `row` lists lines in.
+    #[inline(always)]
+    pub fn lines(&self) -> [Masked<T>; DEPTH_BLOCK] {
+        [[self.zeros; 2]; DEPTH_BLOCK]
+    }
+}
+
+/// Copies one pass's filters.
 ///
 /// # Safety
-/// `target` has `filters_len` elements.
+/// `target` has them.
 unsafe fn pack<T: Element>(pass: &Gather<T>, target: *mut T) {
     let Gather { rows, columns, filter_strides: strides, .. } = pass;
     let taps = rows.count * columns.count;
@@ -120,10 +181,7 @@ unsafe fn pack<T: Element>(pass: &Gather<T>, target: *mut T) {
 struct GatherParts<'a, T> {
     passes: &'a [Gather<T>],
     plan: Plan,
-    /// As many as there are channels.
-    zeros: *const T,
-    /// Of all passes, packed.
-    filters: *const T,
+    filters: &'a Filters<T>,
     first: usize,
     end: usize,
 }
@@ -133,29 +191,14 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        let Plan { height, part_rows, parts, filters_len, .. } = self.plan;
-        let [of_image, _, of_row, of_column] = self.passes[0].source_strides;
-        let mut lines = [[self.zeros; 2]; DEPTH_BLOCK];
+        let Plan { height, part_rows, parts, .. } = self.plan;
+        let mut lines = self.filters.lines();
         for number in self.first..self.end {
             let (image, part) = (number / parts, number % parts);
-            let start = self.passes[0].source_at(image * of_image);
-            let source = Source { start, strides: [of_row, of_column] };
             let first_row = part * part_rows;
             for row in first_row..height.min(first_row + part_rows) {
-                for (number, pass) in self.passes.iter().enumerate() {
-                    if row >= pass.grid_height {
-                        continue;
-                    }
-                    let taps = (&pass.rows, &pass.columns);
-                    let lines = &mut lines[..pass.rows.count];
-                    let window = Window::new(taps, row, &source, self.zeros, lines);
-                    let [of_image, _, of_row, _] = pass.target_strides;
-                    let target = pass.target.wrapping_add(image * of_image + row * of_row);
-                    let filters = self.filters.wrapping_add(number * filters_len);
-                    let kernel = Row { pass, window, filters, target };
-                    // SAFETY: the source has what the row reads; the target is this task's.
-                    unsafe { window.for_each_tile(simd, pass.grid_width, pass.groups, &kernel) };
-                }
+                // SAFETY: the source has what the row reads; the target is this task's.
+                unsafe { self.filters.row(simd, self.passes, (image, row), 0, &mut lines) };
             }
         }
     }

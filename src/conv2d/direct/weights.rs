@@ -1,12 +1,13 @@
 //! dw and db. As for the dense pass, the batch is cut into parts by the shape alone, and the parts'
 //! sums are added up in their order.
 
-use std::array;
+use std::{array, ptr};
 
-use super::TASK_WORK;
 use super::band::Band;
 use super::depthwise_weights::{self, Plane};
 use super::nhwc_weights::{self, Sums};
+use super::panel_copies::{self, Bands, CHANNELS, shape_of_panel, to_panel};
+use super::{TASK_WORK, nhwc_depthwise};
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, parts_of_batch, updated};
 use crate::conv2d::gradient::Gradient;
@@ -54,6 +55,11 @@ impl Plan {
         let columns = Taps::forward(&shape.width);
         let axes = std::iter::once((rows, columns));
         let (copies, units, least_channels) = match shape.layout {
+            _ if with_dw && takes_panels(shape) => {
+                let [height, width] = [shape.out_height, shape.out_width];
+                let bands = Bands::new::<T>(axes, [height, width], [height, width], 1);
+                (Copies::Panels(bands), shape.batch, CHANNELS)
+            }
             Layout::Nchw => {
                 let band = Band::new::<T>(axes, 1, [shape.out_height, shape.out_width]);
                 (Copies::Nchw(band), shape.batch, PLANES)
@@ -73,7 +79,9 @@ impl Plan {
         let units_of_part = units.div_ceil(parts);
         let parts = units.div_ceil(units_of_part);
         let channels = match copies {
-            Copies::Nchw(_) => (TASK_WORK / (work / parts).max(1)).max(1).next_multiple_of(PLANES),
+            Copies::Nchw(_) | Copies::Panels(_) => {
+                (TASK_WORK / (work / parts).max(1)).max(1).next_multiple_of(PLANES)
+            }
             Copies::Nhwc => least_channels,
         };
         Plan {
@@ -90,10 +98,15 @@ impl Plan {
         }
     }
 
-    /// Elements of a copy of x; in NHWC with the sums of a block.
+    /// Elements of a copy of x; of a panel with one of dy, and of its and NHWC's sums of a block.
     fn copy_len(&self) -> usize {
         match &self.copies {
             Copies::Nchw(band) => band.len(),
+            Copies::Panels(bands) => {
+                let sums =
+                    (self.taps + 1) * CHANNELS + nhwc_weights::scratch_len(self.taps, CHANNELS);
+                bands.source_len() + bands.target_len() + sums
+            }
             Copies::Nhwc => nhwc_weights::scratch_len(self.taps, self.channels),
         }
     }
@@ -102,6 +115,7 @@ impl Plan {
     fn scratch_len<T: Element>(&self, shape: &ConvShape, dy: &Gradient<'_, T>) -> ScratchLen {
         let region = match &self.copies {
             Copies::Nchw(_) => dy.scratch_len(1, shape.out_height),
+            Copies::Panels(bands) => dy.scratch_len(CHANNELS, bands.grid_rows),
             Copies::Nhwc => dy.scratch_len(self.channels, 1),
         };
         ScratchLen { shared: self.parts * self.sums_of_part, per_slot: self.copy_len() + region }
@@ -170,10 +184,18 @@ pub(in crate::conv2d) fn run<T: Element>(
     Ok(())
 }
 
+/// Whether panels of channels are copied.
+fn takes_panels(shape: &ConvShape) -> bool {
+    let unrolled = depthwise_weights::fits(shape);
+    let can = panel_copies::fits(shape) && nhwc_depthwise::fits(shape);
+    can && panel_copies::pay(shape, shape.out_width, unrolled)
+}
+
 /// How x is copied.
 #[derive(Clone, Copy)]
 enum Copies {
     Nchw(Band),
+    Panels(Bands),
     Nhwc,
 }
 
@@ -220,10 +242,17 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
                     }
                 }
             }
+            Copies::Panels(bands) => {
+                for channel in (first..end).step_by(CHANNELS) {
+                    let channels = (channel, CHANNELS.min(end - channel));
+                    // SAFETY: the tensors have the images and the channels, which are this task's.
+                    unsafe { self.panel(simd, bands, channels) };
+                }
+            }
             Copies::Nhwc => {
                 let sums = Sums {
                     shape: self.shape,
-                    x: self.pass.x.filter(|_| self.with_dw).map_or(std::ptr::null(), <[T]>::as_ptr),
+                    x: self.pass.x.filter(|_| self.with_dw).map_or(ptr::null(), <[T]>::as_ptr),
                     gradient: &self.pass.gradient,
                     rows: self.rows,
                     columns: self.columns,
@@ -250,6 +279,73 @@ impl<T: Element> SumPart<'_, T> {
     fn sum(&self, tap: usize, channel: usize) -> *mut T {
         // SAFETY: within the part's sums.
         unsafe { self.sums.add(tap * self.shape.out_channels + channel) }
+    }
+
+    /// The sums of a panel of channels.
+    ///
+    /// # Safety
+    /// The tensors have the images and the channels; nobody else uses their sums.
+    #[inline(always)]
+    unsafe fn panel<S: Lanes<T>>(
+        &self,
+        simd: S,
+        bands: &Bands,
+        (channel, channels): (usize, usize),
+    ) {
+        let (shape, lines) = (self.shape, self.taps() + 1);
+        let [x_image, x_channel, x_row, x_column] = shape.input_strides;
+        let x_strides = [x_channel, x_row, x_column];
+        let mut of_panel = shape_of_panel(shape);
+        of_panel.input_strides[2] = bands.row_len() * CHANNELS;
+        let x_copy = self.copy;
+        let dy_copy = x_copy.wrapping_add(bands.source_len());
+        let sums = dy_copy.wrapping_add(bands.target_len());
+        let x = self.pass.x.map_or(ptr::null(), <[T]>::as_ptr);
+        for line in 0..lines {
+            // SAFETY: the panel's sums.
+            unsafe { self.sum(line, channel).write_bytes(0, channels) };
+        }
+        for unit in (self.units.0 * bands.count)..(self.units.1 * bands.count) {
+            let (image, band) = (unit / bands.count, bands.band(unit % bands.count));
+            let region = Region {
+                image,
+                channels: channel..channel + channels,
+                rows: band.grid.0..band.grid.1,
+            };
+            let x = x.wrapping_add(image * x_image + channel * x_channel + band.source.0 * x_row);
+            let pixels = (band.grid.1 - band.grid.0) * shape.out_width;
+            // SAFETY: the caller answers for the tensors; there is memory for the copies, the sums and the region.
+            unsafe {
+                let view = self.pass.gradient.view(shape, &region, self.region);
+                let [dy_image, dy_channel, dy_row, dy_column] = view.strides;
+                let dy = view.at(image * dy_image + channel * dy_channel + band.grid.0 * dy_row);
+                to_panel(simd, dy, [dy_channel, dy_column], [channels, pixels], dy_copy);
+                band.copy(simd, [x, ptr::null()], x_strides, channels, shape.width.input, x_copy);
+                let dy = std::slice::from_raw_parts(dy_copy, pixels * CHANNELS);
+                let [rows, columns] = band.taps(&self.rows, &self.columns);
+                let kernel = Sums {
+                    shape: &of_panel,
+                    x: x_copy,
+                    gradient: &Gradient::Stored { dy, relu_output: None },
+                    rows,
+                    columns,
+                    channels: (0, CHANNELS),
+                    sums,
+                    scratch: sums.add(lines * CHANNELS),
+                    region: self.region,
+                };
+                kernel.run(simd, (0, band.grid.1 - band.grid.0));
+                for line in 0..lines {
+                    for lane in (0..channels).step_by(S::LANES) {
+                        let count = S::LANES.min(channels - lane);
+                        let total = self.sum(line, channel + lane);
+                        let sum = simd.load(sums.add(line * CHANNELS + lane));
+                        let sum = simd.add(runs::load(simd, count, total), sum);
+                        runs::store(simd, count, total, sum);
+                    }
+                }
+            }
+        }
     }
 
     /// Adds one image's sums of one channel to the lanes of each tap's total, NCHW.
@@ -305,7 +401,7 @@ impl<T: Element> SumPart<'_, T> {
                 let total = self.lanes_of::<S, 0>(simd, band, view.at(dy), rows, 0, 0);
                 add(simd, total_of_dy, total[0]);
                 let Some(x) = x else { continue };
-                band.fill(simd, x, std::ptr::null(), x_row, (row, rows), self.copy);
+                band.fill(simd, x, ptr::null(), x_row, (row, rows), self.copy);
                 for row_tap in 0..shape.height.kernel {
                     for column_tap in (0..shape.width.kernel).step_by(SHARED_TAPS) {
                         let dy = view.at(dy);
