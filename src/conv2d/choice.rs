@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 
-use super::{direct, winograd};
+use super::{columns, direct, winograd};
 use crate::error::{Error, Result};
 use crate::shape::{Algorithm, ConvShape, Layout};
 
@@ -26,6 +26,7 @@ pub(super) enum Choice {
     Pixels,
     Channels,
     Product,
+    Columns,
     Winograd,
 }
 
@@ -53,6 +54,10 @@ impl Choice {
             Choice::Product => {
                 c"a matrix product on packed patches: they are single pixels, or too few channels would \
                  fill the lanes of a direct kernel"
+            }
+            Choice::Columns => {
+                c"a matrix product that makes the cells of every window, added where the windows lie: too \
+                 many phases, or too large windows, for kernels that gather"
             }
             Choice::Winograd => {
                 c"Winograd's minimal filtering: the products that it saves outweigh its transforms"
@@ -85,6 +90,11 @@ const MANY_OF_BOTH: usize = 128;
 const MANY_STRIDED_OUTPUTS: usize = 64;
 const MANY_STRIDED_FILTERS: usize = 1 << 19;
 
+/// dx with few channels is not gathered by more phases than those of a stride of 2, each of which reads all
+/// of dy, nor where so many times as many products would be made as there are.
+const MOST_PHASES: usize = 4;
+const MOST_WASTE: usize = 2;
+
 pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
     match shape.algorithm {
         Algorithm::Gemm => {}
@@ -115,6 +125,18 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
             return Ok(if many && !matrix { Choice::Channels } else { Choice::Product });
         }
     };
+    let few_of_either = outputs <= FEW_OUTPUTS || !nhwc && terms <= FEW_TERMS;
+    if pass == Pass::BackwardData && few_of_either && columns::fits(shape) {
+        let phases = shape.height.stride.saturating_mul(shape.width.stride);
+        // Whether most taps of the elements of dx have no dy, or there is no other kernel for few outputs.
+        let gathered = shape.height.input * shape.width.input;
+        let multiplied = (shape.out_height * shape.out_width).saturating_mul(phases);
+        let wasteful = gathered > multiplied.saturating_mul(MOST_WASTE);
+        let other = direct::pixel_lanes_fit(shape, terms);
+        if phases > MOST_PHASES || wasteful || !other {
+            return Ok(Choice::Columns);
+        }
+    }
     let few = match nhwc {
         false => outputs <= FEW_OUTPUTS || terms <= FEW_TERMS,
         true => outputs <= FEW_NHWC_OUTPUTS && shape.window() > 1,

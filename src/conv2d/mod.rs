@@ -4,6 +4,7 @@ mod add_parts;
 mod backward_data;
 mod backward_weights;
 mod choice;
+mod columns;
 mod direct;
 mod fill_by_cell;
 mod filter_product;
@@ -146,7 +147,10 @@ fn forward_as<T: Element>(
     let kind = Kind::new(choice, shape);
     match choice {
         Choice::Reference => reference::conv2d_forward(shape, x, w, bias, activation, y),
-        Choice::Product => forward::run(context, shape, x, w, bias, activation, y)?,
+        // The columns are those of a backward pass.
+        Choice::Product | Choice::Columns => {
+            forward::run(context, shape, x, w, bias, activation, y)?
+        }
         Choice::Winograd => {
             winograd::gather(context, &gather::forward(shape, x, w, bias, activation, y))?;
         }
@@ -233,7 +237,9 @@ fn backward_data_as<T: Element>(
     if choice == Choice::Winograd {
         let phase = gather::backward_phase(shape, pass, dx.as_mut_ptr(), [0, 0]);
         winograd::gather(context, &phase)?;
-    // The kernel with channels in the lanes skips taps that read no dy.
+    // Columns have no taps that read no dy, and the kernel with channels in the lanes skips them.
+    } else if choice == Choice::Columns {
+        columns::run(context, shape, pass, dx)?;
     } else if choice != Choice::Channels && pass.needs_plain_loops(shape) {
         pass.run_plain_loops(context, shape, dx);
     } else if choice == Choice::Product {

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use super::choice::{Choice, Pass, choose};
 use super::direct::{self, Kind};
-use super::{backward_weights, forward, gather, winograd};
+use super::{backward_weights, columns, forward, gather, winograd};
 use crate::context::Context;
 use crate::conv2d::backward_data::BackwardData;
 use crate::error::Result;
@@ -92,6 +92,7 @@ fn scratch_len<T: Element>(
         (Pass::BackwardData, Choice::Product) => {
             BackwardData::<T>::of_nothing().scratch_len(level, shape)
         }
+        (Pass::BackwardData, Choice::Columns) => columns::scratch_len::<T>(level, shape),
         (Pass::BackwardData, _) => direct::backward_data_scratch::<T>(level, shape, kind)?,
         (Pass::BackwardWeights, Choice::Product) => {
             let of = |with_dw| backward_weights::scratch_len::<T>(level, shape, with_dw);

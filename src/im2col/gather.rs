@@ -9,6 +9,10 @@ use crate::runs;
 use crate::shape::{Axis, ConvShape, Layout};
 use crate::simd::{Element, Kernel, Lanes};
 
+/// Remainders of columns at the most, and columns whose row stays in the first-level cache.
+const MOST_PHASES: usize = 16;
+const MOST_COLUMNS: usize = 1 << 12;
+
 /// Writes some rows of an image of x: every element the sum of its cells, in the order of the taps.
 pub(super) struct Gather<'a, T> {
     pub shape: &'a ConvShape,
@@ -19,8 +23,9 @@ pub(super) struct Gather<'a, T> {
     pub places: Places,
     /// The image's part of the column matrix.
     pub col: *const T,
-    /// The image.
+    /// The image, and what its elements count before their cells are added.
     pub x: *mut T,
+    pub beta: T,
     /// Where cells are transposed, and the memory for it.
     pub block: Option<Block>,
     pub memory: *mut T,
@@ -32,13 +37,14 @@ impl<T: Element> Kernel<T> for Gather<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let Gather { shape, ref rows, col, memory, places, .. } = self;
-        self.clear(simd);
+        self.begin(simd);
         let windows = windows_over(&shape.height, rows);
         let pixels = windows.len() * shape.out_width;
         let from_rows = col.wrapping_add(windows.start * places.row);
         let all = self.channels.clone();
         match (shape.layout, places.is_patch_rows(), self.block) {
             (Layout::Nhwc, true, _) => self.patches(simd),
+            (Layout::Nchw, false, _) if phases_len(shape) > 0 => self.phases(simd, col),
             (Layout::Nchw, false, _) => {
                 let source = from_rows.wrapping_add(all.start * places.channel);
                 self.columns(simd, all, source, &places, windows.start);
@@ -78,6 +84,21 @@ impl<T: Element> Kernel<T> for Gather<'_, T> {
     }
 }
 
+/// Elements of a row of one remainder of columns.
+fn phase_len(width: &Axis) -> usize {
+    width.input.div_ceil(width.stride)
+}
+
+/// Elements of memory that a row of NCHW takes whose columns are added by their remainders, from columns of
+/// patches: none where they are not.
+pub(super) fn phases_len(shape: &ConvShape) -> usize {
+    let width = &shape.width;
+    match width.stride {
+        3..=MOST_PHASES if width.input <= MOST_COLUMNS => width.stride * phase_len(width),
+        _ => 0,
+    }
+}
+
 /// The rows of windows over some rows of x.
 pub(super) fn windows_over(height: &Axis, rows: &Range<usize>) -> Range<usize> {
     let start = height.windows_over(rows.start).start;
@@ -98,8 +119,50 @@ impl<T: Element> Gather<'_, T> {
         })
     }
 
+    /// From columns of patches at strides whose elements no vector can take apart: those of each column's
+    /// remainder are added in a row of their own, and then put together.
     #[inline(always)]
-    fn clear<S: Lanes<T>>(&self, simd: S) {
+    fn phases<S: Lanes<T>>(&self, simd: S, col: *const T) {
+        let (width, places, x_places) = (&self.shape.width, &self.places, &self.x_places);
+        let (stride, row_len) = (width.stride, phase_len(&self.shape.width));
+        let memory = self.memory;
+        for (channel, row) in
+            self.channels.clone().flat_map(|c| self.rows.clone().map(move |r| (c, r)))
+        {
+            let x = self.x.wrapping_add(channel * x_places.channel + row * x_places.row);
+            // SAFETY: a row of x, which is this task's, and of the memory, and the cells that lie on it.
+            unsafe {
+                lines::clear(simd, stride * row_len, memory);
+                if self.beta != T::default() {
+                    for column in 0..width.input {
+                        let place = column % stride * row_len + column / stride;
+                        *memory.add(place) = *x.add(column);
+                    }
+                }
+                // The last window first: so an element gets its taps in their order.
+                for (window, kernel_row) in self.shape.height.windows(row).rev() {
+                    for kernel_column in 0..width.kernel {
+                        let inside = width.outputs(kernel_column);
+                        let at = [window, inside.start, channel];
+                        let source = col.wrapping_add(places.at(at, (kernel_row, kernel_column)));
+                        let position = (inside.start * stride + kernel_column * width.dilation)
+                            .wrapping_sub(width.pad_before);
+                        let place = position % stride * row_len + position / stride;
+                        lines::add(simd, inside.len(), source, memory.wrapping_add(place));
+                    }
+                }
+                let whole = width.input / stride;
+                runs::transpose(simd, [stride, whole], memory, row_len, x, stride);
+                for phase in 0..width.input % stride {
+                    *x.add(whole * stride + phase) = *memory.add(phase * row_len + whole);
+                }
+            }
+        }
+    }
+
+    /// Scales the elements by beta; 0 does not read them.
+    #[inline(always)]
+    fn begin<S: Lanes<T>>(&self, simd: S) {
         let (rows, places) = (self.rows.clone(), &self.x_places);
         let (runs, len) = match self.shape.layout {
             Layout::Nchw => (self.channels.clone(), rows.len() * places.row),
@@ -108,7 +171,12 @@ impl<T: Element> Gather<'_, T> {
         for run in runs {
             let target = self.x.wrapping_add(run * places.channel + rows.start * places.row);
             // SAFETY: the rows of this task.
-            unsafe { lines::clear(simd, len, target) };
+            unsafe {
+                match self.beta == T::default() {
+                    true => lines::clear(simd, len, target),
+                    false => lines::scale(simd, len, self.beta, target),
+                }
+            }
         }
     }
 

@@ -25,6 +25,29 @@ pub(super) unsafe fn clear<T: Element, S: Lanes<T>>(simd: S, len: usize, target:
     unsafe { runs::fill(simd, len, simd.splat(T::default()), target, [(1, 0); 3]) };
 }
 
+/// `target[i] *= factor`
+#[inline(always)]
+pub(super) unsafe fn scale<T: Element, S: Lanes<T>>(
+    simd: S,
+    len: usize,
+    factor: T,
+    target: *mut T,
+) {
+    for_each(
+        simd,
+        len,
+        #[inline(always)]
+        |at, count| {
+            // SAFETY: the caller answers for the elements.
+            unsafe {
+                let target = target.add(at);
+                let value = simd.mul(simd.splat(factor), runs::load(simd, count, target));
+                runs::store(simd, count, target, value);
+            }
+        },
+    );
+}
+
 /// `target[i] = source[i]`
 #[inline(always)]
 pub(super) unsafe fn copy<T: Element, S: Lanes<T>>(

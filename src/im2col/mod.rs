@@ -6,7 +6,7 @@ mod lines;
 mod places;
 
 use fill::Fill;
-use gather::Gather;
+use gather::{Gather, phases_len};
 use places::{Block, CHANNELS, Places};
 
 use std::ops::Range;
@@ -122,34 +122,77 @@ pub(crate) fn run_col2im<T: Element>(
     x: &mut [T],
 ) -> Result<()> {
     let shape = checked(params, size_of::<T>(), x.len(), col.len())?;
-    let (x_places, places) = (Places::of_x(&shape), Places::of_col(&shape, col_layout));
-    let x = SharedMut::new(x);
-    // A task owns some rows of an image, or of some of its channels: it gathers what every element is a sum of.
-    let height = &shape.height;
-    let cut = Cut::new(&shape, col_layout, height.input);
-    let windows = ((cut.rows + height.window()) / height.stride + 1).min(shape.out_height);
-    let block = match (shape.layout, places.is_patch_rows()) {
-        (Layout::Nchw, true) => Block::new(&shape, windows),
-        (Layout::Nhwc, false) => Block::of_pixels(&shape, windows),
-        _ => None,
-    };
-    let scratch = context.scratch::<T>(ScratchLen::for_each(block.map_or(0, |block| block.len)))?;
-    context.run(shape.batch * cut.parts(), &|slot, index| {
-        let (image, rows, channels) = cut.part(index);
-        let gather = Gather {
-            shape: &shape,
-            rows,
-            channels,
-            x_places,
-            places,
-            col: col[image * places.image..].as_ptr(),
-            x: x.at(image * x_places.image),
-            block,
-            memory: scratch.slot(slot),
-        };
-        T::dispatch(context.level(), gather);
-    });
+    let add = AddCells { shape: &shape, col_layout, beta: T::default() };
+    let scratch = context.scratch::<T>(ScratchLen::for_each(add.memory_len()))?;
+    add.run(context, col, x, |slot| scratch.slot(slot));
     Ok(())
+}
+
+/// x = beta * x + the sums of the cells that lie on each element.
+pub(crate) struct AddCells<'a, T> {
+    /// Of any number of groups: their patches are parts of the whole patches.
+    pub shape: &'a ConvShape,
+    pub col_layout: ColLayout,
+    pub beta: T,
+}
+
+impl<T: Element> AddCells<'_, T> {
+    /// Where cells are transposed.
+    fn block(&self, cut: &Cut) -> Option<Block> {
+        let height = &self.shape.height;
+        let windows = ((cut.rows + height.window()) / height.stride + 1).min(height.output);
+        let patch_rows = self.col_layout == ColLayout::PatchRows;
+        match (self.shape.layout, patch_rows) {
+            (Layout::Nchw, true) => Block::new(self.shape, windows),
+            (Layout::Nhwc, false) => Block::of_pixels(self.shape, windows),
+            _ => None,
+        }
+    }
+
+    fn cut(&self) -> Cut {
+        Cut::new(self.shape, self.col_layout, self.shape.height.input)
+    }
+
+    /// Elements of memory that each slot needs.
+    pub fn memory_len(&self) -> usize {
+        match (self.shape.layout, self.col_layout) {
+            (Layout::Nchw, ColLayout::PerImage | ColLayout::PatchColumns) => phases_len(self.shape),
+            _ => self.block(&self.cut()).map_or(0, |block| block.len),
+        }
+    }
+
+    /// Adds the cells of all images, with memory for each slot.
+    pub fn run(
+        &self,
+        context: &Context,
+        col: &[T],
+        x: &mut [T],
+        memory: impl Fn(usize) -> *mut T + Sync,
+    ) {
+        let shape = self.shape;
+        let (x_places, places) = (Places::of_x(shape), Places::of_col(shape, self.col_layout));
+        // A task owns some rows of an image, or of some of its channels: it gathers what every element is a
+        // sum of.
+        let cut = self.cut();
+        let block = self.block(&cut);
+        let x = SharedMut::new(x);
+        context.run(shape.batch * cut.parts(), &|slot, index| {
+            let (image, rows, channels) = cut.part(index);
+            let gather = Gather {
+                shape,
+                rows,
+                channels,
+                x_places,
+                places,
+                col: col[image * places.image..].as_ptr(),
+                x: x.at(image * x_places.image),
+                beta: self.beta,
+                block,
+                memory: memory(slot),
+            };
+            T::dispatch(context.level(), gather);
+        });
+    }
 }
 
 /// How the work on an image is cut into tasks: by its shape alone.

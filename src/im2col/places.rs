@@ -1,7 +1,7 @@
 //! Where elements of a tensor and cells of a column matrix lie.
 
 use super::ColLayout;
-use crate::shape::{ConvShape, Layout, activation_strides};
+use crate::shape::{ConvShape, Layout};
 
 /// Strides of x and of the column matrix along what they share.
 #[derive(Clone, Copy)]
@@ -17,16 +17,14 @@ pub(super) struct Places {
 impl Places {
     /// Rows and columns are x's own.
     pub fn of_x(shape: &ConvShape) -> Self {
-        let (h, w) = (&shape.height, &shape.width);
-        let [image, channel, row, column] =
-            activation_strides(shape.layout, shape.in_channels, h.input, w.input);
+        let [image, channel, row, column] = shape.input_strides;
         Places { image, row, column, channel, kernel_row: 0, kernel_column: 0 }
     }
 
     /// Rows and columns are those of the patches.
     pub fn of_col(shape: &ConvShape, col_layout: ColLayout) -> Self {
         let (h, w) = (&shape.height, &shape.width);
-        let (pixels, cells) = (h.output * w.output, shape.patch_len());
+        let (pixels, cells) = (h.output * w.output, shape.in_channels * shape.window());
         let (image, pixel, cell) = match col_layout {
             ColLayout::PatchRows => (pixels * cells, cells, 1),
             ColLayout::PatchColumns => (pixels, 1, shape.batch * pixels),

@@ -155,6 +155,15 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     all.push(new(2, 3, 6, 9, 5, 5, 5));
     all.push(pad([2, 2, 2, 2], new(3, 18, 7, 10, 70, 5, 5)));
     all.push(pad([4, 0, 1, 3], new(1, 70, 5, 118, 17, 5, 5)));
+    // dx by columns: more than four phases, windows larger than a block of products, and windows that leave
+    // most of the image's taps without a result
+    all.push(stride(3, 3, pad([2, 0, 1, 3], new(5, 3, 14, 37, 18, 5, 4))));
+    all.push(stride(3, 17, dilation(2, 1, pad([1, 1, 2, 2], new(2, 5, 11, 40, 3, 3, 5)))));
+    all.push(stride(1, 20, new(3, 2, 3, 61, 7, 3, 24)));
+    all.push(groups(2, stride(4, 4, pad([1, 1, 1, 1], new(3, 6, 9, 13, 20, 3, 3)))));
+    all.push(stride(3, 3, new(2, 70, 9, 10, 3, 2, 2)));
+    all.push(new(2, 1, 23, 24, 5, 20, 21));
+    all.push(pad([1, 0, 0, 2], new(3, 2, 9, 10, 33, 8, 7)));
     // depthwise kernels that read in place: around the edges of vectors, pairs of them and blocks of
     // rows, and with taps that reach beyond the image on both sides at once
     for columns in EDGES {
@@ -184,6 +193,24 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         all.push(groups(17, pad([2, 1, 1, 2], new(1, 17, 3, columns, 17, 3, 3))));
     }
     all.push(groups(512, pad([1, 1, 1, 1], new(1, 512, 3, 7, 512, 3, 3))));
+    // depthwise kernels on copied panels of channels: a part of one, several, rows of few pixels and of
+    // many, phases of every number, windows that lie beyond the image, and several bands
+    for channels in [8, 15, 16, 17, 40] {
+        let new = |rows, columns, kernel_height, kernel_width| {
+            let batch = if channels == 17 { 3 } else { 1 };
+            new(batch, channels, rows, columns, channels, kernel_height, kernel_width)
+        };
+        all.push(groups(channels, pad([3, 3, 3, 3], new(7, 9, 7, 7))));
+        all.push(groups(channels, pad([1, 6, 8, 2], new(4, 19, 6, 7))));
+        all.push(groups(channels, dilation(2, 3, pad([2, 1, 3, 2], new(6, 17, 3, 3)))));
+        all.push(groups(channels, stride(3, 2, pad([1, 2, 2, 0], new(8, 11, 3, 4)))));
+        all.push(groups(channels, stride(4, 4, dilation(2, 2, new(9, 34, 3, 2)))));
+        all.push(groups(channels, stride(4, 3, new(9, 7, 2, 2))));
+        all.push(groups(channels, pad([2, 2, 2, 2], new(5, 8, 5, 5))));
+    }
+    all.push(groups(9, pad([3, 3, 1, 1], new(2, 9, 100, 70, 9, 7, 3))));
+    all.push(groups(20, stride(3, 3, pad([1, 1, 1, 1], new(1, 20, 130, 81, 20, 4, 4)))));
+    all.push(groups(20, pad([0, 0, 4, 4], new(1, 20, 130, 30, 20, 3, 9))));
     all
 }
 
