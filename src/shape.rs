@@ -274,8 +274,19 @@ pub(crate) struct ConvShape {
 impl ConvShape {
     /// Checks `params` for tensors whose elements have `element_size` bytes.
     pub fn new(params: &Conv2dParams, element_size: usize) -> Result<Self> {
-        let shape = ConvShape::of_windows(params, element_size)?;
+        let mut shape = ConvShape::of_windows(params, element_size)?;
         shape.countable()?;
+        // Where both layouts are the same, that of which the kernels fill their lanes.
+        let (h, w) = (shape.height, shape.width);
+        shape.layout = match (shape.in_channels, shape.out_channels) {
+            (1, 1) => Layout::Nchw,
+            _ if [h.input, w.input, h.output, w.output] == [1; 4] => Layout::Nhwc,
+            _ => return Ok(shape),
+        };
+        let strides =
+            |channels, height, width| activation_strides(shape.layout, channels, height, width);
+        shape.input_strides = strides(shape.in_channels, h.input, w.input);
+        shape.output_strides = strides(shape.out_channels, h.output, w.output);
         Ok(shape)
     }
 

@@ -137,8 +137,10 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
             return Ok(Choice::Columns);
         }
     }
+    let dense = shape.height.stride == 1 && shape.width.stride == 1;
+    // Single pixels side by side are a matrix already.
     let few = match nhwc {
-        false => outputs <= FEW_OUTPUTS || terms <= FEW_TERMS,
+        false => (outputs <= FEW_OUTPUTS || terms <= FEW_TERMS) && !(shape.window() == 1 && dense),
         true => outputs <= FEW_NHWC_OUTPUTS && shape.window() > 1,
     };
     let pixels = few && direct::pixel_lanes_fit(shape, terms);
@@ -146,7 +148,6 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
         false => outputs >= MANY_OUTPUTS,
         true => !pixels,
     };
-    let dense = shape.height.stride == 1 && shape.width.stride == 1;
     // Pixels with gaps between them are packed, which many outputs are worth.
     let packing_pays = match nhwc {
         false => outputs >= MANY_STRIDED_OUTPUTS && shape.width.stride <= 2,

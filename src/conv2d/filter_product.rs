@@ -101,15 +101,24 @@ impl Plan {
 const PANEL_PIXELS: usize = 32;
 
 impl<T: Element> FilterProduct<T> {
-    /// Takes the images as the rows of one, where a patch is just its pixel and an image's pixels
-    /// would leave some of their last panel empty. What is summed for a pixel stays the same.
+    /// Takes the images as one, where a patch is just its pixel and each image's pixels would leave some of
+    /// their last tile empty. What is summed for a pixel stays the same.
     pub fn joined(self) -> Self {
-        let empty = self.pixels.next_multiple_of(PANEL_PIXELS) - self.pixels;
         let one_row = self.patches.are_pixels() && self.patches.rows.extent == 1;
         let side_by_side = self.results.pixels.width == usize::MAX;
-        let wasteful = empty * WORTH_JOINING > self.pixels;
-        let nchw = self.patches.layout == Layout::Nchw;
-        if !(nchw && one_row && side_by_side && wasteful && self.batch > 1) {
+        if !(one_row && side_by_side && self.batch > 1) {
+            return self;
+        }
+        match self.patches.layout {
+            Layout::Nchw => self.joined_rows(),
+            Layout::Nhwc => self.joined_pixels(),
+        }
+    }
+
+    /// The images as the rows of one.
+    fn joined_rows(self) -> Self {
+        let empty = self.pixels.next_multiple_of(PANEL_PIXELS) - self.pixels;
+        if empty * WORTH_JOINING <= self.pixels {
             return self;
         }
         let mut joined = self;
@@ -121,6 +130,21 @@ impl<T: Element> FilterProduct<T> {
             inner: self.results.pixels.inner,
         };
         joined.pixels = self.batch * self.pixels;
+        joined.batch = 1;
+        joined
+    }
+
+    /// The images as one row, where they follow on from one another.
+    fn joined_pixels(self) -> Self {
+        let Results { image_stride, pixels: Places { inner, .. }, .. } = self.results;
+        let source_follows = self.image_stride == self.pixels * self.patches.strides[2];
+        if !(source_follows && image_stride == self.pixels * inner) {
+            return self;
+        }
+        let mut joined = self;
+        joined.pixels = self.batch * self.pixels;
+        joined.patches.columns.extent = joined.pixels;
+        joined.patches.grid_width = joined.pixels;
         joined.batch = 1;
         joined
     }
