@@ -105,6 +105,8 @@ impl<T: Element> FilterProduct<T> {
     /// their last tile empty. What is summed for a pixel stays the same.
     pub fn joined(self) -> Self {
         let one_row = self.patches.are_pixels() && self.patches.rows.extent == 1;
+        // Padding can make more patches than there are pixels.
+        let one_row = one_row && self.patches.columns.extent == self.pixels;
         let side_by_side = self.results.pixels.width == usize::MAX;
         if !(one_row && side_by_side && self.batch > 1) {
             return self;

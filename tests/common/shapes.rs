@@ -85,6 +85,8 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         pad([20, 0, 0, 0], new(1, 2, 2, 9, 3, 2, 3)),
         // a pixel each, in an image that padding makes longer; phases of dx longer than dy
         pad([0, 3, 0, 0], new(2, 3, 5, 6, 5, 1, 1)),
+        pad([0, 1, 0, 0], new(3, 25, 2, 3, 52, 1, 1)),
+        pad([0, 2, 0, 0], new(5, 17, 1, 1, 34, 1, 1)),
         stride(3, 3, new(3, 17, 7, 15, 2, 2, 3)),
         // strides that leave rows and columns over, and that are wider than the kernel
         stride(2, 3, new(2, 3, 10, 12, 4, 3, 3)),
@@ -155,6 +157,16 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     all.push(new(2, 3, 6, 9, 5, 5, 5));
     all.push(pad([2, 2, 2, 2], new(3, 18, 7, 10, 70, 5, 5)));
     all.push(pad([4, 0, 1, 3], new(1, 70, 5, 118, 17, 5, 5)));
+    // layouts that are the same: one channel each, one pixel each, and windows of which one tap reads it
+    all.push(pad([1, 1, 1, 1], new(3, 1, 9, 20, 1, 3, 3)));
+    all.push(stride(2, 2, new(2, 1, 8, 9, 1, 2, 2)));
+    all.push(new(37, 19, 1, 1, 33, 1, 1));
+    all.push(groups(2, new(5, 34, 1, 1, 6, 1, 1)));
+    all.push(pad([1, 1, 1, 1], new(5, 20, 1, 1, 17, 3, 3)));
+    // images of NHWC that are joined, and single pixels with few outputs
+    all.push(new(3, 17, 5, 7, 18, 1, 1));
+    all.push(new(2, 40, 6, 9, 1, 1, 1));
+    all.push(new(2, 1, 6, 9, 40, 1, 1));
     // dx by columns: more than four phases, windows larger than a block of products, and windows that leave
     // most of the image's taps without a result
     all.push(stride(3, 3, pad([2, 0, 1, 3], new(5, 3, 14, 37, 18, 5, 4))));
