@@ -276,6 +276,7 @@ impl ConvShape {
     pub fn new(params: &Conv2dParams, element_size: usize) -> Result<Self> {
         let mut shape = ConvShape::of_windows(params, element_size)?;
         shape.countable()?;
+        shape.make_dense();
         // Where both layouts are the same, that of which the kernels fill their lanes.
         let (h, w) = (shape.height, shape.width);
         shape.layout = match (shape.in_channels, shape.out_channels) {
@@ -288,6 +289,26 @@ impl ConvShape {
         shape.input_strides = strides(shape.in_channels, h.input, w.input);
         shape.output_strides = strides(shape.out_channels, h.output, w.output);
         Ok(shape)
+    }
+
+    /// Takes a window that is all of its image as one pixel, whose channels are the window's cells, where the
+    /// filters have them in the same order: then the convolution is a matrix product.
+    fn make_dense(&mut self) {
+        let whole = |axis: &Axis| axis.kernel == axis.padded() && axis.padded() == axis.input;
+        let same_order = match self.layout {
+            Layout::Nchw => self.filter_layout == FilterLayout::Oihw,
+            Layout::Nhwc => self.filter_layout != FilterLayout::Oihw,
+        };
+        let dense = whole(&self.height) && whole(&self.width) && self.groups == 1;
+        if !(dense && same_order) || self.algorithm == Algorithm::Winograd {
+            return;
+        }
+        let pixels = self.window();
+        self.in_channels *= pixels;
+        self.group_in *= pixels;
+        for axis in [&mut self.height, &mut self.width] {
+            (axis.input, axis.kernel, axis.stride, axis.dilation) = (1, 1, 1, 1);
+        }
     }
 
     /// The same for im2col and col2im, which multiply nothing.

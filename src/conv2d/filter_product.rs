@@ -136,11 +136,13 @@ impl<T: Element> FilterProduct<T> {
         joined
     }
 
-    /// The images as one row, where they follow on from one another.
+    /// The images as one row, where they follow on from one another. (Groups share the pixels of an image,
+    /// which stay in the cache from one group to the next.)
     fn joined_pixels(self) -> Self {
         let Results { image_stride, pixels: Places { inner, .. }, .. } = self.results;
         let source_follows = self.image_stride == self.pixels * self.patches.strides[2];
-        if !(source_follows && image_stride == self.pixels * inner) {
+        let target_follows = image_stride == self.pixels * inner;
+        if !(source_follows && target_follows && self.groups == 1) {
             return self;
         }
         let mut joined = self;

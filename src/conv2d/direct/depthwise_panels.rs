@@ -121,7 +121,7 @@ impl<T: Element> Panels<T> {
     pub fn run(&self, context: &Context) -> Result<()> {
         let scratch = context.scratch::<T>(self.scratch_len())?;
         // SAFETY: the scratch memory has the filters of every pass.
-        let filters = unsafe { Filters::pack(self.passes(), scratch.shared()) };
+        let filters = unsafe { Filters::pack(context, self.passes(), &scratch) };
         let count = self.passes[0].batch * self.panels * self.bands.count;
         context.run(count.div_ceil(self.per_task), &|slot, index| {
             let first = index * self.per_task;

@@ -7,9 +7,12 @@ use crate::context::Context;
 use crate::conv2d::gather::Gather;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
-use crate::scratch::ScratchLen;
+use crate::scratch::{Scratch, ScratchLen};
 use crate::shape::ConvShape;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
+
+/// Elements of packed filters of a task, at least: some microseconds of work.
+const PACKED: usize = 1 << 13;
 
 /// Whether windows have few enough taps.
 pub(in crate::conv2d) fn fits(shape: &ConvShape) -> bool {
@@ -54,7 +57,7 @@ pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Res
     let plan = Plan::new(passes);
     let scratch = context.scratch::<T>(scratch_len(passes))?;
     // SAFETY: the scratch memory has the filters of every pass.
-    let filters = unsafe { Filters::pack(passes, scratch.shared()) };
+    let filters = unsafe { Filters::pack(context, passes, &scratch) };
     let count = passes[0].batch * plan.parts;
     context.run(count.div_ceil(plan.per_task), &|_, index| {
         let first = index * plan.per_task;
@@ -95,18 +98,25 @@ impl<T: Element> Filters<T> {
     /// Packs them.
     ///
     /// # Safety
-    /// `memory` has `len` elements.
-    pub unsafe fn pack(passes: &[Gather<T>], memory: *mut T) -> Self {
+    /// The scratch memory that is shared begins with `len` elements for them.
+    pub unsafe fn pack(context: &Context, passes: &[Gather<T>], scratch: &Scratch<'_, T>) -> Self {
         let [len, zeros] = Self::lens(passes);
+        let blocks = zeros / TILE_LANES;
+        let per_task = (PACKED / (len / blocks).max(1)).max(1);
         // SAFETY: the caller answers for the memory.
-        unsafe {
-            memory.write_bytes(0, zeros);
-            let start = memory.add(zeros);
-            for (number, pass) in passes.iter().enumerate() {
-                pack(pass, start.add(number * len));
+        unsafe { scratch.shared().write_bytes(0, zeros) };
+        let start = || scratch.shared().wrapping_add(zeros);
+        let tasks = blocks.div_ceil(per_task);
+        context.run(passes.len() * tasks, &|_, index| {
+            let (number, first) = (index / tasks, index % tasks * per_task);
+            let pass = &passes[number];
+            let block_len = pass.rows.count * pass.columns.count * TILE_LANES;
+            for block in first..blocks.min(first + per_task) {
+                // SAFETY: the pass's block, which is this task's.
+                unsafe { pack(pass, block, start().add(number * len + block * block_len)) };
             }
-            Filters { zeros: memory, start, len }
-        }
+        });
+        Filters { zeros: scratch.shared(), start: start(), len }
     }
 
     /// Computes row `row` of some passes over one image, whose channels begin at number `channel`, a multiple
@@ -149,23 +159,22 @@ impl<T: Element> Filters<T> {
     }
 }
 
-/// Copies one pass's filters.
+/// Copies one pass's filters of a block of channels.
 ///
 /// # Safety
-/// `target` has them.
-unsafe fn pack<T: Element>(pass: &Gather<T>, target: *mut T) {
+/// `target` has them; there is such a block.
+unsafe fn pack<T: Element>(pass: &Gather<T>, block: usize, target: *mut T) {
     let Gather { rows, columns, filter_strides: strides, .. } = pass;
     let taps = rows.count * columns.count;
-    let last = pass.groups / TILE_LANES * taps * TILE_LANES;
+    let first = block * TILE_LANES;
     // SAFETY: the caller answers for the target; the filters have the taps of every channel.
     unsafe {
-        if !pass.groups.is_multiple_of(TILE_LANES) {
-            target.add(last).write_bytes(0, taps * TILE_LANES);
+        if pass.groups < first + TILE_LANES {
+            target.write_bytes(0, taps * TILE_LANES);
         }
-        for channel in 0..pass.groups {
+        for channel in first..pass.groups.min(first + TILE_LANES) {
             let filter = pass.filters.add(channel * strides.group);
-            let (block, lane) = (channel / TILE_LANES, channel % TILE_LANES);
-            let mut target = target.add(block * taps * TILE_LANES + lane);
+            let mut target = target.add(channel - first);
             for row in 0..rows.count {
                 for number in 0..columns.count {
                     let column = columns.in_order(number);
