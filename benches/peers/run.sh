@@ -2,6 +2,7 @@
 # cnnkern beside oneDNN or OpenBLAS: builds the comparison, runs it, and writes a table and a chart.
 #
 #   benches/peers/run.sh [nchw|nhwc] [SHAPES...]        convolutions
+#   benches/peers/run.sh others [nchw|nhwc] [SHAPES...] convolutions of other kinds
 #   benches/peers/run.sh pool [nchw|nhwc] [SHAPES...]   pooling
 #   benches/peers/run.sh gemm                           beside two crates and OpenBLAS: a table only
 #
@@ -17,7 +18,7 @@ results=benches/peers/results
 mkdir -p "$build" "$results"
 
 comparison=conv
-case "${1:-}" in pool | gemm)
+case "${1:-}" in others | pool | gemm)
     comparison=$1
     shift
     ;;
@@ -45,6 +46,7 @@ shapes=("$@")
 if [ ${#shapes[@]} = 0 ]; then
     case $comparison in
     conv) shapes=(benches/shapes/{resnet50,vgg16,mobilenet_v1,lenet5}.txt) ;;
+    others) shapes=(benches/shapes/others.txt) ;;
     pool) shapes=(benches/shapes/pool.txt) ;;
     esac
 fi
@@ -58,14 +60,16 @@ if [ -z "$onednn" ]; then
     fi
 fi
 cargo build --release
+program=conv
+[ "$comparison" = pool ] && program=pool
 library=${CARGO_TARGET_DIR:-target}/release
-"${CXX:-c++}" -O3 -std=c++17 -Wall -Wextra -o "$build/$comparison" "benches/peers/$comparison.cpp" \
+"${CXX:-c++}" -O3 -std=c++17 -Wall -Wextra -o "$build/$program" "benches/peers/$program.cpp" \
     -Iinclude -I"$onednn/include" -L"$library" -lcnnkern -L"$onednn/lib" -ldnnl -pthread \
     -Wl,-rpath,"$(realpath "$library")" -Wl,-rpath,"$(realpath "$onednn/lib")"
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 export CNNKERN_NUM_THREADS=${CNNKERN_NUM_THREADS:-$OMP_NUM_THREADS}
-"$build/$comparison" --layout "$layout" "${shapes[@]}" | tee "$build/$comparison.csv"
+"$build/$program" --layout "$layout" "${shapes[@]}" | tee "$build/$comparison.csv"
 # Beside those of other instruction sets, which the first line names.
 name=$layout-$(sed -n '1s/.* as \([a-z0-9]*\) .*/\1/p' "$build/$comparison.csv")
 [ "$comparison" = conv ] || name=$comparison-$name
