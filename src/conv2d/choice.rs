@@ -90,11 +90,6 @@ const MANY_OF_BOTH: usize = 128;
 const MANY_STRIDED_OUTPUTS: usize = 64;
 const MANY_STRIDED_FILTERS: usize = 1 << 19;
 
-/// dx with few channels is not gathered by more phases than those of a stride of 2, each of which reads all
-/// of dy, nor where so many times as many products would be made as there are.
-const MOST_PHASES: usize = 4;
-const MOST_WASTE: usize = 2;
-
 pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
     match shape.algorithm {
         Algorithm::Gemm => {}
@@ -110,33 +105,55 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
         }
         Algorithm::Winograd => return Ok(Choice::Winograd),
     }
-    if is_depthwise(shape) {
+    // The gradients of one channel with many outputs are no planes of their own.
+    let planes = pass == Pass::Forward || shape.group_out < MANY_OUTPUTS;
+    if is_depthwise(shape) && (planes || shape.layout == Layout::Nhwc) {
         return Ok(Choice::Depthwise);
     }
-    let nhwc = shape.layout == Layout::Nhwc;
-    // Outputs of a group, and the channels that each of their sums runs over.
-    let (outputs, terms) = match pass {
-        Pass::Forward => (shape.group_out, shape.group_in),
-        Pass::BackwardData => (shape.group_in, shape.group_out),
-        Pass::BackwardWeights => {
-            let many = shape.group_out >= MANY_DW_OUTPUTS || nhwc;
-            let both_many = shape.group_out.min(shape.group_in) >= MANY_OF_BOTH;
-            let matrix = shape.window() == 1 && both_many;
-            return Ok(if many && !matrix { Choice::Channels } else { Choice::Product });
-        }
-    };
-    let few_of_either = outputs <= FEW_OUTPUTS || !nhwc && terms <= FEW_TERMS;
-    if pass == Pass::BackwardData && few_of_either && columns::fits(shape) {
-        let phases = shape.height.stride.saturating_mul(shape.width.stride);
-        // Whether most taps of the elements of dx have no dy, or there is no other kernel for few outputs.
-        let gathered = shape.height.input * shape.width.input;
-        let multiplied = (shape.out_height * shape.out_width).saturating_mul(phases);
-        let wasteful = gathered > multiplied.saturating_mul(MOST_WASTE);
-        let other = direct::pixel_lanes_fit(shape, terms);
-        if phases > MOST_PHASES || wasteful || !other {
-            return Ok(Choice::Columns);
-        }
+    Ok(match pass {
+        Pass::BackwardWeights => choose_sums(shape),
+        Pass::BackwardData if takes_columns(shape) => Choice::Columns,
+        Pass::BackwardData => choose_gathering(shape, pass, [shape.group_in, shape.group_out]),
+        Pass::Forward => choose_gathering(shape, pass, [shape.group_out, shape.group_in]),
+    })
+}
+
+/// For dw.
+fn choose_sums(shape: &ConvShape) -> Choice {
+    let many = shape.group_out >= MANY_DW_OUTPUTS || shape.layout == Layout::Nhwc;
+    let both_many = shape.group_out.min(shape.group_in) >= MANY_OF_BOTH;
+    let matrix = shape.window() == 1 && both_many;
+    if many && !matrix { Choice::Channels } else { Choice::Product }
+}
+
+/// dx with few channels is not gathered by more phases than those of a stride of 2, each of which reads all
+/// of dy, and with so many terms for few results not by several; nor where so many times as many
+/// products would be made as there are.
+const MOST_PHASES: usize = 4;
+const MANY_TERMS: usize = 96;
+const MOST_WASTE: usize = 2;
+
+/// Whether dx is added up from the cells of windows.
+fn takes_columns(shape: &ConvShape) -> bool {
+    let (outputs, terms) = (shape.group_in, shape.group_out);
+    let few_terms = shape.layout == Layout::Nchw && terms <= FEW_TERMS;
+    if !(outputs <= FEW_OUTPUTS || few_terms) || !columns::fits(shape) {
+        return false;
     }
+    let phases = shape.height.stride.saturating_mul(shape.width.stride);
+    let most_phases = match outputs <= FEW_TERMS && terms >= MANY_TERMS {
+        true => 1,
+        false => MOST_PHASES,
+    };
+    let gathered = shape.height.input * shape.width.input;
+    let multiplied = (shape.out_height * shape.out_width).saturating_mul(phases);
+    let wasteful = gathered > multiplied.saturating_mul(MOST_WASTE);
+    phases > most_phases || wasteful || !direct::pixel_lanes_fit(shape, terms)
+}
+
+/// For y and dx, of which each group has so many outputs, sums over so many terms and the taps.
+fn choose_gathering(shape: &ConvShape, pass: Pass, [outputs, terms]: [usize; 2]) -> Choice {
+    let nhwc = shape.layout == Layout::Nhwc;
     let dense = shape.height.stride == 1 && shape.width.stride == 1;
     // Single pixels side by side are a matrix already.
     let few = match nhwc {
@@ -155,13 +172,13 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
     };
     let matrix = shape.window() == 1 && (dense || pass == Pass::Forward && packing_pays);
     let worth_transposing = nhwc || terms.saturating_mul(shape.window()) >= MANY_PRODUCTS;
-    Ok(if fills_lanes && worth_transposing && !matrix {
+    if fills_lanes && worth_transposing && !matrix {
         Choice::Channels
     } else if pixels {
         Choice::Pixels
     } else {
         Choice::Product
-    })
+    }
 }
 
 /// Whether depthwise kernels take all three passes: NHWC only with one output per group, since its

@@ -1,6 +1,8 @@
-//! dx as a product and its adjoint of im2col: the filters times dy are the cells of every window's patch, and
-//! each element of dx is the sum of the cells that lie on it (col2im). What no window covers is neither
-//! multiplied nor added, however far apart the windows are, and however few of them there are.
+//! dx as a matrix product and the adjoint of im2col: the filters times dy are the cells of every window's
+//! patch, and each element of dx is the sum of the cells that lie on it (col2im). What no window covers is
+//! neither multiplied nor added, however far apart the windows are, and however few of them there are.
+//! (Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for Document
+//! Processing", 2006, section 2.1, backward.)
 
 use std::ptr;
 
@@ -21,7 +23,7 @@ use crate::simd::{CACHE_LINE, Element, Level};
 const CELLS: usize = if cfg!(debug_assertions) { 1 << 12 } else { 1 << 21 };
 
 /// Cells of an image beyond which they are not stored.
-const MOST_CELLS: usize = 1 << 23;
+const MOST_CELLS: usize = 1 << 22;
 
 /// Cells of an image's patches.
 fn cells(shape: &ConvShape) -> usize {
@@ -48,19 +50,23 @@ fn add_cells<T>(shape: &ConvShape, beta: T) -> AddCells<'_, T> {
     AddCells { shape, col_layout, beta }
 }
 
-pub(super) fn scratch_len<T: Element>(level: Level, shape: &ConvShape) -> ScratchLen {
-    let product = product(shape, &BackwardData::<T>::of_nothing(), ptr::null_mut());
-    let ScratchLen { shared, per_slot } = product.scratch_len(level);
-    let memory = add_cells::<T>(shape, T::default()).memory_len();
-    ScratchLen {
-        shared: whole_lines::<T>(shared) + images(shape) * cells(shape),
-        per_slot: per_slot.max(memory),
-    }
+/// Where the cells lie in the shared memory, behind what any part's product uses there, and what a slot needs.
+fn product_len<T: Element>(level: Level, shape: &ConvShape) -> ScratchLen {
+    let of_part = |batch: usize| {
+        let part = ConvShape { batch, ..*shape };
+        product(&part, &BackwardData::<T>::of_nothing(), ptr::null_mut()).scratch_len(level)
+    };
+    // The last part may have fewer images, and be cut otherwise.
+    let images = images(shape);
+    let most = of_part(images).max(of_part((shape.batch - 1) % images + 1));
+    let line = CACHE_LINE / size_of::<T>();
+    ScratchLen { shared: most.shared.next_multiple_of(line), ..most }
 }
 
-/// In whole cache lines.
-fn whole_lines<T>(len: usize) -> usize {
-    len.next_multiple_of(CACHE_LINE / size_of::<T>())
+pub(super) fn scratch_len<T: Element>(level: Level, shape: &ConvShape) -> ScratchLen {
+    let ScratchLen { shared, per_slot } = product_len::<T>(level, shape);
+    let memory = add_cells::<T>(shape, T::default()).memory_len();
+    ScratchLen { shared: shared + images(shape) * cells(shape), per_slot: per_slot.max(memory) }
 }
 
 pub(super) fn run<T: Element>(
@@ -69,7 +75,10 @@ pub(super) fn run<T: Element>(
     pass: &BackwardData<'_, T>,
     dx: &mut [T],
 ) -> Result<()> {
-    let scratch = context.scratch::<T>(scratch_len::<T>(context.level(), shape))?;
+    let level = context.level();
+    let scratch = context.scratch::<T>(scratch_len::<T>(level, shape))?;
+    // SAFETY: behind what products use.
+    let col = unsafe { scratch.shared().add(product_len::<T>(level, shape).shared) };
     let (of_dy, of_dx) = (shape.output_strides[0], shape.input_strides[0]);
     for image in (0..shape.batch).step_by(images(shape)) {
         let some = ConvShape { batch: images(shape).min(shape.batch - image), ..*shape };
@@ -78,21 +87,16 @@ pub(super) fn run<T: Element>(
             relu_output: pass.relu_output.map(|output| &output[image * of_dy..]),
             ..*pass
         };
-        let product = product(&some, &of_images, ptr::null_mut());
-        let used = whole_lines::<T>(product.scratch_len(context.level()).shared);
-        // SAFETY: behind what the product uses.
-        let col = unsafe { scratch.shared().add(used) };
-        let results = Results { start: col, ..product.results };
-        FilterProduct { results, ..product }.run(context, &scratch);
+        product(&some, &of_images, col).run(context, &scratch);
         // SAFETY: what the product wrote.
-        let col = unsafe { std::slice::from_raw_parts(col, some.batch * cells(shape)) };
+        let cells = unsafe { std::slice::from_raw_parts(col, some.batch * cells(shape)) };
         let dx = &mut dx[image * of_dx..];
-        add_cells(&some, pass.beta).run(context, col, dx, |slot| scratch.slot(slot));
+        add_cells(&some, pass.beta).run(context, cells, dx, |slot| scratch.slot(slot));
     }
     Ok(())
 }
 
-/// The cells of all images, which lie at `col`.
+/// What makes the cells of all images at `col`.
 fn product<T: Element>(
     shape: &ConvShape,
     pass: &BackwardData<'_, T>,
