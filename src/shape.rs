@@ -274,21 +274,33 @@ pub(crate) struct ConvShape {
 impl ConvShape {
     /// Checks `params` for tensors whose elements have `element_size` bytes.
     pub fn new(params: &Conv2dParams, element_size: usize) -> Result<Self> {
-        let mut shape = ConvShape::of_windows(params, element_size)?;
+        let shape = ConvShape::of_windows(params, element_size)?;
         shape.countable()?;
-        shape.make_dense();
-        // Where both layouts are the same, that of which the kernels fill their lanes.
-        let (h, w) = (shape.height, shape.width);
-        shape.layout = match (shape.in_channels, shape.out_channels) {
-            (1, 1) => Layout::Nchw,
-            _ if [h.input, w.input, h.output, w.output] == [1; 4] => Layout::Nhwc,
-            _ => return Ok(shape),
-        };
-        let strides =
-            |channels, height, width| activation_strides(shape.layout, channels, height, width);
-        shape.input_strides = strides(shape.in_channels, h.input, w.input);
-        shape.output_strides = strides(shape.out_channels, h.output, w.output);
         Ok(shape)
+    }
+
+    /// The same convolution of the same tensors as kernels do it best: a matrix product where it is one, and
+    /// where both layouts are the same, that which fills the kernels' lanes.
+    pub fn simplified(mut self) -> Self {
+        self.make_dense();
+        let (h, w) = (&self.height, &self.width);
+        match (self.in_channels, self.out_channels) {
+            (1, 1) => self.with_layout(Layout::Nchw),
+            _ if [h.input, w.input, h.output, w.output] == [1; 4] => self.with_layout(Layout::Nhwc),
+            _ => self,
+        }
+    }
+
+    /// The same memory as tensors of a layout, which has their elements in the same order.
+    pub fn with_layout(self, layout: Layout) -> Self {
+        let (h, w) = (&self.height, &self.width);
+        let strides = |channels, height, width| activation_strides(layout, channels, height, width);
+        ConvShape {
+            layout,
+            input_strides: strides(self.in_channels, h.input, w.input),
+            output_strides: strides(self.out_channels, h.output, w.output),
+            ..self
+        }
     }
 
     /// Takes a window that is all of its image as one pixel, whose channels are the window's cells, where the
@@ -309,6 +321,7 @@ impl ConvShape {
         for axis in [&mut self.height, &mut self.width] {
             (axis.input, axis.kernel, axis.stride, axis.dilation) = (1, 1, 1, 1);
         }
+        *self = self.with_layout(self.layout);
     }
 
     /// The same for im2col and col2im, which multiply nothing.

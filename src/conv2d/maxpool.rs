@@ -273,7 +273,13 @@ fn shapes<T>(params: &Conv2dParams, pool: &Pool2dParams) -> Result<(ConvShape, P
     let conv = ConvShape::new(params, size_of::<T>())?;
     let pool = PoolShape::new(pool, size_of::<T>())?;
     check_match(&conv, &pool)?;
-    Ok((conv, pool))
+    let conv = conv.simplified();
+    // Pooling takes the convolution's layout where the results lie the same way in both.
+    let one_pixel = pool.out_height * pool.out_width == 1;
+    if pool.channels == 1 || one_pixel {
+        return Ok((conv, PoolShape { layout: conv.layout, ..pool }));
+    }
+    Ok((conv.with_layout(pool.layout), pool))
 }
 
 /// An error for a pooling of something else.

@@ -122,7 +122,7 @@ pub(crate) fn run_forward<T: Element>(
     activation: Activation,
     y: &mut [T],
 ) -> Result<()> {
-    let shape = ConvShape::new(params, size_of::<T>())?;
+    let shape = ConvShape::new(params, size_of::<T>())?.simplified();
     check_inputs(&shape, x, w, bias)?;
     check("y", y, shape.output_len())?;
     let choice = choose(&shape, Pass::Forward)?;
@@ -197,7 +197,7 @@ pub(crate) fn run_backward<T: Element>(
     options: &GradientOptions,
     gradients: Gradients<'_, T>,
 ) -> Result<()> {
-    let shape = ConvShape::new(params, size_of::<T>())?;
+    let shape = ConvShape::new(params, size_of::<T>())?.simplified();
     check("dy", inputs.dy, shape.output_len())?;
     if let Some(relu_output) = inputs.relu_output {
         check("relu_output", relu_output, shape.output_len())?;

@@ -46,7 +46,7 @@ impl Query {
 /// # Errors
 /// Those that the pass has for these parameters.
 pub fn query<T: Element>(context: &Context, params: &Conv2dParams, pass: Pass) -> Result<Query> {
-    let shape = ConvShape::new(params, size_of::<T>())?;
+    let shape = ConvShape::new(params, size_of::<T>())?.simplified();
     let choice = choose(&shape, pass)?;
     let needed = match shape.batch {
         0 => ScratchLen::default(),
