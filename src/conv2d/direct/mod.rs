@@ -106,7 +106,7 @@ pub(super) fn forward<T: Element>(
     y: &mut [T],
 ) -> Result<bool> {
     let pass = gather::forward(shape, x, w, bias, activation, y);
-    if kind.choice == Choice::Depthwise && takes_panels(shape, &pass) {
+    if takes_panels(kind, shape, &pass) {
         Panels::forward(shape, pass).run(context)?;
         return Ok(true);
     }
@@ -119,7 +119,7 @@ pub(super) fn forward_scratch<T: Element>(
     kind: Kind,
 ) -> ScratchLen {
     let pass = gather::forward::<T>(shape, &[], &[], None, Activation::None, &mut []);
-    if kind.choice == Choice::Depthwise && takes_panels(shape, &pass) {
+    if takes_panels(kind, shape, &pass) {
         return Panels::forward(shape, pass).scratch_len();
     }
     kind.scratch_len(level, &[pass])
@@ -136,7 +136,7 @@ pub(super) fn backward_data<T: Element>(
         depthwise_phases::run(context, shape, pass, dx);
         return Ok(());
     }
-    if kind.choice == Choice::Depthwise && takes_panels(shape, &first_phase(shape, pass)) {
+    if takes_panels(kind, shape, &first_phase(shape, pass)) {
         return Panels::backward(shape, pass, dx).run(context);
     }
     for_phases(shape, pass, dx, |phases| kind.gather(context, phases, false).map(drop))
@@ -153,7 +153,7 @@ pub(super) fn backward_data_scratch<T: Element>(
         return Ok(most);
     }
     let pass = BackwardData::<T>::of_nothing();
-    if kind.choice == Choice::Depthwise && takes_panels(shape, &first_phase(shape, &pass)) {
+    if takes_panels(kind, shape, &first_phase(shape, &pass)) {
         return Ok(Panels::backward(shape, &pass, &mut []).scratch_len());
     }
     for_phases(shape, &pass, &mut [], |phases| {
@@ -163,10 +163,11 @@ pub(super) fn backward_data_scratch<T: Element>(
     Ok(most)
 }
 
-/// Whether a depthwise pass, the first of them, goes by panels.
-fn takes_panels<T>(shape: &ConvShape, pass: &Gather<T>) -> bool {
+/// Whether passes, of which this is the first, go by panels.
+fn takes_panels<T>(kind: Kind, shape: &ConvShape, pass: &Gather<T>) -> bool {
     let unrolled = depthwise::fits(pass);
-    depthwise_panels::fits(shape) && panel_copies::pay(shape, pass.grid_width, unrolled)
+    let fits = kind.choice == Choice::Depthwise && depthwise_panels::fits(shape);
+    fits && panel_copies::pay(shape, pass.grid_width, unrolled)
 }
 
 fn first_phase<T: Element>(shape: &ConvShape, pass: &BackwardData<'_, T>) -> Gather<T> {

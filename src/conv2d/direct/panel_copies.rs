@@ -7,7 +7,7 @@ use super::band::CopiedAxis;
 use crate::conv2d::gather::{Gather, masked_at};
 use crate::conv2d::patches::Taps;
 use crate::runs;
-use crate::shape::{ConvShape, Layout, activation_strides};
+use crate::shape::{ConvShape, Layout};
 use crate::simd::{Element, Lanes, TILE_LANES};
 
 /// Channels of a panel.
@@ -49,17 +49,14 @@ pub(super) fn fits(shape: &ConvShape) -> bool {
 
 /// A convolution of one image of a panel, in NHWC.
 pub(super) fn shape_of_panel(shape: &ConvShape) -> ConvShape {
-    let strides = |height, width| activation_strides(Layout::Nhwc, CHANNELS, height, width);
-    ConvShape {
+    let panel = ConvShape {
         batch: 1,
         groups: CHANNELS,
         in_channels: CHANNELS,
         out_channels: CHANNELS,
-        input_strides: strides(shape.height.input, shape.width.input),
-        output_strides: strides(shape.out_height, shape.out_width),
-        layout: Layout::Nhwc,
         ..*shape
-    }
+    };
+    panel.with_layout(Layout::Nhwc)
 }
 
 /// How the rows of planes are cut into bands: each is some rows of a grid, and what they read and write.
