@@ -261,7 +261,7 @@ fn checked_shape(params: &Conv2dParams, element_size: usize) -> Result<(ConvShap
         ConvShape::of_windows(&Conv2dParams { out_channels: 1, ..*params }, element_size)?;
     if shape.in_channels == 1 {
         // Both layouts are the same.
-        shape.layout = Layout::Nchw;
+        shape = shape.with_layout(Layout::Nchw);
     }
     let (h, w) = (&shape.height, &shape.width);
     let extents = [shape.batch, h.output, w.output, shape.in_channels, h.kernel, w.kernel];
