@@ -137,12 +137,15 @@ pub(crate) struct AddCells<'a, T> {
 }
 
 impl<T: Element> AddCells<'_, T> {
+    fn places(&self) -> Places {
+        Places::of_col(self.shape, self.col_layout)
+    }
+
     /// Where cells are transposed.
     fn block(&self, cut: &Cut) -> Option<Block> {
         let height = &self.shape.height;
         let windows = ((cut.rows + height.window()) / height.stride + 1).min(height.output);
-        let patch_rows = self.col_layout == ColLayout::PatchRows;
-        match (self.shape.layout, patch_rows) {
+        match (self.shape.layout, self.places().is_patch_rows()) {
             (Layout::Nchw, true) => Block::new(self.shape, windows),
             (Layout::Nhwc, false) => Block::of_pixels(self.shape, windows),
             _ => None,
@@ -155,8 +158,8 @@ impl<T: Element> AddCells<'_, T> {
 
     /// Elements of memory that each slot needs.
     pub fn memory_len(&self) -> usize {
-        match (self.shape.layout, self.col_layout) {
-            (Layout::Nchw, ColLayout::PerImage | ColLayout::PatchColumns) => phases_len(self.shape),
+        match (self.shape.layout, self.places().is_patch_rows()) {
+            (Layout::Nchw, false) => phases_len(self.shape),
             _ => self.block(&self.cut()).map_or(0, |block| block.len),
         }
     }
@@ -170,7 +173,7 @@ impl<T: Element> AddCells<'_, T> {
         memory: impl Fn(usize) -> *mut T + Sync,
     ) {
         let shape = self.shape;
-        let (x_places, places) = (Places::of_x(shape), Places::of_col(shape, self.col_layout));
+        let (x_places, places) = (Places::of_x(shape), self.places());
         // A task owns some rows of an image, or of some of its channels: it gathers what every element is a
         // sum of.
         let cut = self.cut();
