@@ -11,6 +11,17 @@ use crate::simd::{CACHE_LINE, Element};
 /// Every part begins on a cache line.
 const ALIGNMENT: usize = CACHE_LINE;
 
+/// Buffers of at least so many bytes begin on a huge page, and are asked for in such pages: packed filters of
+/// some MB are else more pages than the processor keeps the addresses of.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Bytes behind every part that nothing may write to, where they are watched: one part's end is the next one's
+/// beginning.
+const GUARD: usize = if cfg!(debug_assertions) { CACHE_LINE } else { 0 };
+
+/// What arbitrary memory holds where it is watched: a float of these bytes is a NaN.
+const JUNK: u8 = 0xff;
+
 /// Elements of scratch memory that a call needs.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ScratchLen {
@@ -37,13 +48,14 @@ impl ScratchLen {
         }
     }
 
-    /// The same with every part a whole number of cache lines.
+    /// The same with every part a whole number of cache lines, guards included.
     fn aligned<T>(self) -> Option<Self> {
-        let line = ALIGNMENT / size_of::<T>();
-        Some(ScratchLen {
-            shared: self.shared.checked_next_multiple_of(line)?,
-            per_slot: self.per_slot.checked_next_multiple_of(line)?,
-        })
+        let (line, guard) = (ALIGNMENT / size_of::<T>(), GUARD / size_of::<T>());
+        let part = |len: usize| match len {
+            0 => Some(0),
+            len => len.checked_next_multiple_of(line)?.checked_add(guard),
+        };
+        Some(ScratchLen { shared: part(self.shared)?, per_slot: part(self.per_slot)? })
     }
 
     /// Bytes of the buffer that has it for `slots` slots.
@@ -81,10 +93,18 @@ impl Buffer {
         let error = || Error::OutOfMemory {
             message: format!("{bytes} bytes of scratch memory could not be allocated"),
         };
-        let layout = Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| error())?;
+        let is_huge = cfg!(target_os = "linux") && bytes >= HUGE_PAGE;
+        let alignment = if is_huge { HUGE_PAGE } else { ALIGNMENT };
+        let layout = Layout::from_size_align(bytes, alignment).map_err(|_| error())?;
         assert!(bytes > 0, "an empty buffer needs no memory");
         // SAFETY: the size is not 0.
         let start = NonNull::new(unsafe { alloc(layout) }).ok_or_else(error)?;
+        #[cfg(target_os = "linux")]
+        if is_huge {
+            // Without them it is as good, but slower: the answer is of no interest.
+            // SAFETY: advice on memory that was just allocated.
+            unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+        }
         Ok(Buffer { start, layout })
     }
 }
@@ -110,9 +130,8 @@ impl ScratchPool {
             }
         };
         if cfg!(debug_assertions) {
-            // Junk that shows: a float of these bytes is a NaN.
             // SAFETY: the buffer has at least `bytes` bytes.
-            unsafe { buffer.start.as_ptr().write_bytes(0xff, bytes) };
+            unsafe { buffer.start.as_ptr().write_bytes(JUNK, bytes) };
         }
         Ok(Scratch { pool: self, buffer: Some(buffer), shared, per_slot, slots, _of: PhantomData })
     }
@@ -157,8 +176,33 @@ impl<T: Element> Scratch<'_, T> {
     }
 }
 
+impl<T> Scratch<'_, T> {
+    /// Panics if something wrote past a part's end.
+    fn check_guards(&self) {
+        let start = self.buffer.as_ref().expect("given back only on drop").start.as_ptr();
+        let slots =
+            (1..=self.slots).map(|slot| (self.per_slot, self.shared + slot * self.per_slot));
+        for (len, end) in slots.chain([(self.shared, self.shared)]) {
+            if len == 0 {
+                continue;
+            }
+            // SAFETY: the last bytes of a part of the buffer, that no thread uses any more.
+            let guard = unsafe {
+                std::slice::from_raw_parts(start.add(end * size_of::<T>() - GUARD), GUARD)
+            };
+            assert!(
+                guard.iter().all(|&byte| byte == JUNK),
+                "a write past the end of scratch memory"
+            );
+        }
+    }
+}
+
 impl<T> Drop for Scratch<'_, T> {
     fn drop(&mut self) {
+        if cfg!(debug_assertions) && !std::thread::panicking() {
+            self.check_guards();
+        }
         if let Some(buffer) = self.buffer.take() {
             self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
         }

@@ -176,6 +176,9 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     all.push(stride(3, 3, new(2, 70, 9, 10, 3, 2, 2)));
     all.push(new(2, 1, 23, 24, 5, 20, 21));
     all.push(pad([1, 0, 0, 2], new(3, 2, 9, 10, 33, 8, 7)));
+    // patches of one element whose rows and columns are the same matrix
+    all.push(stride(5, 5, new(3, 1, 4, 37, 20, 1, 1)));
+    all.push(stride(3, 4, pad([0, 1, 2, 0], new(2, 1, 12, 29, 3, 1, 1))));
     // depthwise kernels that read in place: around the edges of vectors, pairs of them and blocks of
     // rows, and with taps that reach beyond the image on both sides at once
     for columns in EDGES {
