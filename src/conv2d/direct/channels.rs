@@ -26,11 +26,11 @@ use crate::scratch::ScratchLen;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, Level};
 
 /// What a band of the source may take, beside a panel of filters in the second-level cache.
-const BAND_BYTES: usize = 192 * 1024;
+const BAND_BYTES: usize = 512 * 1024;
 
 /// Images of at most so many rows and columns are taken together: alone, each leaves rows of the tile
 /// empty, and reads all filters for few pixels.
-const SMALL_EXTENT: usize = 8;
+const SMALL_EXTENT: usize = 14;
 /// What the source of all of them may take, likewise beside a panel of filters.
 const IMAGES_BYTES: usize = 1024 * 1024;
 
