@@ -2,9 +2,8 @@
 //!
 //! The register tile is that of the channel kernel, with other roles: some input channels at one tap
 //! (or, where those are few, some column taps of one channel) times a panel of output channels,
-//! summed over pixels. What x has no pixel for is skipped. The batch is cut into parts by the shape
-//! alone; each part sums its images in order, a block of rows at a time, and the parts are added up
-//! in their order.
+//! summed over pixels. What x has no pixel for is skipped. The blocks of rows of all images are cut into
+//! parts by the shape alone; each part sums its blocks in order, and the parts are added up in theirs.
 
 use super::even_parts;
 use crate::context::Context;
@@ -30,19 +29,21 @@ const TASK_INPUTS: usize = 64;
 struct Plan {
     panels: PanelShape,
     parts: usize,
-    images_of_part: usize,
-    /// Rows of y that are packed at a time.
+    blocks_of_part: usize,
+    /// Rows of y that are packed at a time, and how many such blocks an image has.
     block_rows: usize,
+    blocks: usize,
     /// Of a task, but for the last.
     outputs: usize,
     inputs: usize,
-    /// Elements of a part's sums: those of dw, `[groups, panels, inputs, taps, outputs of a panel]`,
-    /// and those of db behind them.
+    /// Elements of a part's sums: those of dw, `[groups, panels, weights, outputs of a panel]` with an output's
+    /// weights as they lie in dw, and those of db behind them.
     dw_len: usize,
     part_len: usize,
     /// Elements of a group's dw.
     group_len: usize,
-    taps: usize,
+    /// Weights from input channel to input channel, and from tap to tap.
+    weight_strides: [usize; 2],
 }
 
 impl Plan {
@@ -52,14 +53,15 @@ impl Plan {
         let group_len = shape.group_out.next_multiple_of(panels.width) * shape.group_in * taps;
         // Of the sums that every instruction set has, so that the parts are the same.
         let sums = shape.out_channels * shape.group_in * taps;
-        let parts = parts_of_batch(shape.batch, sums * size_of::<T>());
+        let blocks = shape.out_height.div_ceil((DEPTH_BLOCK / shape.out_width).max(1));
+        let block_rows = shape.out_height.div_ceil(blocks);
+        let blocks = shape.out_height.div_ceil(block_rows);
+        let parts = parts_of_batch(shape.batch * blocks, sums * size_of::<T>());
         // Where there are many channels, they are tasks enough.
         let chunks = shape.group_out.div_ceil(TASK_OUTPUTS) * shape.group_in.div_ceil(TASK_INPUTS);
         let parts = parts.min(TASKS.div_ceil(chunks * shape.groups));
-        let images_of_part = shape.batch.div_ceil(parts);
-        let parts = shape.batch.div_ceil(images_of_part);
-        let blocks = shape.out_height.div_ceil((DEPTH_BLOCK / shape.out_width).max(1));
-
+        let blocks_of_part = (shape.batch * blocks).div_ceil(parts);
+        let parts = (shape.batch * blocks).div_ceil(blocks_of_part);
         let pixels = shape.batch * shape.out_height * shape.out_width;
         let work = pixels.saturating_mul(sums);
         let wanted = (work / TASK_WORK).clamp(1, TASKS).div_ceil(parts * shape.groups);
@@ -78,14 +80,18 @@ impl Plan {
         Plan {
             panels,
             parts,
-            images_of_part,
-            block_rows: shape.out_height.div_ceil(blocks),
+            blocks_of_part,
+            block_rows,
+            blocks,
             outputs,
             inputs,
             dw_len,
             part_len: dw_len + shape.out_channels,
             group_len,
-            taps,
+            weight_strides: match shape.filter_layout {
+                FilterLayout::Oihw => [taps, 1],
+                FilterLayout::Ohwi | FilterLayout::Hwio => [1, shape.group_in],
+            },
         }
     }
 
@@ -136,14 +142,17 @@ pub(in crate::conv2d) fn run<T: Element>(
         let (rest, chunk) = (rest / output_chunks, rest % output_chunks);
         let output = chunk * plan.outputs;
         let (part, group) = (rest / shape.groups, rest % shape.groups);
-        let first_image = part * plan.images_of_part;
+        let first_block = part * plan.blocks_of_part;
         let kernel = SumPart {
             shape,
             pass,
             x: x.as_ptr(),
             plan,
             group,
-            images: (first_image, shape.batch.min(first_image + plan.images_of_part)),
+            blocks: (
+                first_block,
+                (shape.batch * plan.blocks).min(first_block + plan.blocks_of_part),
+            ),
             outputs: (output, shape.group_out.min(output + plan.outputs)),
             inputs: (input, shape.group_in.min(input + plan.inputs)),
             sums: sums_at(part * plan.part_len),
@@ -196,8 +205,8 @@ struct SumPart<'a, T> {
     x: *const T,
     plan: Plan,
     group: usize,
-    /// First and end.
-    images: (usize, usize),
+    /// First and end, of the blocks of all images.
+    blocks: (usize, usize),
     outputs: (usize, usize),
     inputs: (usize, usize),
     /// The part's.
@@ -227,45 +236,53 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
         // SAFETY: this task's sums, in the part's.
         unsafe {
             for panel in first_panel..end_panel {
-                let len = (self.inputs.1 - self.inputs.0) * plan.taps * plan.lanes(shape, panel);
-                self.sum(panel, self.inputs.0).write_bytes(0, len);
+                let inputs = self.inputs.1 - self.inputs.0;
+                // Side by side lie all taps of these inputs, or the inputs at a tap.
+                let (runs, run) = match plan.weight_strides {
+                    [_, 1] => (1, inputs * shape.window()),
+                    _ => (shape.window(), inputs),
+                };
+                for tap in 0..runs {
+                    let sums = self.sum(panel, self.inputs.0, tap);
+                    sums.write_bytes(0, run * plan.lanes(shape, panel));
+                }
             }
             if with_db {
                 self.bias_sum().write_bytes(0, self.outputs.1 - self.outputs.0);
             }
         }
-        for image in self.images.0..self.images.1 {
-            for row in (0..shape.out_height).step_by(plan.block_rows) {
-                let rows = (row, shape.out_height.min(row + plan.block_rows));
-                let pixels = (rows.1 - rows.0) * shape.out_width;
-                self.pack(simd, image, rows.0 * shape.out_width, pixels);
-                if with_db {
-                    let sum = SumPanels {
-                        panels: self.gradient,
-                        shape: plan.panels,
-                        lines: self.outputs.1 - self.outputs.0,
-                        depth: pixels,
-                        sums: self.bias_sum(),
-                    };
-                    sum.run(simd);
-                }
-                for panel in first_panel..end_panel {
-                    self.block(simd, image, rows, panel, panel - first_panel);
-                }
+        for block in self.blocks.0..self.blocks.1 {
+            let (image, row) = (block / plan.blocks, block % plan.blocks * plan.block_rows);
+            let rows = (row, shape.out_height.min(row + plan.block_rows));
+            let pixels = (rows.1 - rows.0) * shape.out_width;
+            self.pack(simd, image, rows.0 * shape.out_width, pixels);
+            if with_db {
+                let sum = SumPanels {
+                    panels: self.gradient,
+                    shape: plan.panels,
+                    lines: self.outputs.1 - self.outputs.0,
+                    depth: pixels,
+                    sums: self.bias_sum(),
+                };
+                sum.run(simd);
+            }
+            for panel in first_panel..end_panel {
+                self.block(simd, image, rows, panel, panel - first_panel);
             }
         }
     }
 }
 
 impl<T: Element> SumPart<'_, T> {
-    /// The sums of a panel, from an input channel on.
+    /// A panel's sums of a weight, an input channel's at a tap.
     #[inline(always)]
-    fn sum(&self, panel: usize, input: usize) -> *mut T {
+    fn sum(&self, panel: usize, input: usize, tap: usize) -> *mut T {
         let plan = &self.plan;
-        let inputs = self.shape.group_in * plan.taps;
-        let panel_start = self.group * plan.group_len + panel * plan.panels.width * inputs;
-        let place = input * plan.taps * plan.lanes(self.shape, panel);
-        self.sums.wrapping_add(panel_start + place)
+        let weights = self.shape.patch_len();
+        let panel_start = self.group * plan.group_len + panel * plan.panels.width * weights;
+        let [of_input, of_tap] = plan.weight_strides;
+        let weight = input * of_input + tap * of_tap;
+        self.sums.wrapping_add(panel_start + weight * plan.lanes(self.shape, panel))
     }
 
     /// The sums of this task's db.
@@ -343,7 +360,8 @@ impl<T: Element> SumPart<'_, T> {
             }
             if shape.group_in >= taps {
                 // Neighbouring input channels at one tap.
-                let tile = Tile { item_stride: of_channel, sum_stride: self.plan.taps, ..tile };
+                let sum_stride = self.plan.weight_strides[0];
+                let tile = Tile { item_stride: of_channel, sum_stride, ..tile };
                 for column_tap in 0..taps {
                     let columns = column_taps.positions(column_tap, width);
                     if columns.0 >= columns.1 {
@@ -360,7 +378,7 @@ impl<T: Element> SumPart<'_, T> {
             // Neighbouring column taps of one channel: the columns that all of them read, and the
             // others one by one.
             let step = shape.width.dilation * of_column;
-            let tile = Tile { item_stride: step, sum_stride: 1, ..tile };
+            let tile = Tile { item_stride: step, sum_stride: self.plan.weight_strides[1], ..tile };
             let last = column_taps.positions(taps - 1, width);
             let all = (column_taps.positions(0, width).0, last.1);
             let all = if all.0 < all.1 { all } else { (0, 0) };
@@ -418,7 +436,7 @@ impl<T: Element> Tile<'_, T> {
         let offset = input * of_channel + row * of_row + column * of_column;
         let pixel = (pixels.rows.0 - self.first_row) * shape.out_width + pixels.columns.0;
         let tap = row_tap * shape.width.kernel + column_tap;
-        let sums = self.task.sum(self.panel, input).wrapping_add(tap * self.width);
+        let sums = self.task.sum(self.panel, input, tap);
         let source_steps = [self.rows.step * of_row, self.columns.step * of_column];
         let mut counts = [pixels.rows.1 - pixels.rows.0, pixels.columns.1 - pixels.columns.0];
         if counts[1] == shape.out_width && source_steps[0] == counts[1] * source_steps[1] {
@@ -543,32 +561,29 @@ impl<T: Element> Kernel<T> for AddUp<'_, T> {
         let width = plan.lanes(shape, self.panel);
         let first = self.panel * plan.panels.width;
         let outputs = width.min(shape.group_out - first);
-        let [w_out, w_in, w_row, w_column] = shape.filter_strides();
-        let weights = shape.group_in * plan.taps;
-        // dw has `run` of an output's weights side by side, whose sums lie `step` panels' rows apart.
-        let (run, step) = match shape.filter_layout {
-            FilterLayout::Oihw => (weights, 1),
-            FilterLayout::Ohwi => (shape.group_in, plan.taps),
-            FilterLayout::Hwio => (1, 1),
+        let weights = shape.patch_len();
+        // From output to output, and from weight to weight.
+        let [w_out, w_weight] = match shape.filter_layout {
+            FilterLayout::Hwio => [1, shape.filter_strides()[1]],
+            FilterLayout::Oihw | FilterLayout::Ohwi => [weights, 1],
         };
         let start = self.group * plan.group_len + first * weights;
         let dw = self.dw.wrapping_add((self.group * shape.group_out + first) * w_out);
-        for number in 0..weights / run {
-            let (input, tap) = (number / plan.taps, number % plan.taps);
-            let (row, column) = (tap / shape.width.kernel, tap % shape.width.kernel);
-            let dw = dw.wrapping_add(input * w_in + row * w_row + column * w_column);
-            for weight in (0..run).step_by(S::LANES) {
-                let count = S::LANES.min(run - weight);
-                let sums = self.sums.wrapping_add(start + (number + weight * step) * width);
-                for lane in (0..width).step_by(S::LANES) {
-                    // SAFETY: the parts have the panel's sums, dw the outputs' weights, which no other
-                    // task writes.
-                    unsafe {
-                        let sums = sums.add(lane);
-                        let dw = dw.add(lane * w_out + weight);
-                        let outputs = S::LANES.min(outputs - lane);
-                        self.block(simd, (sums, step * width), (count, outputs), (dw, w_out));
-                    }
+        for weight in (0..weights).step_by(S::LANES) {
+            let count = S::LANES.min(weights - weight);
+            let sums = self.sums.wrapping_add(start + weight * width);
+            for lane in (0..width).step_by(S::LANES) {
+                // SAFETY: the parts have the panel's sums, dw the outputs' weights, which no other
+                // task writes.
+                unsafe {
+                    let dw = dw.add(lane * w_out + weight * w_weight);
+                    let outputs = S::LANES.min(outputs - lane);
+                    self.block(
+                        simd,
+                        (sums.add(lane), width),
+                        (count, outputs),
+                        (dw, [w_out, w_weight]),
+                    );
                 }
             }
         }
@@ -576,8 +591,8 @@ impl<T: Element> Kernel<T> for AddUp<'_, T> {
 }
 
 impl<T: Element> AddUp<'_, T> {
-    /// Adds up the parts of some weights, a vector of outputs each, `sum_stride` apart, and updates dw, where
-    /// outputs lie `w_out` apart and weights side by side.
+    /// Adds up the parts of some weights, a vector of outputs each, `sum_stride` apart, and updates dw: outputs
+    /// and weights lie that far apart, and one of them side by side.
     ///
     /// # Safety
     /// The parts and dw have them, and nobody else uses those of dw.
@@ -587,7 +602,7 @@ impl<T: Element> AddUp<'_, T> {
         simd: S,
         (sums, sum_stride): (*const T, usize),
         (weights, outputs): (usize, usize),
-        (dw, w_out): (*mut T, usize),
+        (dw, [w_out, w_weight]): (*mut T, [usize; 2]),
     ) {
         let (alpha, beta) = self.alpha_beta;
         let mut values = [T::default(); TILE_LANES * TILE_LANES];
@@ -608,7 +623,7 @@ impl<T: Element> AddUp<'_, T> {
             }
             // Lines of dw: of outputs where those lie side by side, else of weights.
             let (lines, count, stride) = match w_out {
-                1 => (weights, outputs, 1),
+                1 => (weights, outputs, w_weight),
                 _ => (outputs, weights, w_out),
             };
             if w_out > 1 {
