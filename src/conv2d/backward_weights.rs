@@ -20,7 +20,8 @@ use crate::gemm::kernel::{Bias, BlockProduct, Panels, Places, Update};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use crate::pool2d::Region;
 use crate::scratch::ScratchLen;
-use crate::shape::{ConvShape, Layout};
+use crate::shape::{ConvShape, FilterLayout, Layout};
+use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, Level};
 
 /// The most parts that the batch is cut into, so that there are tasks enough for a small dw.
@@ -109,7 +110,7 @@ impl<'a, T: Element> Plan<'a, T> {
             cells,
             parts,
             images_of_part,
-            images_of_block: (DEPTH_BLOCK / pixels).clamp(1, images_of_part),
+            images_of_block: images_of_block(pixels, images_of_part),
             grid,
             cells_in_lanes,
             output_panels,
@@ -125,6 +126,17 @@ impl<'a, T: Element> Plan<'a, T> {
     /// Elements of one part's sums of dw.
     fn part_len(&self) -> usize {
         self.shape.out_channels * self.cells
+    }
+
+    /// Whether the sums of dw are dw: there is one part, and what it sums lies as the filters do.
+    fn sums_are_dw(&self) -> bool {
+        let lie_alike = match self.shape.filter_layout {
+            FilterLayout::Oihw => self.cells_in_lanes && self.shape.window() == 1,
+            FilterLayout::Ohwi => self.cells_in_lanes,
+            FilterLayout::Hwio => !self.cells_in_lanes && self.shape.groups == 1,
+        };
+        let plain = self.inputs.dw_alpha == T::from_f64(1.0) && self.inputs.dw_beta == T::default();
+        self.parts == 1 && lie_alike && plain
     }
 
     /// All threads have the sums of dw, then those of db.
@@ -169,6 +181,13 @@ impl<'a, T: Element> Plan<'a, T> {
     }
 }
 
+/// As many images as have about the pixels of a depth block, and in every block of a part as even a number as
+/// can be.
+fn images_of_block(pixels: usize, images_of_part: usize) -> usize {
+    let most = ((DEPTH_BLOCK + pixels / 2) / pixels).clamp(1, images_of_part);
+    images_of_part.div_ceil(images_of_part.div_ceil(most))
+}
+
 /// Pixels `pixel .. pixel + pixels` of each of `images` images from `image` on.
 #[derive(Clone, Copy)]
 struct DepthBlock {
@@ -203,16 +222,20 @@ impl<'a, T: Element> BackwardWeights<'a, T> {
         &self,
         context: &Context,
         shape: &ConvShape,
-        dw: Option<&mut [T]>,
+        mut dw: Option<&mut [T]>,
         db: Option<&mut [T]>,
     ) -> Result<()> {
         let level = context.level();
         let plan = Plan::new(level, shape, self, dw.is_some());
         let scratch = context.scratch::<T>(plan.scratch_len())?;
+        let are_dw = plan.sums_are_dw();
+        let direct = dw.as_deref_mut().filter(|_| are_dw).map(SharedMut::new);
+        let sums_of_dw = || direct.map_or(scratch.shared(), |dw| dw.at(0));
+        let sums_of_db = || scratch.shared().wrapping_add(plan.parts * plan.part_len());
         context.run(plan.parts * shape.groups * plan.grid.len(), &|slot, index| {
-            task(level, &plan, scratch.shared(), scratch.slot(slot), index);
+            task(level, &plan, [sums_of_dw(), sums_of_db()], scratch.slot(slot), index);
         });
-        if let Some(dw) = dw {
+        if let Some(dw) = dw.filter(|_| !are_dw) {
             let parts = PartSums {
                 shape,
                 sums: scratch.shared(),
@@ -226,10 +249,9 @@ impl<'a, T: Element> BackwardWeights<'a, T> {
             parts.add_up(context);
         }
         if let Some(db) = db {
-            // SAFETY: the sums of db lie behind those of dw, written by the tasks above.
+            // SAFETY: written by the tasks above.
             let sums = unsafe {
-                let start = scratch.shared().add(plan.parts * plan.part_len());
-                std::slice::from_raw_parts(start, plan.parts * shape.out_channels)
+                std::slice::from_raw_parts(sums_of_db(), plan.parts * shape.out_channels)
             };
             for (output, db) in db.iter_mut().enumerate() {
                 let parts = sums.iter().skip(output).step_by(shape.out_channels);
@@ -261,20 +283,26 @@ pub(super) fn parts_of_batch(batch: usize, bytes: usize) -> usize {
 }
 
 /// One part's sums of some outputs and cells of one group.
-fn task<T: Element>(level: Level, plan: &Plan<'_, T>, sums: *mut T, slot: *mut T, index: usize) {
+fn task<T: Element>(
+    level: Level,
+    plan: &Plan<'_, T>,
+    [sums_of_dw, sums_of_db]: [*mut T; 2],
+    slot: *mut T,
+    index: usize,
+) {
     let shape = plan.shape;
     let [(output, outputs), (cell, cells)] = plan.grid.task(index % plan.grid.len());
     let group = index / plan.grid.len() % shape.groups;
     let part = index / plan.grid.len() / shape.groups;
     let [dy_len, cells_len, filled_len, _] = plan.slot_lens();
     // SAFETY: the slot has these parts; each part of the sums has the group's dw, row by row, and
-    // behind them the db of every output.
+    // the db of every output.
     let (cell_target, filled, region, dw, db) = unsafe {
         let cell_target = slot.add(dy_len);
         let filled = cell_target.add(cells_len);
         let group_len = shape.group_out * plan.cells;
-        let dw = sums.add(part * plan.part_len() + group * group_len);
-        let db = sums.add(plan.parts * plan.part_len() + part * shape.out_channels);
+        let dw = sums_of_dw.add(part * plan.part_len() + group * group_len);
+        let db = sums_of_db.add(part * shape.out_channels);
         let db = db.add(group * shape.group_out + output);
         (cell_target, filled, filled.add(filled_len), dw, db)
     };

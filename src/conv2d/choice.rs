@@ -81,9 +81,10 @@ const MANY_PRODUCTS: usize = 24;
 /// The same for dw. In NHWC fewer fill the lanes better than a matrix product would, which packs
 /// patches.
 const MANY_DW_OUTPUTS: usize = 8;
-/// With so many input and output channels the dw of single pixels is a matrix product that is worth
-/// packing both sides.
+/// With so many input and output channels, and so many filters, the dw of single pixels is a matrix product
+/// that is worth packing both sides.
 const MANY_OF_BOTH: usize = 128;
+const MANY_FILTERS: usize = 1 << 15;
 /// So many outputs of single pixels with gaps between them are a matrix product in NCHW, whose direct
 /// kernel packs them too. In NHWC it reads them as they lie, but all filters again for each row: those are
 /// fewer than so many elements, which a second-level cache holds.
@@ -121,7 +122,8 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
 /// For dw.
 fn choose_sums(shape: &ConvShape) -> Choice {
     let many = shape.group_out >= MANY_DW_OUTPUTS || shape.layout == Layout::Nhwc;
-    let both_many = shape.group_out.min(shape.group_in) >= MANY_OF_BOTH;
+    let filters = shape.group_out.saturating_mul(shape.group_in);
+    let both_many = shape.group_out.min(shape.group_in) >= MANY_OF_BOTH && filters >= MANY_FILTERS;
     let matrix = shape.window() == 1 && both_many;
     if many && !matrix { Choice::Channels } else { Choice::Product }
 }

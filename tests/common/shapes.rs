@@ -115,19 +115,19 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         all.push(pad([1, 1, 1, 1], new(1, 3, 4, 5, edge, 3, 3)));
         all.push(stride(2, 2, new(2, edge, 5, 7, edge, 1, 1)));
     }
-    // lengths of sums around blocks of 384: of the forward pass,
-    for channels in [255, 383, 384, 385, 767, 768, 769] {
+    // lengths of sums around blocks of 392: of the forward pass,
+    for channels in [255, 391, 392, 393, 783, 784, 785] {
         all.push(new(1, channels, 2, 3, 3, 1, 1));
     }
     all.push(pad([1, 1, 1, 1], new(1, 28, 3, 4, 7, 3, 3)));
     all.push(pad([1, 1, 1, 1], new(1, 57, 3, 4, 7, 3, 3)));
     // of dx,
-    for channels in [383, 384, 385, 767, 769] {
+    for channels in [391, 392, 393, 783, 785] {
         all.push(new(1, 3, 2, 3, channels, 1, 1));
     }
     all.push(pad([1, 1, 1, 1], new(1, 5, 3, 4, 57, 3, 3)));
     // and of dw
-    for columns in [383, 384, 385, 767, 769] {
+    for columns in [391, 392, 393, 783, 785] {
         all.push(new(1, 3, 1, columns, 4, 1, 1));
     }
     all.push(pad([1, 1, 1, 1], new(3, 2, 16, 16, 3, 3, 3)));
@@ -478,7 +478,7 @@ pub fn gemm_edges() -> Vec<[usize; 3]> {
     for edge in EDGES {
         all.extend([[edge, 5, 3], [5, edge, 3], [7, 17, edge], [edge, edge, 9]]);
     }
-    for k in [255, 383, 384, 385, 767, 768, 769] {
+    for k in [255, 391, 392, 393, 783, 784, 785] {
         all.extend([[1, 1, k], [7, 17, k], [15, 33, k]]);
     }
     // several blocks of rows and of columns, and of both with several of the sums

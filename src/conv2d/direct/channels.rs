@@ -25,8 +25,11 @@ use crate::runs;
 use crate::scratch::ScratchLen;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, Level};
 
-/// What a band of the source may take, beside a panel of filters in the second-level cache.
-const BAND_BYTES: usize = 512 * 1024;
+/// What a band of the source may take, beside a panel of filters in the second-level cache: more where
+/// all of a group's filters do not stay there, since each band reads them all.
+const BAND_BYTES: usize = 192 * 1024;
+const LARGE_BAND_BYTES: usize = 512 * 1024;
+const CACHED_FILTERS: usize = 1024 * 1024;
 
 /// Images of at most so many rows and columns are taken together: alone, each leaves rows of the tile
 /// empty, and reads all filters for few pixels.
@@ -80,8 +83,12 @@ impl Plan {
         };
         let image_parts = pass.batch.div_ceil(enough);
         let images = pass.batch.div_ceil(image_parts);
+        let band_bytes = match panels_len * size_of::<T>() <= CACHED_FILTERS {
+            true => BAND_BYTES,
+            false => LARGE_BAND_BYTES,
+        };
         let most_rows = match images {
-            1 => (BAND_BYTES / row_bytes.max(1)).clamp(1, height),
+            1 => (band_bytes / row_bytes.max(1)).clamp(1, height),
             _ => height,
         };
         let row_work = passes.iter().map(Gather::row_work).sum::<usize>();
