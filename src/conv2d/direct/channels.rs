@@ -12,7 +12,8 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::band::{CopiedAxis, copy_run};
+use super::band::CopiedAxis;
+use super::band_copy::{BandCopy, FillCopy, copy_len, is_copied, memory_len};
 use super::channel_panel::{Panel, STRIP_PIXELS, Source, sums_len};
 use super::panels::{PackPanel, PanelPlan};
 use super::{PHASES, even_parts};
@@ -23,7 +24,7 @@ use crate::gemm::blocking::{TASK_WORK, TASKS};
 use crate::gemm::pack::TileShape;
 use crate::runs;
 use crate::scratch::ScratchLen;
-use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, Level};
+use crate::simd::{Element, Kernel, Lanes, Level};
 
 /// What a band of the source may take, beside a panel of filters in the second-level cache: more where
 /// all of a group's filters do not stay there, since each band reads them all.
@@ -52,8 +53,11 @@ struct Plan {
     /// Panels of a task, but for the last of a band.
     part_panels: usize,
     parts: usize,
-    /// Elements of the copy of an image's band, when the source is copied.
+    /// Elements of the copy of a band of some images, when the source is copied, and of memory to fill it.
     copy_len: usize,
+    memory_len: usize,
+    /// Copies that are made before, each for several tasks; 0 where each task makes its own.
+    shared_copies: usize,
     /// Of a strip's sums.
     sums_len: usize,
     /// Where the sums of pairs of passes are interleaved: the width of their grid. 0 elsewhere.
@@ -98,14 +102,18 @@ impl Plan {
         let band_rows = height.div_ceil(bands);
         let bands = height.div_ceil(band_rows);
         let part_panels = count.div_ceil(wanted.div_ceil(bands)).max(1);
-        let copy_len = match copies_source(passes) {
-            false => 0,
+        let parts = count.div_ceil(part_panels);
+        let (copy_len, memory_len) = match is_copied(passes) {
+            false => (0, 0),
             true => {
                 let rows = CopiedAxis::new(passes.iter().map(|pass| pass.rows));
                 let rows = rows.span(band_rows).min(pass.rows.extent);
-                let pixels = rows * pass.columns.extent;
-                copied_stride::<T>(pass, pixels) * pass.terms
+                (copy_len(pass, images, rows), memory_len(pass, images, rows))
             }
+        };
+        let shared_copies = match copy_len > 0 && parts > 1 {
+            true => image_parts * pass.groups * bands,
+            false => 0,
         };
         Plan {
             images,
@@ -114,18 +122,23 @@ impl Plan {
             band_rows,
             bands,
             part_panels,
-            parts: count.div_ceil(part_panels),
+            parts,
             copy_len,
+            memory_len,
+            shared_copies,
             sums_len: sums_len(tile, images, height * width),
             staged_width: if interleaved { width } else { 0 },
         }
     }
 
-    /// A slot has a band's copy, the staged sums of a pair of passes, and a strip's sums.
+    /// All threads have the packed filters and the shared copies; a slot has memory to fill a copy, its own copy,
+    /// the staged sums of a pair of passes, and a strip's sums.
     fn scratch_len(&self, passes: usize) -> ScratchLen {
+        let own_copy = if self.shared_copies == 0 { self.copy_len } else { 0 };
+        let staged = 2 * self.staged_strides()[0];
         ScratchLen {
-            shared: passes * self.packed_len,
-            per_slot: self.images * self.copy_len + 2 * self.staged_strides()[0] + self.sums_len,
+            shared: passes * self.packed_len + self.shared_copies * self.copy_len,
+            per_slot: self.memory_len + own_copy + staged + self.sums_len,
         }
     }
 
@@ -135,22 +148,6 @@ impl Plan {
         let of_channel = self.band_rows * self.staged_width;
         [self.panels[0].width * of_channel, of_channel, self.staged_width]
     }
-}
-
-/// Whether a band of the source is copied: where it is masked, and where the planes of its channels
-/// lie apart, so that their lines compete for the same few sets of the first-level cache.
-fn copies_source<T>(passes: &[Gather<T>]) -> bool {
-    let taps = passes.iter().map(|pass| pass.rows.count * pass.columns.count).sum::<usize>();
-    taps > 0 && (!passes[0].relu_output.is_null() || passes[0].source_strides[3] == 1)
-}
-
-/// From term to term of a copy of NCHW planes: an odd number of cache lines.
-fn copied_stride<T>(pass: &Gather<T>, pixels: usize) -> usize {
-    if pass.source_strides[3] > 1 {
-        return pixels;
-    }
-    let line = CACHE_LINE / size_of::<T>();
-    (pixels.div_ceil(line) | 1) * line
 }
 
 /// Whether the passes are pairs that write to every other element of the same NCHW rows, so that whole
@@ -219,7 +216,34 @@ pub(super) fn gather<T: Element>(
     let all_finite = AtomicBool::new(true);
     let Gather { batch, groups, .. } = passes[0];
     let panel_count = plan.panels[0].count;
-    context.run(passes.len() * groups * panel_count, &|_, index| {
+    // Some rows of some images of a group, with a place for their copy.
+    let band = |number: usize, copy: *mut T| {
+        let (rest, band) = (number / plan.bands, number % plan.bands);
+        let (images, group) = (rest / groups, rest % groups);
+        let (image, row) = (images * plan.images, band * plan.band_rows);
+        let rows = (row, row + plan.band_rows);
+        let copy = BandCopy {
+            pass: &passes[0],
+            images: (image, batch.min(image + plan.images)),
+            group,
+            rows: source_rows(passes, rows),
+            copy,
+        };
+        (copy, rows)
+    };
+    let shared_copy =
+        |number: usize| packed_at(passes.len() * plan.packed_len + number * plan.copy_len);
+
+    let packs = passes.len() * groups * panel_count;
+    let fills_of_copy = TASKS.div_ceil(plan.shared_copies.max(1));
+    context.run(packs + plan.shared_copies * fills_of_copy, &|slot, index| {
+        if let Some(index) = index.checked_sub(packs) {
+            let (number, part) = (index / fills_of_copy, index % fills_of_copy);
+            let (copy, _) = band(number, shared_copy(number));
+            let (items, most) = (copy.items(), copy.items().div_ceil(fills_of_copy));
+            let items = (part * most).min(items)..((part + 1) * most).min(items);
+            return T::dispatch(level, FillCopy { copy, items, memory: scratch.slot(slot) });
+        }
         let (rest, panel) = (index / panel_count, index % panel_count);
         let (number, group) = (rest / groups, rest % groups);
         let panels = plan.panels[number];
@@ -234,23 +258,25 @@ pub(super) fn gather<T: Element>(
         return Ok(false);
     }
     context.run(batch.div_ceil(plan.images) * groups * plan.bands * plan.parts, &|slot, index| {
-        let (rest, part) = (index / plan.parts, index % plan.parts);
-        let (rest, band) = (rest / plan.bands, rest % plan.bands);
-        let (images, group) = (rest / groups, rest % groups);
-        let image = images * plan.images;
-        let row = band * plan.band_rows;
+        let (number, part) = (index / plan.parts, index % plan.parts);
         let panel = part * plan.part_panels;
-        let copy = scratch.slot(slot);
-        let staged = copy.wrapping_add(plan.images * plan.copy_len);
+        let memory = scratch.slot(slot);
+        let own = memory.wrapping_add(plan.memory_len);
+        let (copy, staged) = match plan.shared_copies {
+            0 => (own, own.wrapping_add(plan.copy_len)),
+            _ => (shared_copy(number), own),
+        };
+        let (copy, rows) = band(number, copy);
         let kernel = Band {
             passes,
             plan: &plan,
-            images: (image, batch.min(image + plan.images)),
-            group,
-            rows: (row, row + plan.band_rows),
+            images: copy.images,
+            group: copy.group,
+            rows,
             part: (panel, panel_count.min(panel + plan.part_panels)),
             packed: packed_at(0),
             copy,
+            memory,
             staged,
             sums: staged.wrapping_add(2 * plan.staged_strides()[0]),
         };
@@ -260,7 +286,6 @@ pub(super) fn gather<T: Element>(
 }
 
 /// Some panels of channels for a band of one group of some images.
-#[derive(Clone, Copy)]
 struct Band<'a, T> {
     passes: &'a [Gather<T>],
     plan: &'a Plan,
@@ -272,7 +297,9 @@ struct Band<'a, T> {
     /// First panel, and the one behind the last.
     part: (usize, usize),
     packed: *const T,
-    copy: *mut T,
+    copy: BandCopy<'a, T>,
+    /// To fill the copy.
+    memory: *mut T,
     staged: *mut T,
     sums: *mut T,
 }
@@ -282,8 +309,7 @@ impl<T: Element> Kernel<T> for Band<'_, T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        // SAFETY: the source has the band, and the copy has room for it.
-        let source = unsafe { self.source(simd) };
+        let source = self.source(simd);
         let interleaved = self.plan.staged_width > 0;
         let (first, end) = self.rows;
         // In NHWC panels write parts of the same pixels, which therefore stay in the cache.
@@ -396,42 +422,21 @@ impl<T: Element> Band<'_, T> {
     }
 
     /// The source of the band: in place, or a copy of its rows.
-    ///
-    /// # Safety
-    /// The source has the band in every image, and the copy has room for it.
     #[inline(always)]
-    unsafe fn source<S: Lanes<T>>(&self, simd: S) -> Source<T> {
+    fn source<S: Lanes<T>>(&self, simd: S) -> Source<T> {
         let pass = &self.passes[0];
-        let [of_image, of_channel, of_row, of_column] = pass.source_strides;
-        let offset = self.images.0 * of_image + self.group * pass.terms * of_channel;
-        let of_copy = self.plan.copy_len;
-        if of_copy == 0 {
-            let start = pass.source.wrapping_add(offset);
-            return Source { start, strides: pass.source_strides };
+        if self.plan.copy_len == 0 {
+            let [of_image, of_channel, ..] = pass.source_strides;
+            let offset = self.images.0 * of_image + self.group * pass.terms * of_channel;
+            return Source {
+                start: pass.source.wrapping_add(offset),
+                strides: pass.source_strides,
+            };
         }
-        let rows = source_rows(self.passes, self.rows);
-        let (height, width) = (rows.len(), pass.columns.extent);
-        // The copy is laid out as the source, but for what it leaves out.
-        let (runs, run, of_run, of_copied_run, strides) = if of_column == 1 {
-            let of_term = copied_stride(pass, height * width);
-            (pass.terms, height * width, of_channel, of_term, [of_copy, of_term, width, 1])
-        } else {
-            let terms = pass.terms;
-            (height * width, terms, of_column, terms, [of_copy, 1, width * terms, terms])
-        };
-        // SAFETY: the runs are the source's rows, whose elements follow on from one another.
-        unsafe {
-            for image in 0..self.images.1 - self.images.0 {
-                let first = offset + image * of_image + rows.start * of_row;
-                for number in 0..runs {
-                    let from = first + number * of_run;
-                    let to = self.copy.add(image * of_copy + number * of_copied_run);
-                    let [source, relu_output] = pass.source_at(from);
-                    copy_run(simd, source, relu_output, 1, run, to);
-                }
-            }
+        if self.plan.shared_copies == 0 {
+            // SAFETY: the source has the band in every image; this task's copy and memory have room for it.
+            unsafe { self.copy.fill(simd, 0..self.copy.items(), self.memory) };
         }
-        let start = self.copy.cast_const().wrapping_sub(rows.start * strides[2]);
-        Source { start, strides }
+        self.copy.source()
     }
 }

@@ -6,6 +6,7 @@
 //! these: both gather, over taps, from x and from a phase of dy. dw has output channels in the lanes too.
 
 mod band;
+mod band_copy;
 mod channel_panel;
 mod channels;
 mod depthwise;

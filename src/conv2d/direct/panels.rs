@@ -87,6 +87,9 @@ struct Place {
     column: usize,
 }
 
+/// Weights that follow on from one another are transposed with what lies behind them, if they are so many.
+const SHORT_RUN: usize = 4;
+
 /// Packs one panel; false when some weight is not finite.
 pub(super) struct PackPanel<'a, T> {
     pub pass: &'a Gather<T>,
@@ -119,6 +122,7 @@ impl<T: Element> Kernel<T> for PackPanel<'_, T> {
         };
         let contiguous = along_terms || strides.column_tap == 1;
         let ahead = self.ahead();
+        let end = self.end();
         // SAFETY: the filters have the group's outputs, terms and taps; the target has the panel.
         unsafe {
             let filters = self.pass.filters.add(self.group * strides.group);
@@ -131,20 +135,30 @@ impl<T: Element> Kernel<T> for PackPanel<'_, T> {
                     continue;
                 }
                 let run = if contiguous { run_len(terms) } else { 1 };
-                let whole = run / S::LANES * S::LANES;
                 for lane in (0..width).step_by(S::LANES) {
                     let output = first + lane;
                     let count = S::LANES.min(plan.outputs - output);
                     let filters = filters.add(output * strides.output + block * strides.term);
                     let mut place = Place { term: 0, row: 0, column: 0 };
-                    let mut done = 0;
+                    // Of the run, and where the rest of a block is transposed too.
+                    let (mut done, mut is_block) = (0, false);
                     let mut lanes = [T::default(); TILE_LANES * TILE_LANES];
                     for _ in 0..terms * plan.taps() {
                         let source = place.term * strides.term
                             + place.row * strides.row_tap
                             + place.column * strides.column_tap;
+                        if done % S::LANES == 0 {
+                            let offset = output * strides.output + block * strides.term + source;
+                            is_block = match run - done {
+                                left if left >= S::LANES => true,
+                                left => {
+                                    left >= SHORT_RUN
+                                        && offset + (count - 1) * strides.output + S::LANES <= end
+                                }
+                            };
+                        }
                         let source = filters.add(source);
-                        let value = if done < whole {
+                        let value = if is_block {
                             // Square blocks are transposed in registers.
                             if done % S::LANES == 0 {
                                 let stride = strides.output;
@@ -182,6 +196,18 @@ impl<T: Element> PackPanel<'_, T> {
     fn ahead(&self) -> usize {
         const STEPS: usize = 16;
         STEPS.div_ceil(self.plan.taps().max(1)) * self.pass.filter_strides.term
+    }
+
+    /// Behind the group's last weight; of no meaning where no tap has one.
+    #[inline(always)]
+    fn end(&self) -> usize {
+        let (plan, strides) = (self.plan, self.pass.filter_strides);
+        let last = |count: usize, stride: usize| count.saturating_sub(1) * stride;
+        last(plan.outputs, strides.output)
+            + last(plan.terms, strides.term)
+            + last(plan.row_taps, strides.row_tap)
+            + last(plan.column_taps, strides.column_tap)
+            + 1
     }
 
     /// Packs a block of terms where outputs follow on from one another; adds to `check`.
