@@ -250,8 +250,8 @@ impl<T: Element> FilterProduct<T> {
         self.pack_filters(context, &plan, scratch);
         let tasks = self.batch * self.groups * plan.grid.len();
         context.run(tasks, &|slot, index| {
-            // What this thread does next, if the others are as fast.
-            let next = Some(index + context.num_threads()).filter(|&next| next < tasks);
+            // What this thread does next, but for the end of its share.
+            let next = Some(index + 1).filter(|&next| next < tasks);
             self.task(level, &plan, scratch.shared(), scratch.slot(slot), index, next);
         });
     }
