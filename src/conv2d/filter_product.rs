@@ -1,6 +1,6 @@
 //! Filters times patches: what the forward pass and the backward pass to the data both are.
 //!
-//! The filters are packed once per call. Each task packs some pixels' patches straight from the
+//! The filters are packed once per call, or by the one task that uses them. Each task packs some pixels' patches straight from the
 //! image, or reads them there where a patch is just its pixel, and multiplies: NCHW has the pixels in
 //! the lanes and the filters' outputs as rows of the tile, NHWC the other way round, so that results
 //! are written as they lie.
@@ -82,8 +82,10 @@ struct Plan {
     grid: Grid,
     filters: PanelShape,
     patches: PanelShape,
-    /// Elements of the packed filters of all groups.
+    /// Elements of the packed filters of all groups; 0 where each task packs its own.
     filters_len: usize,
+    /// Of a task's own, of one depth block.
+    own_filters_len: usize,
     patches_len: usize,
     /// Elements of the patches before they are transposed: NHWC only.
     filled_len: usize,
@@ -177,6 +179,21 @@ impl<T: Element> FilterProduct<T> {
     }
 
     fn plan(&self, level: Level) -> Plan {
+        let mut plan = self.plan_of_shared_filters(level);
+        let pixel_parts = match self.patches.layout {
+            Layout::Nchw => plan.grid.tasks()[1],
+            Layout::Nhwc => plan.grid.tasks()[0],
+        };
+        // All that is packed for a task is used by it alone: it stays in the cache then.
+        if self.batch == 1 && pixel_parts == 1 {
+            let outputs = self.task_outputs(&plan.grid);
+            plan.filters_len = 0;
+            plan.own_filters_len = plan.filters.len(outputs, block_length(plan.depth));
+        }
+        plan
+    }
+
+    fn plan_of_shared_filters(&self, level: Level) -> Plan {
         let tile = TileShape::of::<T>(level);
         let depth = self.patches.len();
         let copies = self.batch * self.groups;
@@ -197,6 +214,7 @@ impl<T: Element> FilterProduct<T> {
                     filters,
                     patches,
                     filters_len: self.groups * self.filters_len(&grid, filters, depth),
+                    own_filters_len: 0,
                     patches_len: patches.len(grid.task_columns, block + 1),
                     filled_len: 0,
                     grid,
@@ -216,6 +234,7 @@ impl<T: Element> FilterProduct<T> {
                     filters,
                     patches,
                     filters_len: self.groups * self.filters_len(&grid, filters, depth),
+                    own_filters_len: 0,
                     patches_len: patches.len(grid.task_rows, block + 1),
                     filled_len: grid.task_rows * block,
                     grid,
@@ -240,14 +259,17 @@ impl<T: Element> FilterProduct<T> {
 
     pub fn scratch_len(&self, level: Level) -> ScratchLen {
         let plan = self.plan(level);
-        ScratchLen { shared: plan.filters_len, per_slot: plan.patches_len + plan.filled_len }
+        let per_slot = plan.patches_len + plan.filled_len + plan.own_filters_len;
+        ScratchLen { shared: plan.filters_len, per_slot }
     }
 
     /// Computes all results, with scratch memory of `scratch_len`.
     pub fn run(&self, context: &Context, scratch: &Scratch<'_, T>) {
         let level = context.level();
         let plan = self.plan(level);
-        self.pack_filters(context, &plan, scratch);
+        if plan.filters_len > 0 {
+            self.pack_filters(context, &plan, scratch);
+        }
         let tasks = self.batch * self.groups * plan.grid.len();
         context.run(tasks, &|slot, index| {
             // What this thread does next, but for the end of its share.
@@ -284,33 +306,45 @@ impl<T: Element> FilterProduct<T> {
     fn pack_filters(&self, context: &Context, plan: &Plan, scratch: &Scratch<'_, T>) {
         let part_outputs = self.task_outputs(&plan.grid);
         let parts = self.outputs.div_ceil(part_outputs);
-        let blocks = depth_blocks(plan.depth).count();
+        let (blocks, level) = (depth_blocks(plan.depth).count(), context.level());
         context.run(self.groups * parts * blocks, &|_, index| {
             let (start, count) = depth_blocks(plan.depth).nth(index % blocks).expect("a block");
             let part = index / blocks % parts;
             let group = index / blocks / parts;
-            let first = part * part_outputs;
-            let pack = PackMatrix {
-                // SAFETY: the part's first output lies within the filters.
-                source: unsafe {
-                    let group = self.filters.start.add(group * self.filters.group_stride);
-                    group.add(first * self.filters.line_stride)
-                },
-                relu_output: std::ptr::null(),
-                line_stride: self.filters.line_stride,
-                depth: self.filters.depth,
-                lines: part_outputs.min(self.outputs - first),
-                start,
-                count,
-                panels: plan.filters,
-                // SAFETY: within the packed filters.
-                target: unsafe {
-                    scratch.shared().add(self.packed_offset(plan, group, part, start))
-                },
-                panel_stride: plan.filters.width * count,
-            };
-            T::dispatch(context.level(), pack);
+            let place = self.packed_offset(plan, group, part, start);
+            let target = scratch.shared().wrapping_add(place);
+            self.pack_part(level, plan, (group, part), (start, count), target);
         });
+    }
+
+    /// Packs a depth block of a task part's filters.
+    fn pack_part(
+        &self,
+        level: Level,
+        plan: &Plan,
+        (group, part): (usize, usize),
+        (start, count): (usize, usize),
+        target: *mut T,
+    ) {
+        let part_outputs = self.task_outputs(&plan.grid);
+        let first = part * part_outputs;
+        let pack = PackMatrix {
+            // SAFETY: the part's first output lies within the filters.
+            source: unsafe {
+                let group = self.filters.start.add(group * self.filters.group_stride);
+                group.add(first * self.filters.line_stride)
+            },
+            relu_output: std::ptr::null(),
+            line_stride: self.filters.line_stride,
+            depth: self.filters.depth,
+            lines: part_outputs.min(self.outputs - first),
+            start,
+            count,
+            panels: plan.filters,
+            target,
+            panel_stride: plan.filters.width * count,
+        };
+        T::dispatch(level, pack);
     }
 
     /// Where the packed filters of a group, task part and depth block begin.
@@ -372,8 +406,14 @@ impl<T: Element> FilterProduct<T> {
                 (None, Some(next), Some(block)) => self.ahead(plan, next, block),
                 _ => Ahead::none(),
             };
-            // SAFETY: packed before, at that place.
-            let filters = unsafe { packed.add(self.packed_offset(plan, group, part, start)) };
+            let filters = match plan.own_filters_len {
+                0 => packed.wrapping_add(self.packed_offset(plan, group, part, start)),
+                _ => {
+                    let own = slot.wrapping_add(plan.patches_len + plan.filled_len);
+                    self.pack_part(level, plan, (group, part), (start, count), own);
+                    own
+                }
+            };
             task.multiply((start, count), filters, ahead);
         };
         if plan.depth == 0 {
