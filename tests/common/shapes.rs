@@ -153,6 +153,10 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     all.push(pad([1, 1, 1, 1], new(33, 43, 3, 3, 17, 3, 3)));
     all.push(groups(2, pad([1, 0, 2, 1], new(33, 34, 3, 8, 40, 3, 3))));
     all.push(stride(2, 2, pad([1, 1, 1, 1], new(35, 18, 8, 7, 40, 3, 3))));
+    // images side by side in copies that several tasks read, three in the last one, which are not
+    all.push(pad([1, 1, 1, 1], new(11, 9, 3, 4, 256, 3, 3)));
+    // filters that one task uses: several tasks, and blocks of terms
+    all.push(new(3, 800, 1, 1, 700, 1, 1));
     // windows of 5 x 5 in tiles of 2 x 2: odd extents, segments of tiles, whole blocks and parts of them
     all.push(new(2, 3, 6, 9, 5, 5, 5));
     all.push(pad([2, 2, 2, 2], new(3, 18, 7, 10, 70, 5, 5)));

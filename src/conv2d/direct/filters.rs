@@ -24,6 +24,9 @@ use crate::simd::{Element, Kernel, Lanes, Level, TILE_LANES, TileKernel};
 const TASK_OUTPUTS: usize = 64;
 const TASK_INPUTS: usize = 64;
 
+/// Input channels that alone would be a low tile, which waits for its own sums.
+const FEW_INPUTS: usize = 6;
+
 /// How the pass is cut. By the shape alone, but for the panels' width.
 #[derive(Clone, Copy)]
 struct Plan {
@@ -358,7 +361,8 @@ impl<T: Element> SumPart<'_, T> {
             if rows.0 >= rows.1 {
                 continue;
             }
-            if shape.group_in >= taps {
+            let along_rows = self.lies_along_rows();
+            if shape.group_in >= taps && !along_rows {
                 // Neighbouring input channels at one tap.
                 let sum_stride = self.plan.weight_strides[0];
                 let tile = Tile { item_stride: of_channel, sum_stride, ..tile };
@@ -375,27 +379,45 @@ impl<T: Element> SumPart<'_, T> {
                 }
                 continue;
             }
-            // Neighbouring column taps of one channel: the columns that all of them read, and the
-            // others one by one.
-            let step = shape.width.dilation * of_column;
-            let tile = Tile { item_stride: step, sum_stride: self.plan.weight_strides[1], ..tile };
+            // Neighbouring column taps of one channel, or of all where they are side by side: the columns that
+            // all of them read, and the others one by one.
+            let ([of_item, of_sum], inputs, items_of_tap) = match along_rows {
+                true => ([1, 1], (0, 1), shape.group_in),
+                false => {
+                    let of_tap = shape.width.dilation * of_column;
+                    ([of_tap, self.plan.weight_strides[1]], self.inputs, 1)
+                }
+            };
+            let tile = Tile { item_stride: of_item, sum_stride: of_sum, ..tile };
             let last = column_taps.positions(taps - 1, width);
             let all = (column_taps.positions(0, width).0, last.1);
             let all = if all.0 < all.1 { all } else { (0, 0) };
-            for input in self.inputs.0..self.inputs.1 {
+            for input in inputs.0..inputs.1 {
                 let mut column = 0;
                 while column < width {
                     let columns =
                         if column == all.0 && all.1 > 0 { all } else { (column, column + 1) };
                     column = columns.1;
                     let (tap, end) = column_taps.inside(columns.0);
-                    for (first, count) in even_parts(end - tap, S::TILE_ROWS) {
+                    for (first, count) in even_parts((end - tap) * items_of_tap, S::TILE_ROWS) {
                         let pixels = Pixels { rows, columns };
-                        tile.run_at(simd, pixels, [input, row_tap, tap + first], count);
+                        let (tap, input) =
+                            (tap + first / items_of_tap, input + first % items_of_tap);
+                        tile.run_at(simd, pixels, [input, row_tap, tap], count);
                     }
                 }
             }
         }
+    }
+
+    /// Whether few input channels of all column taps are side by side, in x and among the sums.
+    #[inline(always)]
+    fn lies_along_rows(&self) -> bool {
+        let shape = self.shape;
+        shape.input_strides[3] == shape.group_in
+            && shape.width.dilation == 1
+            && self.plan.weight_strides == [1, shape.group_in]
+            && shape.group_in <= FEW_INPUTS
     }
 }
 
