@@ -277,9 +277,9 @@ pub(super) fn updated<T: Element>(alpha: T, sum: T, beta: T, old: T) -> T {
     if beta == T::default() { alpha * sum } else { alpha * sum + beta * old }
 }
 
-/// How many parts a batch is cut into whose sums take `bytes` each.
-pub(super) fn parts_of_batch(batch: usize, bytes: usize) -> usize {
-    (PARTS_BYTES / bytes).clamp(1, PARTS).min(batch)
+/// How many parts a batch is cut into, of that many images or rows, whose sums take `bytes` each.
+pub(super) fn parts_of_batch(units: usize, bytes: usize) -> usize {
+    (PARTS_BYTES / bytes).clamp(1, PARTS).min(units)
 }
 
 /// One part's sums of some outputs and cells of one group.

@@ -1,9 +1,9 @@
 //! Filters times patches: what the forward pass and the backward pass to the data both are.
 //!
-//! The filters are packed once per call, or by the one task that uses them. Each task packs some pixels' patches straight from the
-//! image, or reads them there where a patch is just its pixel, and multiplies: NCHW has the pixels in
-//! the lanes and the filters' outputs as rows of the tile, NHWC the other way round, so that results
-//! are written as they lie.
+//! The filters are packed once per call, or by the one task that uses them. Each task packs some pixels'
+//! patches straight from the image, or reads them there where a patch is just its pixel, and multiplies:
+//! NCHW has the pixels in the lanes and the filters' outputs as rows of the tile, NHWC the other way
+//! round, so that results are written as they lie.
 
 use super::fill_by_cell::FillByCell;
 use super::patches::{Block, FillByPixel, Patches};
@@ -179,26 +179,14 @@ impl<T: Element> FilterProduct<T> {
     }
 
     fn plan(&self, level: Level) -> Plan {
-        let mut plan = self.plan_of_shared_filters(level);
-        let pixel_parts = match self.patches.layout {
-            Layout::Nchw => plan.grid.tasks()[1],
-            Layout::Nhwc => plan.grid.tasks()[0],
-        };
-        // All that is packed for a task is used by it alone: it stays in the cache then.
-        if self.batch == 1 && pixel_parts == 1 {
-            let outputs = self.task_outputs(&plan.grid);
-            plan.filters_len = 0;
-            plan.own_filters_len = plan.filters.len(outputs, block_length(plan.depth));
-        }
-        plan
-    }
-
-    fn plan_of_shared_filters(&self, level: Level) -> Plan {
         let tile = TileShape::of::<T>(level);
         let depth = self.patches.len();
         let copies = self.batch * self.groups;
         let block = block_length(depth);
-        match self.patches.layout {
+        let (grid, filters, patches, pixel_parts, task_pixels, filled_len) = match self
+            .patches
+            .layout
+        {
             Layout::Nchw => {
                 let lead = if self.lines_up() { CACHE_LINE / size_of::<T>() - 1 } else { 0 };
                 let grid = Grid::new(
@@ -209,16 +197,7 @@ impl<T: Element> FilterProduct<T> {
                 );
                 let filters = PanelShape::rows(grid.task_rows.min(self.outputs), tile);
                 let patches = PanelShape::columns(tile);
-                Plan {
-                    depth,
-                    filters,
-                    patches,
-                    filters_len: self.groups * self.filters_len(&grid, filters, depth),
-                    own_filters_len: 0,
-                    patches_len: patches.len(grid.task_columns, block + 1),
-                    filled_len: 0,
-                    grid,
-                }
+                (grid, filters, patches, grid.tasks()[1], grid.task_columns, 0)
             }
             Layout::Nhwc => {
                 let grid = Grid::new(
@@ -229,17 +208,23 @@ impl<T: Element> FilterProduct<T> {
                 );
                 let filters = PanelShape::columns(tile);
                 let patches = PanelShape::rows(grid.task_rows, tile);
-                Plan {
-                    depth,
-                    filters,
-                    patches,
-                    filters_len: self.groups * self.filters_len(&grid, filters, depth),
-                    own_filters_len: 0,
-                    patches_len: patches.len(grid.task_rows, block + 1),
-                    filled_len: grid.task_rows * block,
-                    grid,
-                }
+                (grid, filters, patches, grid.tasks()[0], grid.task_rows, grid.task_rows * block)
             }
+        };
+        // What is packed for the one task that uses it stays in the cache.
+        let (filters_len, own_filters_len) = match self.batch == 1 && pixel_parts == 1 {
+            true => (0, filters.len(self.task_outputs(&grid), block)),
+            false => (self.groups * self.filters_len(&grid, filters, depth), 0),
+        };
+        Plan {
+            depth,
+            grid,
+            filters,
+            patches,
+            filters_len,
+            own_filters_len,
+            patches_len: patches.len(task_pixels, block + 1),
+            filled_len,
         }
     }
 

@@ -24,6 +24,11 @@ fn is_planar<T>(pass: &Gather<T>) -> bool {
     pass.source_strides[3] == 1
 }
 
+/// Whether the copy of so many images has them side by side.
+fn interleaves<T>(pass: &Gather<T>, images: usize) -> bool {
+    is_planar(pass) && images >= INTERLEAVED_IMAGES
+}
+
 /// Elements of the copy of so many rows of so many images or fewer.
 pub(super) fn copy_len<T>(pass: &Gather<T>, images: usize, rows: usize) -> usize {
     let (pixels, terms) = (rows * pass.columns.extent, pass.terms);
@@ -36,7 +41,7 @@ pub(super) fn copy_len<T>(pass: &Gather<T>, images: usize, rows: usize) -> usize
 
 /// Elements of memory that filling it takes.
 pub(super) fn memory_len<T>(pass: &Gather<T>, images: usize, rows: usize) -> usize {
-    match is_planar(pass) && images >= INTERLEAVED_IMAGES {
+    match interleaves(pass, images) {
         true => images * rows * pass.columns.extent,
         false => 0,
     }
@@ -74,12 +79,14 @@ impl<T: Element> BandCopy<'_, T> {
     fn strides(&self) -> [usize; 4] {
         let (images, pixels, terms) = (self.images(), self.pixels(), self.pass.terms);
         let width = self.pass.columns.extent;
+        if interleaves(self.pass, images) {
+            return [1, plane_len::<T>(images * pixels), width * images, images];
+        }
         match is_planar(self.pass) {
-            true if images < INTERLEAVED_IMAGES => {
+            true => {
                 let of_term = plane_len::<T>(pixels);
                 [terms * of_term, of_term, width, 1]
             }
-            true => [1, plane_len::<T>(images * pixels), width * images, images],
             false => [pixels * terms, 1, width * terms, terms],
         }
     }
@@ -108,6 +115,7 @@ impl<T: Element> BandCopy<'_, T> {
         let (pass, images, pixels) = (self.pass, self.images(), self.pixels());
         let [of_image, of_channel, of_row, of_column] = pass.source_strides;
         let [of_copied_image, of_term, ..] = self.strides();
+        let interleaves = interleaves(pass, images);
         let first = self.images.0 * of_image
             + self.group * pass.terms * of_channel
             + self.rows.start * of_row;
@@ -123,7 +131,6 @@ impl<T: Element> BandCopy<'_, T> {
                 }
                 let from = first + item * of_channel;
                 let to = self.copy.add(item * of_term);
-                let interleaves = images >= INTERLEAVED_IMAGES;
                 let [source, relu_output] = pass.source_at(from);
                 if interleaves && relu_output.is_null() {
                     runs::transpose(simd, [images, pixels], source, of_image, to, images);

@@ -1,9 +1,9 @@
 //! dw and db with output channels in the lanes: dy is packed, x is broadcast from where it lies.
 //!
 //! The register tile is that of the channel kernel, with other roles: some input channels at one tap
-//! (or, where those are few, some column taps of one channel) times a panel of output channels,
-//! summed over pixels. What x has no pixel for is skipped. The blocks of rows of all images are cut into
-//! parts by the shape alone; each part sums its blocks in order, and the parts are added up in theirs.
+//! (or, where those are few, some column taps of one channel or of all) times a panel of output
+//! channels, summed over pixels. What x has no pixel for is skipped. The blocks of rows of all images
+//! are cut into parts by the shape alone; each part sums its blocks in order, and the parts are added up in theirs.
 
 use super::even_parts;
 use crate::context::Context;
@@ -355,13 +355,13 @@ impl<T: Element> SumPart<'_, T> {
         };
         let width = shape.out_width;
         let taps = shape.width.kernel;
+        let along_rows = self.lies_along_rows();
         for row_tap in 0..shape.height.kernel {
             let valid = row_taps.positions(row_tap, shape.out_height);
             let rows = (rows.0.max(valid.0), rows.1.min(valid.1));
             if rows.0 >= rows.1 {
                 continue;
             }
-            let along_rows = self.lies_along_rows();
             if shape.group_in >= taps && !along_rows {
                 // Neighbouring input channels at one tap.
                 let sum_stride = self.plan.weight_strides[0];

@@ -147,21 +147,14 @@ impl<T: Element> Kernel<T> for PackPanel<'_, T> {
                         let source = place.term * strides.term
                             + place.row * strides.row_tap
                             + place.column * strides.column_tap;
-                        if done % S::LANES == 0 {
-                            let offset = output * strides.output + block * strides.term + source;
-                            is_block = match run - done {
-                                left if left >= S::LANES => true,
-                                left => {
-                                    left >= SHORT_RUN
-                                        && offset + (count - 1) * strides.output + S::LANES <= end
-                                }
-                            };
-                        }
+                        let offset = output * strides.output + block * strides.term + source;
                         let source = filters.add(source);
-                        let value = if is_block {
+                        if done % S::LANES == 0 {
                             // Square blocks are transposed in registers.
-                            if done % S::LANES == 0 {
-                                let stride = strides.output;
+                            let (left, stride) = (run - done, strides.output);
+                            let is_inside = offset + (count - 1) * stride + S::LANES <= end;
+                            is_block = left >= S::LANES || left >= SHORT_RUN && is_inside;
+                            if is_block {
                                 if !along_terms {
                                     for line in 0..count {
                                         simd.prefetch(source.wrapping_add(ahead + line * stride));
@@ -169,10 +162,13 @@ impl<T: Element> Kernel<T> for PackPanel<'_, T> {
                                 }
                                 simd.transpose(count, source, stride, lanes.as_mut_ptr(), S::LANES);
                             }
-                            simd.load(lanes.as_ptr().add(done % S::LANES * S::LANES))
-                        } else {
-                            let mask = simd.mask_between(0, count);
-                            simd.gather_where(mask, source, strides.output as isize)
+                        }
+                        let value = match is_block {
+                            true => simd.load(lanes.as_ptr().add(done % S::LANES * S::LANES)),
+                            false => {
+                                let mask = simd.mask_between(0, count);
+                                simd.gather_where(mask, source, strides.output as isize)
+                            }
                         };
                         check = simd.mul_add(value, simd.splat(T::default()), check);
                         let to = plan.number(terms, place) * width + lane;
