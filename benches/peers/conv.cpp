@@ -45,7 +45,6 @@ struct Layer {
     long batch, in_channels, height, width, out_channels, kernel, stride, pad, groups;
 
     long out(long in) const { return (in + 2 * pad - kernel) / stride + 1; }
-    size_t x_len() const { return size_t(batch) * in_channels * height * width; }
     size_t w_len() const { return size_t(out_channels) * (in_channels / groups) * kernel * kernel; }
     size_t y_len() const { return size_t(batch) * out_channels * out(height) * out(width); }
     double gflop() const { return 2e-9 * double(y_len()) * double(w_len() / out_channels); }
@@ -68,11 +67,14 @@ struct Column {
     enum : size_t { plain, blocked, cnnkern, sums, count };
 };
 
-/// oneDNN's tensors and primitives for one layer.
-class OneDnn {
-public:
-    OneDnn(const Setup &setup, const Layer &layer) : layer(layer) {
-        const Layer &l = layer;
+/// x, w, y and the bias of one layer, or their gradients, in plain formats: both libraries work on
+/// these, since where a tensor begins in memory makes a difference too.
+struct Tensors {
+    dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+    std::vector<memory> tensors;
+    memory bias;
+
+    Tensors(const Setup &setup, const Layer &l) {
         const memory::dims x_dims{l.batch, l.in_channels, l.height, l.width};
         const memory::dims y_dims{l.batch, l.out_channels, l.out(l.height), l.out(l.width)};
         using Tag = memory::format_tag;
@@ -84,11 +86,25 @@ public:
             filters = setup.nhwc ? Tag::gohwi : Tag::goihw;
         }
         constexpr auto f32 = memory::data_type::f32;
-        plain = {{x_dims, f32, activations}, {w_dims, f32, filters}, {y_dims, f32, activations}};
-        any = {{x_dims, f32, Tag::any}, {w_dims, f32, Tag::any}, {y_dims, f32, Tag::any}};
-        bias = memory::desc({l.out_channels}, f32, Tag::x);
-        for (const memory::desc &desc : plain) tensors.push_back(allocate(desc, engine));
-        bias_tensor = allocate(bias, engine);
+        tensors = {allocate({x_dims, f32, activations}, engine), allocate({w_dims, f32, filters}, engine),
+                   allocate({y_dims, f32, activations}, engine)};
+        bias = allocate({{l.out_channels}, f32, Tag::x}, engine);
+    }
+
+    float *operator[](size_t i) const { return static_cast<float *>(tensors[i].get_data_handle()); }
+};
+
+/// oneDNN's primitives for one layer, and its tensors in its own formats.
+class OneDnn {
+public:
+    OneDnn(const Tensors &plain, const Layer &layer)
+        : layer(layer), engine(plain.engine), tensors(plain.tensors), bias_tensor(plain.bias),
+          bias(plain.bias.get_desc()) {
+        for (const memory &tensor : tensors) {
+            const memory::desc desc = tensor.get_desc();
+            this->plain.push_back(desc);
+            any.push_back({desc.get_dims(), desc.get_data_type(), memory::format_tag::any});
+        }
     }
 
     void add_candidates(Pass pass, std::vector<Candidate> &candidates) {
@@ -187,12 +203,12 @@ private:
     }
 
     Layer layer;
-    dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+    dnnl::engine engine;
     dnnl::stream stream{engine};
-    Descs plain, any;
-    memory::desc bias;
     std::vector<memory> tensors;
     memory bias_tensor;
+    Descs plain, any;
+    memory::desc bias;
 };
 
 cnnkern_pass pass_of(Pass pass) {
@@ -203,12 +219,12 @@ cnnkern_pass pass_of(Pass pass) {
     }
 }
 
-/// cnnkern's tensors for one layer.
+/// cnnkern's calls for one layer.
 class Cnnkern {
 public:
-    Cnnkern(const Setup &setup, const Layer &layer)
-        : context(setup.context), x(layer.x_len()), w(layer.w_len()), y(layer.y_len()),
-          bias(layer.out_channels) {
+    Cnnkern(const Setup &setup, const Tensors &tensors, const Layer &layer)
+        : context(setup.context), x(tensors[0]), w(tensors[1]), y(tensors[2]),
+          bias(static_cast<float *>(tensors.bias.get_data_handle())) {
         const Layer &l = layer;
         params = cnnkern_conv2d_params_default(l.batch, l.in_channels, l.height, l.width,
                                                l.out_channels, l.kernel, l.kernel);
@@ -217,7 +233,6 @@ public:
         params.groups = l.groups;
         params.layout = setup.layout();
         params.filter_layout = setup.nhwc ? CNNKERN_FILTER_OHWI : CNNKERN_FILTER_OIHW;
-        for (std::vector<float> *tensor : {&x, &w, &y}) fill(tensor->data(), tensor->size());
     }
 
     bool takes_winograd(Pass pass) {
@@ -231,23 +246,23 @@ public:
         params.algorithm = algorithm;
         switch (pass) {
         case Pass::forward:
-            check(cnnkern_conv2d_forward_f32(context, &params, x.data(), w.data(), bias.data(),
-                                             CNNKERN_ACTIVATION_NONE, y.data()));
+            check(cnnkern_conv2d_forward_f32(context, &params, x, w, bias,
+                                             CNNKERN_ACTIVATION_NONE, y));
             break;
         case Pass::backward_data:
-            check(cnnkern_conv2d_backward_f32(context, &params, nullptr, w.data(), y.data(),
-                                              nullptr, nullptr, x.data(), nullptr, nullptr));
+            check(cnnkern_conv2d_backward_f32(context, &params, nullptr, w, y,
+                                              nullptr, nullptr, x, nullptr, nullptr));
             break;
         default:
-            check(cnnkern_conv2d_backward_f32(context, &params, x.data(), nullptr, y.data(),
-                                              nullptr, nullptr, nullptr, w.data(), bias.data()));
+            check(cnnkern_conv2d_backward_f32(context, &params, x, nullptr, y,
+                                              nullptr, nullptr, nullptr, w, bias));
         }
     }
 
 private:
     cnnkern_context *context;
     cnnkern_conv2d_params params;
-    std::vector<float> x, w, y, bias;
+    float *x, *w, *y, *bias;
 };
 
 #if defined(__x86_64__)
@@ -303,8 +318,9 @@ double peak(size_t threads, const std::string &isa) {
 }
 
 void compare(const Setup &setup, const Layer &layer) {
-    OneDnn onednn(setup, layer);
-    Cnnkern cnnkern(setup, layer);
+    const Tensors tensors(setup, layer);
+    OneDnn onednn(tensors, layer);
+    Cnnkern cnnkern(setup, tensors, layer);
     for (const Pass pass : passes) {
         std::vector<Candidate> candidates;
         onednn.add_candidates(pass, candidates);
