@@ -65,7 +65,7 @@ impl<'a, T: Element> PackedProduct<'a, T> {
                 bias: Bias::None,
                 relu: false,
             },
-            ahead: Ahead::none(),
+            ahead: [Ahead::none(); 2],
         };
         Ok(PackedProduct { level, product, _scratch: scratch })
     }

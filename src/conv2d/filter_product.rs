@@ -494,7 +494,7 @@ impl<T: Element> Task<'_, T> {
                 },
                 relu: last && relu,
             },
-            ahead,
+            ahead: [ahead, Ahead::none()],
         };
         let product = match self.patches.layout {
             Layout::Nchw => product,

@@ -14,6 +14,8 @@ mod gradient;
 pub mod maxpool;
 mod patches;
 mod query;
+mod weights_panels;
+mod weights_plan;
 mod winograd;
 
 use crate::context::Context;

@@ -65,19 +65,19 @@ pub(super) struct Requests<T> {
     pub steps: usize,
     /// Lines of a request.
     lines: usize,
-    left: Cell<Ahead<T>>,
+    left: Cell<[Ahead<T>; 2]>,
 }
 
 impl<T: Element> Requests<T> {
     #[inline(always)]
-    pub fn new(ahead: Ahead<T>, tiles: usize, depth: usize) -> Self {
-        let steps = match ahead.runs {
+    pub fn new(ahead: [Ahead<T>; 2], tiles: usize, depth: usize) -> Self {
+        let steps = match ahead[0].runs + ahead[1].runs {
             0 => depth,
             _ => depth.div_ceil(FEWEST_REQUESTS).min(MOST_STEPS),
         };
         let steps = steps.max(1);
         let requests = tiles * depth.div_ceil(steps);
-        let lines = ahead.lines().div_ceil(requests.max(1));
+        let lines = (ahead[0].lines() + ahead[1].lines()).div_ceil(requests.max(1));
         Requests { steps, lines, left: Cell::new(ahead) }
     }
 
@@ -86,7 +86,10 @@ impl<T: Element> Requests<T> {
     pub fn request<S: Lanes<T>>(&self, simd: S) {
         let mut left = self.left.get();
         for _ in 0..self.lines {
-            left.request(simd);
+            if left[0].runs == 0 {
+                left = [left[1], Ahead::none()];
+            }
+            left[0].request(simd);
         }
         self.left.set(left);
     }

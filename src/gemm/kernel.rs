@@ -146,8 +146,8 @@ pub(crate) struct BlockProduct<T> {
     pub row_places: Places,
     pub column_places: Places,
     pub update: Update<T>,
-    /// What to ask memory for meanwhile.
-    pub ahead: Ahead<T>,
+    /// What to ask memory for meanwhile, one after the other.
+    pub ahead: [Ahead<T>; 2],
 }
 
 impl<T> BlockProduct<T> {

@@ -7,9 +7,11 @@
 
 use super::even_parts;
 use crate::context::Context;
-use crate::conv2d::backward_weights::{BackwardWeights, SumPanels, parts_of_batch, updated};
+use crate::conv2d::backward_weights::{BackwardWeights, updated};
 use crate::conv2d::gradient::Gradient;
 use crate::conv2d::patches::Taps;
+use crate::conv2d::weights_panels::SumPanels;
+use crate::conv2d::weights_plan::parts_of_batch;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASK_WORK, TASKS};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
