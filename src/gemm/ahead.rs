@@ -65,20 +65,22 @@ pub(super) struct Requests<T> {
     pub steps: usize,
     /// Lines of a request.
     lines: usize,
-    left: Cell<[Ahead<T>; 2]>,
+    left: Cell<Ahead<T>>,
+    /// When nothing is left. (Apart, not in one array with what is left: that would be copied at each request.)
+    then: Cell<Ahead<T>>,
 }
 
 impl<T: Element> Requests<T> {
     #[inline(always)]
-    pub fn new(ahead: [Ahead<T>; 2], tiles: usize, depth: usize) -> Self {
-        let steps = match ahead[0].runs + ahead[1].runs {
+    pub fn new([first, then]: [Ahead<T>; 2], tiles: usize, depth: usize) -> Self {
+        let steps = match first.runs + then.runs {
             0 => depth,
             _ => depth.div_ceil(FEWEST_REQUESTS).min(MOST_STEPS),
         };
         let steps = steps.max(1);
         let requests = tiles * depth.div_ceil(steps);
-        let lines = (ahead[0].lines() + ahead[1].lines()).div_ceil(requests.max(1));
-        Requests { steps, lines, left: Cell::new(ahead) }
+        let lines = (first.lines() + then.lines()).div_ceil(requests.max(1));
+        Requests { steps, lines, left: Cell::new(first), then: Cell::new(then) }
     }
 
     /// Asks for some lines.
@@ -86,10 +88,10 @@ impl<T: Element> Requests<T> {
     pub fn request<S: Lanes<T>>(&self, simd: S) {
         let mut left = self.left.get();
         for _ in 0..self.lines {
-            if left[0].runs == 0 {
-                left = [left[1], Ahead::none()];
+            if left.runs == 0 {
+                left = self.then.replace(Ahead::none());
             }
-            left[0].request(simd);
+            left.request(simd);
         }
         self.left.set(left);
     }
