@@ -156,7 +156,6 @@ impl<T: Element> Kernel<T> for GatherPanels<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let Panels { passes, places, count, in_place, bands, panels, .. } = self.panels;
-        let mut lines = self.filters.lines();
         let pass = &passes[0];
         let mut copied = self.panels.copied;
         let copied = &mut copied[..*count];
@@ -185,9 +184,8 @@ impl<T: Element> Kernel<T> for GatherPanels<'_, T> {
             // copies.
             unsafe {
                 self.copy_source(simd, pass, [image, first, channels], &band);
-                for row in 0..band.grid.1 - band.grid.0 {
-                    self.filters.row(simd, copied, (0, row), first, &mut lines);
-                }
+                let rows = (0, band.grid.1 - band.grid.0);
+                self.filters.rows(simd, copied, 0, rows, first);
                 if !in_place {
                     self.write_target(simd, pass, [image, first, channels], &band);
                 }

@@ -1,8 +1,8 @@
 //! Depthwise, NHWC with one output per channel: channels in the lanes, the source read in place.
 
 use super::TASK_WORK;
-use super::nhwc_row::Row;
-use super::nhwc_window::{Masked, Source, Window};
+use super::nhwc_row::{Pair, Row, Single};
+use super::nhwc_window::{Masked, Source, Window, shares_lines};
 use crate::context::Context;
 use crate::conv2d::gather::Gather;
 use crate::error::Result;
@@ -119,43 +119,106 @@ impl<T: Element> Filters<T> {
         Filters { zeros: scratch.shared(), start: start(), len }
     }
 
-    /// Computes row `row` of some passes over one image, whose channels begin at number `channel`, a multiple
-    /// of `TILE_LANES`, of the packed ones.
+    /// Computes rows `first..end` of some passes over one image, whose channels begin at number `channel`, a
+    /// multiple of `TILE_LANES`, of the packed ones.
     ///
     /// # Safety
-    /// The passes' source has what the row reads, and nobody else uses the row of the target.
+    /// The passes' source has what the rows read, and nobody else uses these rows of the target.
     #[inline(always)]
-    pub unsafe fn row<S: Lanes<T>>(
+    pub unsafe fn rows<S: Lanes<T>>(
+        &self,
+        simd: S,
+        passes: &[Gather<T>],
+        image: usize,
+        (first, end): (usize, usize),
+        channel: usize,
+    ) {
+        let mut lines = [[self.zeros; 2]; DEPTH_BLOCK];
+        let mut row = first;
+        while row < end {
+            // SAFETY: the caller answers for the source and the target.
+            row += unsafe {
+                match passes {
+                    [pass] if row + 1 < end && shares_lines(&pass.rows) => {
+                        self.pair(simd, pass, (image, row), channel, &mut lines)
+                    }
+                    _ => self.row(simd, passes, (image, row), channel, &mut lines),
+                }
+            };
+        }
+    }
+
+    /// Computes row `row` of all passes. Returns 1.
+    ///
+    /// # Safety
+    /// As for `rows`.
+    #[inline(always)]
+    unsafe fn row<S: Lanes<T>>(
         &self,
         simd: S,
         passes: &[Gather<T>],
         (image, row): (usize, usize),
         channel: usize,
         lines: &mut [Masked<T>; DEPTH_BLOCK],
-    ) {
-        let [of_image, _, of_row, of_column] = passes[0].source_strides;
-        let start = passes[0].source_at(image * of_image);
-        let source = Source { start, strides: [of_row, of_column] };
+    ) -> usize {
         for (number, pass) in passes.iter().enumerate() {
             if row >= pass.grid_height {
                 continue;
             }
-            let taps = (&pass.rows, &pass.columns);
             let lines = &mut lines[..pass.rows.count];
-            let window = Window::new(taps, row, &source, self.zeros, lines);
-            let [of_image, _, of_row, _] = pass.target_strides;
-            let target = pass.target.wrapping_add(image * of_image + row * of_row);
-            let filters = self.start.wrapping_add(number * self.len + channel * window.len());
-            let kernel = Row { pass, window, filters, target };
+            let window = self.window(pass, (image, row), lines);
+            let filters = self.of_channel(number, pass, channel);
+            let kernel = Single { window, row: Row::new(pass, filters, image, row) };
             // SAFETY: the caller answers for the source and the target.
             unsafe { window.for_each_tile(simd, pass.grid_width, pass.groups, &kernel) };
         }
+        1
     }
 
-    /// What `row` lists lines in.
+    /// Computes rows `row` and `row + 1` of the one pass, which share lines. Returns 2.
+    ///
+    /// # Safety
+    /// As for `rows`.
     #[inline(always)]
-    pub fn lines(&self) -> [Masked<T>; DEPTH_BLOCK] {
-        [[self.zeros; 2]; DEPTH_BLOCK]
+    unsafe fn pair<S: Lanes<T>>(
+        &self,
+        simd: S,
+        pass: &Gather<T>,
+        (image, row): (usize, usize),
+        channel: usize,
+        lines: &mut [Masked<T>; DEPTH_BLOCK],
+    ) -> usize {
+        let lines = &mut lines[..pass.rows.count + pass.rows.step];
+        // In the order of their lines, which that of the taps is.
+        let order = if pass.rows.offset_step > 0 { [row, row + 1] } else { [row + 1, row] };
+        let window = self.window(pass, (image, order[0]), lines);
+        let filters = self.of_channel(0, pass, channel);
+        let rows = order.map(|row| Row::new(pass, filters, image, row));
+        let kernel = Pair { window, rows, step: pass.rows.step };
+        // SAFETY: the caller answers for the source and the target.
+        unsafe { window.for_each_tile(simd, pass.grid_width, pass.groups, &kernel) };
+        2
+    }
+
+    /// The window of a row of an image.
+    #[inline(always)]
+    fn window<'a>(
+        &self,
+        pass: &Gather<T>,
+        (image, row): (usize, usize),
+        lines: &'a mut [Masked<T>],
+    ) -> Window<'a, T> {
+        let [of_image, _, of_row, of_column] = pass.source_strides;
+        let start = pass.source_at(image * of_image);
+        let source = Source { start, strides: [of_row, of_column] };
+        Window::new((&pass.rows, &pass.columns), row, &source, self.zeros, lines)
+    }
+
+    /// The filters of a pass from a channel on.
+    #[inline(always)]
+    fn of_channel(&self, number: usize, pass: &Gather<T>, channel: usize) -> *const T {
+        let taps = pass.rows.count * pass.columns.count;
+        self.start.wrapping_add(number * self.len + channel * taps)
     }
 }
 
@@ -201,14 +264,11 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let Plan { height, part_rows, parts, .. } = self.plan;
-        let mut lines = self.filters.lines();
         for number in self.first..self.end {
             let (image, part) = (number / parts, number % parts);
-            let first_row = part * part_rows;
-            for row in first_row..height.min(first_row + part_rows) {
-                // SAFETY: the source has what the row reads; the target is this task's.
-                unsafe { self.filters.row(simd, self.passes, (image, row), 0, &mut lines) };
-            }
+            let rows = (part * part_rows, height.min((part + 1) * part_rows));
+            // SAFETY: the source has what the rows read; the target is this task's.
+            unsafe { self.filters.rows(simd, self.passes, image, rows, 0) };
         }
     }
 }

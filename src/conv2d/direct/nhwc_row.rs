@@ -1,4 +1,4 @@
-//! One row of the grid of a depthwise pass that gathers, NHWC. Sums run over the taps in the order of the
+//! Rows of the grid of a depthwise pass that gathers, NHWC: one, or two at a time. Sums run over the taps in the order of the
 //! source, row by row, whether pixels are shared or not.
 
 use super::nhwc_window::{Pixels, TapKernel, Tile, Window, WindowKernel, load_taps};
@@ -6,16 +6,69 @@ use crate::conv2d::gather::Gather;
 use crate::simd::{Element, Lanes, TILE_LANES};
 
 /// One row of the grid of one image.
+#[derive(Clone, Copy)]
 pub(super) struct Row<'a, T> {
-    pub pass: &'a Gather<T>,
-    pub window: Window<'a, T>,
-    /// Packed.
-    pub filters: *const T,
+    pass: &'a Gather<T>,
+    filters: *const T,
     /// The row's first output.
-    pub target: *mut T,
+    target: *mut T,
 }
 
-impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
+impl<'a, T: Element> Row<'a, T> {
+    /// With packed filters.
+    #[inline(always)]
+    pub fn new(pass: &'a Gather<T>, filters: *const T, image: usize, row: usize) -> Self {
+        let [of_image, _, of_row, _] = pass.target_strides;
+        Row { pass, filters, target: pass.target.wrapping_add(image * of_image + row * of_row) }
+    }
+
+    /// No sum yet.
+    #[inline(always)]
+    fn sums<S: Lanes<T>, const N: usize, const V: usize>(
+        &self,
+        simd: S,
+        channel: usize,
+    ) -> Sums<T, S, N, V> {
+        // A block of packed filters has all of the vectors.
+        let taps = self.pass.rows.count * self.pass.columns.count;
+        let block = channel / TILE_LANES * taps * TILE_LANES;
+        let filters = self.filters.wrapping_add(block + channel % TILE_LANES);
+        Sums { filters, sums: [[simd.splat(T::default()); N]; V] }
+    }
+
+    /// Writes what becomes of a tile's sums.
+    ///
+    /// # Safety
+    /// The caller answers for the target.
+    #[inline(always)]
+    unsafe fn write<S: Lanes<T>, const N: usize, const V: usize>(
+        &self,
+        simd: S,
+        tile: Tile,
+        (channel, count): (usize, usize),
+        sums: &[[S::Vector; N]; V],
+    ) {
+        let stride = self.pass.target_strides[3];
+        for (v, &sums) in sums.iter().enumerate() {
+            let channel = channel + v * S::LANES;
+            let bias = match self.pass.bias.is_null() {
+                true => self.pass.bias,
+                false => self.pass.bias.wrapping_add(channel),
+            };
+            let target = self.target.wrapping_add(tile.column * stride + channel);
+            // SAFETY: the caller's promise; the biases have the channels.
+            unsafe { self.pass.write_vectors(simd, sums, bias, count, (target, stride)) };
+        }
+    }
+}
+
+/// One row, and its window.
+pub(super) struct Single<'a, T> {
+    pub window: Window<'a, T>,
+    pub row: Row<'a, T>,
+}
+
+impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Single<'_, T> {
     #[inline(always)]
     unsafe fn run<const N: usize, const STEP: usize, const V: usize, const WHOLE: bool>(
         &self,
@@ -24,23 +77,44 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
         channel: usize,
         count: usize,
     ) {
-        // A block of packed filters has all of the vectors.
-        let block = channel / TILE_LANES * self.window.len() * TILE_LANES;
-        let filters = self.filters.wrapping_add(block + channel % TILE_LANES);
-        let mut kernel = Sums { filters, sums: [[simd.splat(T::default()); N]; V] };
+        let channels = (channel, count);
+        let mut sums = self.row.sums::<S, N, V>(simd, channel);
         // SAFETY: the caller answers for the lines and the target; the filters have whole vectors.
         unsafe {
-            let channels = (channel, count);
-            self.window.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut kernel);
-            let stride = self.pass.target_strides[3];
-            for (v, &sums) in kernel.sums.iter().enumerate() {
-                let bias = match self.pass.bias.is_null() {
-                    true => self.pass.bias,
-                    false => self.pass.bias.add(channel + v * S::LANES),
-                };
-                let target = self.target.add(tile.column * stride + channel + v * S::LANES);
-                self.pass.write_vectors(simd, sums, bias, count, (target, stride));
-            }
+            self.window.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut sums);
+            self.row.write(simd, tile, channels, &sums.sums);
+        }
+    }
+}
+
+/// Two rows, in the order of their lines, the second of which begins `step` lines behind the first: each pixel of a
+/// line that both have is loaded once.
+pub(super) struct Pair<'a, T> {
+    pub window: Window<'a, T>,
+    pub rows: [Row<'a, T>; 2],
+    pub step: usize,
+}
+
+impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Pair<'_, T> {
+    #[inline(always)]
+    unsafe fn run<const N: usize, const STEP: usize, const V: usize, const WHOLE: bool>(
+        &self,
+        simd: S,
+        tile: Tile,
+        channel: usize,
+        count: usize,
+    ) {
+        let channels = (channel, count);
+        let [one, other] = &self.rows;
+        let mut both = Both(one.sums::<S, N, V>(simd, channel), other.sums(simd, channel));
+        let [alone, shared, behind] = self.window.of_pair(self.step);
+        // SAFETY: the caller answers for the lines and the targets; the filters have whole vectors.
+        unsafe {
+            alone.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut both.0);
+            shared.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut both);
+            behind.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut both.1);
+            one.write(simd, tile, channels, &both.0.sums);
+            other.write(simd, tile, channels, &both.1.sums);
         }
     }
 }
@@ -52,6 +126,20 @@ struct Sums<T: Element, S: Lanes<T>, const N: usize, const V: usize> {
     sums: [[S::Vector; N]; V],
 }
 
+impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> Sums<T, S, N, V> {
+    /// The weights of the next taps; goes on behind them.
+    ///
+    /// # Safety
+    /// There are as many.
+    #[inline(always)]
+    unsafe fn weights<const TAPS: usize>(&mut self, simd: S) -> [[S::Vector; V]; TAPS] {
+        let filters = self.filters;
+        self.filters = filters.wrapping_add(TAPS * TILE_LANES);
+        // SAFETY: the caller's promise; packed filters are whole vectors.
+        unsafe { load_taps::<T, S, V, TAPS>(simd, filters, TILE_LANES) }
+    }
+}
+
 impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N, V>
     for Sums<T, S, N, V>
 {
@@ -61,17 +149,50 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N,
         pixels: &Pixels<T, S>,
         first: usize,
     ) -> usize {
-        let (simd, sums) = (pixels.simd, &mut self.sums);
+        let simd = pixels.simd;
         // SAFETY: the caller answers for the pixels and the filters.
         unsafe {
-            let weights = load_taps::<T, S, V, TAPS>(simd, self.filters, TILE_LANES);
+            let weights = self.weights::<TAPS>(simd);
+            let sums = &mut self.sums;
             pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
                 first,
                 #[inline(always)]
                 |tap, n, v, pixel| sums[v][n] = simd.mul_add(pixel, weights[tap][v], sums[v][n]),
             );
         }
-        self.filters = self.filters.wrapping_add(TAPS * TILE_LANES);
+        TAPS
+    }
+}
+
+/// The sums of a tile of two rows.
+struct Both<T: Element, S: Lanes<T>, const N: usize, const V: usize>(
+    Sums<T, S, N, V>,
+    Sums<T, S, N, V>,
+);
+
+impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N, V>
+    for Both<T, S, N, V>
+{
+    #[inline(always)]
+    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool>(
+        &mut self,
+        pixels: &Pixels<T, S>,
+        first: usize,
+    ) -> usize {
+        let simd = pixels.simd;
+        // SAFETY: the caller answers for the pixels and the filters.
+        unsafe {
+            let weights = [self.0.weights::<TAPS>(simd), self.1.weights::<TAPS>(simd)];
+            let (one, other) = (&mut self.0.sums, &mut self.1.sums);
+            pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
+                first,
+                #[inline(always)]
+                |tap, n, v, pixel| {
+                    one[v][n] = simd.mul_add(pixel, weights[0][tap][v], one[v][n]);
+                    other[v][n] = simd.mul_add(pixel, weights[1][tap][v], other[v][n]);
+                },
+            );
+        }
         TAPS
     }
 }

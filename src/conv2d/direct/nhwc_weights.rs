@@ -41,6 +41,13 @@ pub(super) fn scratch_len(taps: usize, channels: usize) -> usize {
     (taps + 2) * channels.next_multiple_of(TILE_LANES)
 }
 
+/// Where the sums of a channel begin, of so many lines: those of a vector lie side by side, since lines as long as a
+/// pixel would lie in the same sets of the first-level cache as the pixels do.
+#[inline(always)]
+fn place(lines: usize, channel: usize) -> usize {
+    channel / TILE_LANES * lines * TILE_LANES + channel % TILE_LANES
+}
+
 impl<T: Element> Sums<'_, T> {
     /// Taps, and db behind them.
     #[inline(always)]
@@ -55,28 +62,29 @@ impl<T: Element> Sums<'_, T> {
     #[inline(always)]
     pub unsafe fn run<S: Lanes<T>>(&self, simd: S, (first, end): (usize, usize)) {
         let (channel, count) = (self.channels.0, self.channels.1 - self.channels.0);
-        let stride = count.next_multiple_of(TILE_LANES);
+        let lanes = count.next_multiple_of(TILE_LANES);
         let block_rows = (DEPTH_BLOCK / self.shape.out_width).max(1);
-        let zeros = self.scratch.wrapping_add(self.lines() * stride);
+        let zeros = self.scratch.wrapping_add(self.lines() * lanes);
         let mut lines = [[zeros.cast_const(); 2]; DEPTH_BLOCK];
         // SAFETY: the caller answers for the rows and the sums.
         unsafe {
-            zeros.write_bytes(0, stride);
+            zeros.write_bytes(0, lanes);
             for line in 0..self.lines() {
                 self.sums.add(line * self.shape.out_channels + channel).write_bytes(0, count);
             }
             for block in (first..end).step_by(block_rows) {
-                self.scratch.write_bytes(0, self.lines() * stride);
+                self.scratch.write_bytes(0, self.lines() * lanes);
                 for row in block..end.min(block + block_rows) {
-                    self.row(simd, row, stride, zeros, &mut lines);
+                    self.row(simd, row, zeros, &mut lines);
                 }
-                for line in 0..self.lines() {
-                    let sums = self.sums.add(line * self.shape.out_channels + channel);
-                    for lane in (0..count).step_by(S::LANES) {
-                        let lanes = S::LANES.min(count - lane);
-                        let old = runs::load(simd, lanes, sums.add(lane));
-                        let new = simd.load(self.scratch.add(line * stride + lane));
-                        runs::store(simd, lanes, sums.add(lane), simd.add(old, new));
+                for lane in (0..count).step_by(S::LANES) {
+                    let lanes = S::LANES.min(count - lane);
+                    let new = self.scratch.add(place(self.lines(), lane));
+                    for line in 0..self.lines() {
+                        let sums = self.sums.add(line * self.shape.out_channels + channel + lane);
+                        let old = runs::load(simd, lanes, sums);
+                        let new = simd.load(new.add(line * TILE_LANES));
+                        runs::store(simd, lanes, sums, simd.add(old, new));
                     }
                 }
             }
@@ -92,7 +100,6 @@ impl<T: Element> Sums<'_, T> {
         &self,
         simd: S,
         row: usize,
-        stride: usize,
         zeros: *const T,
         lines: &mut [Masked<T>],
     ) {
@@ -113,7 +120,7 @@ impl<T: Element> Sums<'_, T> {
             let view = self.gradient.view(self.shape, &region, self.region);
             let [dy_image, dy_channel, dy_row, _] = view.strides;
             let offset = image * dy_image + row * dy_row + self.channels.0 * dy_channel;
-            let kernel = Row { window, view, offset, sums: self.scratch, stride };
+            let kernel = Row { window, view, offset, sums: self.scratch, lines: self.lines() };
             window.for_each_tile(simd, self.shape.out_width, count, &kernel);
         }
     }
@@ -126,10 +133,10 @@ struct Row<'a, T> {
     view: View<T>,
     /// Where its dy begins.
     offset: usize,
-    /// For each tap, and db behind them.
+    /// Of a vector of channels after the other, the sums of each tap, and of db behind them.
     sums: *mut T,
-    /// From one to the next.
-    stride: usize,
+    /// Taps, and db.
+    lines: usize,
 }
 
 impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
@@ -152,8 +159,8 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
                     *value = gradient(simd, dy, relu_output, place, count);
                 }
             }
-            let sums = self.sums.add(channel);
-            let mut kernel = Products { gradients, sums, stride: self.stride };
+            let sums = self.sums.add(place(self.lines, channel));
+            let mut kernel = Products { gradients, sums };
             let channels = (channel, count);
             self.window.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut kernel);
             for (v, gradients) in gradients.iter().enumerate() {
@@ -171,9 +178,8 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
 /// The products of a tile, which are added to sums in memory.
 struct Products<T: Element, S: Lanes<T>, const N: usize, const V: usize> {
     gradients: [[S::Vector; N]; V],
-    /// Of the next tap, and from tap to tap.
+    /// Of the next tap.
     sums: *mut T,
-    stride: usize,
 }
 
 impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N, V>
@@ -188,7 +194,7 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N,
         let (simd, gradients) = (pixels.simd, &self.gradients);
         // SAFETY: the caller answers for the pixels and the sums.
         unsafe {
-            let mut sums = load_taps::<T, S, V, TAPS>(simd, self.sums, self.stride);
+            let mut sums = load_taps::<T, S, V, TAPS>(simd, self.sums, TILE_LANES);
             pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
                 first,
                 #[inline(always)]
@@ -198,11 +204,11 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N,
             );
             for (tap, sums) in sums.iter().enumerate() {
                 for (v, &sum) in sums.iter().enumerate() {
-                    simd.store(self.sums.add(tap * self.stride + v * S::LANES), sum);
+                    simd.store(self.sums.add(tap * TILE_LANES + v * S::LANES), sum);
                 }
             }
         }
-        self.sums = self.sums.wrapping_add(TAPS * self.stride);
+        self.sums = self.sums.wrapping_add(TAPS * TILE_LANES);
         TAPS
     }
 }

@@ -7,6 +7,7 @@ use std::ptr;
 
 use crate::conv2d::gather::masked_at;
 use crate::conv2d::patches::Taps;
+use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::gemm::lines::unrolled;
 use crate::simd::{Element, Lanes, TILE_LANES};
 
@@ -43,8 +44,14 @@ pub(super) struct Window<'a, T> {
     dilation: usize,
 }
 
+/// Whether neighbouring rows read some of the same lines, and `Window::of_pair` finds them.
+pub(super) fn shares_lines(rows: &Taps) -> bool {
+    let dense = rows.offset_step.unsigned_abs() == 1;
+    dense && rows.count > rows.step && rows.count + rows.step <= DEPTH_BLOCK
+}
+
 impl<'a, T: Element> Window<'a, T> {
-    /// Of row `row`; lists the lines.
+    /// Of row `row`; lists its lines, and as many more as there is room for.
     #[inline(always)]
     pub fn new(
         (rows, columns): (&Taps, &Taps),
@@ -119,7 +126,8 @@ impl<'a, T: Element> Window<'a, T> {
         let (before, behind) = (self.inside.0 - skipped, self.inside.1 - skipped);
         let reach = (N - 1) * self.step + self.taps.saturating_sub(1) * self.dilation;
         let whole = before <= 0 && (reach as isize) < behind && !self.masked;
-        let tile = Tile { column, inside: (before.max(0) as usize, behind.max(0) as usize) };
+        let first = before.max(0) as usize;
+        let tile = Tile { column, inside: (first, (behind.max(0) as usize).saturating_sub(first)) };
         let mut channel = 0;
         // SAFETY: the caller answers for the outputs.
         unsafe {
@@ -144,10 +152,13 @@ impl<'a, T: Element> Window<'a, T> {
         N
     }
 
-    /// Taps of all lines.
+    /// Of the lines of two rows, the second of which begins `step` lines behind the first: those that the first
+    /// has alone, those that both have, and those that the second has alone.
     #[inline(always)]
-    pub fn len(&self) -> usize {
-        self.lines.len() * self.taps
+    pub fn of_pair(&self, step: usize) -> [Self; 3] {
+        let end = self.lines.len();
+        [(0, step), (step, end - step), (end - step, end)]
+            .map(|(first, end)| Window { lines: &self.lines[first..end], ..*self })
     }
 
     /// Runs a kernel for the taps of a tile in the order of the source, line by line, some together where the
@@ -211,7 +222,8 @@ impl<'a, T: Element> Window<'a, T> {
     }
 }
 
-/// Some neighbouring outputs: the first, and which of the pixels from its first tap on exist.
+/// Some neighbouring outputs: the first, and which of the pixels from its first tap on exist: the first of these,
+/// and how many.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
     pub column: usize,
@@ -277,6 +289,7 @@ pub(super) struct Pixels<T: Element, S: Lanes<T>> {
     /// The first output's first tap.
     start: Masked<T>,
     stride: usize,
+    /// The first position that exists, and how many do.
     inside: (usize, usize),
     step: usize,
     dilation: usize,
@@ -302,18 +315,19 @@ impl<T: Element, S: Lanes<T>> Pixels<T, S> {
         mut body: impl FnMut(usize, usize, usize, S::Vector),
     ) {
         let unit = if TAPS > 1 { 1 } else { self.step };
+        let before = (first * self.dilation).wrapping_sub(self.inside.0);
+        let mut next = masked_at(self.start, (first * self.dilation).wrapping_mul(self.stride));
         unrolled::<14>(
             #[inline(always)]
             |number| {
                 if number >= (N - 1) * STEP + TAPS {
                     return;
                 }
-                let position = first * self.dilation + number * unit;
-                let exists = position >= self.inside.0 && position < self.inside.1;
-                let place = position.wrapping_mul(self.stride);
+                let exists = before.wrapping_add(number * unit) < self.inside.1;
+                let start = next;
+                next = masked_at(next, unit.wrapping_mul(self.stride));
                 for v in 0..V {
-                    let [pixel, relu_output] =
-                        masked_at(self.start, place.wrapping_add(v * S::LANES));
+                    let [pixel, relu_output] = masked_at(start, v * S::LANES);
                     let simd = self.simd;
                     // SAFETY: the caller answers for pixels that exist.
                     let pixel = unsafe {

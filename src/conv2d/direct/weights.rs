@@ -23,8 +23,9 @@ use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
 /// Planes of a task at the least.
 const PLANES: usize = 16;
-/// Channels of a task at the most, NHWC.
-const NHWC_CHANNELS: usize = 512;
+/// Channels of a task at the most, NHWC: their sums stay in the first-level cache, and those of several parts are
+/// not many.
+const NHWC_CHANNELS: usize = 256;
 /// Taps of one row that share each load of dy.
 const SHARED_TAPS: usize = 3;
 /// At least the vectors that `TILE_LANES` takes.
