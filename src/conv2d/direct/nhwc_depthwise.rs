@@ -134,12 +134,14 @@ impl<T: Element> Filters<T> {
         channel: usize,
     ) {
         let mut lines = [[self.zeros; 2]; DEPTH_BLOCK];
+        // The sums of two rows take most of 32 registers.
+        let pairs = S::TILE_ROWS > 6;
         let mut row = first;
         while row < end {
             // SAFETY: the caller answers for the source and the target.
             row += unsafe {
                 match passes {
-                    [pass] if row + 1 < end && shares_lines(&pass.rows) => {
+                    [pass] if pairs && row + 1 < end && shares_lines(&pass.rows) => {
                         self.pair(simd, pass, (image, row), channel, &mut lines)
                     }
                     _ => self.row(simd, passes, (image, row), channel, &mut lines),
