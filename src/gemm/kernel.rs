@@ -249,18 +249,18 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
         let last = block.column_places.at(first_column + self.columns - 1);
         let last = block.target.wrapping_add(last);
         let is_requested = block.column_places.inner == 1 && !block.finishes_rows();
-        let mut results = Results {
+        let few_at_a_time = self.requests_few_rows();
+        let results = Results {
             first: target.wrapping_add(rows[0]),
             last: last.wrapping_add(rows[0]),
             stride: block.row_places.inner,
-            rows: if is_requested { ROWS } else { 0 },
+            rows: if is_requested && few_at_a_time { ROWS } else { 0 },
         };
-        if !self.requests_few_rows() && results.rows > 0 {
+        if is_requested && !few_at_a_time {
             for row in rows {
                 simd.prefetch(target.wrapping_add(row));
                 simd.prefetch(last.wrapping_add(row));
             }
-            results.rows = 0;
         }
         let [right_step, _] = block.column_panels.order.strides(VECTORS * S::LANES);
         // SAFETY: the panels hold `depth` steps of ROWS lines and of VECTORS vectors: whoever
@@ -275,6 +275,8 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
                     self.sums(simd, left, Order::Packed.strides(ROWS), right, right_step, results)
                 }
                 in_place => {
+                    // All were asked for: the loops need not know of them.
+                    let results = Results { rows: 0, ..results };
                     self.sums(simd, left, in_place.strides(ROWS), right, right_step, results)
                 }
             };
