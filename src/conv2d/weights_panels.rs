@@ -172,11 +172,11 @@ pub(super) fn cells_in_place<T: Element>(
     block: DepthBlock,
     &Task { group, cells: (cell, _), .. }: &Task,
 ) -> Panels<T> {
-    let [of_image, of_channel, _, of_pixel] = plan.shape.input_strides;
+    let strides = plan.shape.input_strides;
+    let [_, of_channel, _, of_pixel] = strides;
     let channel = group * patches.channels + cell;
-    let offset = block.image * of_image + channel * of_channel + block.pixel * of_pixel;
     Panels {
-        start: patches.source.wrapping_add(offset),
+        start: patches.source.wrapping_add(block.offset(strides, channel)),
         width: plan.cell_panels.width,
         stride: plan.cell_panels.width * of_channel,
         order: Order::InPlace { depth: of_pixel, line: of_channel },
@@ -198,9 +198,8 @@ pub(super) fn ahead<T: Element>(
         return [Ahead::none(); 2];
     }
     let region = |start: *const T, strides: [usize; 4], channel: usize, channels: usize| {
-        let [of_image, of_channel, _, of_pixel] = strides;
-        let first = block.image * of_image + channel * of_channel + block.pixel * of_pixel;
-        let start = start.wrapping_add(first);
+        let [_, of_channel, _, of_pixel] = strides;
+        let start = start.wrapping_add(block.offset(strides, channel));
         match shape.layout {
             // Of the first image only, where there are more.
             Layout::Nchw => Ahead::new(start, block.pixels, channels, of_channel),

@@ -212,6 +212,11 @@ pub(super) struct DepthBlock {
 }
 
 impl DepthBlock {
+    /// Where the first image's first pixel of a channel lies in a tensor of these strides.
+    pub fn offset(&self, [of_image, of_channel, _, of_pixel]: [usize; 4], channel: usize) -> usize {
+        self.image * of_image + channel * of_channel + self.pixel * of_pixel
+    }
+
     /// Pixels of all its images.
     pub fn depth(&self) -> usize {
         self.images * self.pixels

@@ -156,6 +156,7 @@ impl<T: Element> Kernel<T> for GatherPanels<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let Panels { passes, places, count, in_place, bands, panels, .. } = self.panels;
+        let mut lines = self.filters.lines();
         let pass = &passes[0];
         let mut copied = self.panels.copied;
         let copied = &mut copied[..*count];
@@ -185,7 +186,7 @@ impl<T: Element> Kernel<T> for GatherPanels<'_, T> {
             unsafe {
                 self.copy_source(simd, pass, [image, first, channels], &band);
                 let rows = (0, band.grid.1 - band.grid.0);
-                self.filters.rows(simd, copied, 0, rows, first);
+                self.filters.rows(simd, copied, 0, rows, first, &mut lines);
                 if !in_place {
                     self.write_target(simd, pass, [image, first, channels], &band);
                 }

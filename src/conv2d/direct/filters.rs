@@ -3,7 +3,8 @@
 //! The register tile is that of the channel kernel, with other roles: some input channels at one tap
 //! (or, where those are few, some column taps of one channel or of all) times a panel of output
 //! channels, summed over pixels. What x has no pixel for is skipped. The blocks of rows of all images
-//! are cut into parts by the shape alone; each part sums its blocks in order, and the parts are added up in theirs.
+//! are cut into parts by the shape alone; each part sums its blocks in order, and the parts are added up
+//! in theirs.
 
 use super::even_parts;
 use crate::context::Context;

@@ -2,7 +2,7 @@
 
 use super::TASK_WORK;
 use super::nhwc_row::{Pair, Row, Single};
-use super::nhwc_window::{Masked, Source, Window, shares_lines};
+use super::nhwc_window::{Masked, Source, Window, has_many_registers, shares_lines};
 use crate::context::Context;
 use crate::conv2d::gather::Gather;
 use crate::error::Result;
@@ -132,25 +132,29 @@ impl<T: Element> Filters<T> {
         image: usize,
         (first, end): (usize, usize),
         channel: usize,
+        lines: &mut [Masked<T>; DEPTH_BLOCK],
     ) {
-        let mut lines = [[self.zeros; 2]; DEPTH_BLOCK];
         // The sums of two rows take most of 32 registers.
-        let pairs = S::TILE_ROWS > 6;
+        let pairs = has_many_registers::<T, S>();
         let mut row = first;
         while row < end {
             // SAFETY: the caller answers for the source and the target.
-            row += unsafe {
+            unsafe {
                 match passes {
                     [pass] if pairs && row + 1 < end && shares_lines(&pass.rows) => {
-                        self.pair(simd, pass, (image, row), channel, &mut lines)
+                        self.pair(simd, pass, (image, row), channel, lines);
+                        row += 2;
                     }
-                    _ => self.row(simd, passes, (image, row), channel, &mut lines),
+                    _ => {
+                        self.row(simd, passes, (image, row), channel, lines);
+                        row += 1;
+                    }
                 }
-            };
+            }
         }
     }
 
-    /// Computes row `row` of all passes. Returns 1.
+    /// Computes row `row` of all passes.
     ///
     /// # Safety
     /// As for `rows`.
@@ -162,7 +166,7 @@ impl<T: Element> Filters<T> {
         (image, row): (usize, usize),
         channel: usize,
         lines: &mut [Masked<T>; DEPTH_BLOCK],
-    ) -> usize {
+    ) {
         for (number, pass) in passes.iter().enumerate() {
             if row >= pass.grid_height {
                 continue;
@@ -174,10 +178,9 @@ impl<T: Element> Filters<T> {
             // SAFETY: the caller answers for the source and the target.
             unsafe { window.for_each_tile(simd, pass.grid_width, pass.groups, &kernel) };
         }
-        1
     }
 
-    /// Computes rows `row` and `row + 1` of the one pass, which share lines. Returns 2.
+    /// Computes rows `row` and `row + 1` of the one pass, which share lines.
     ///
     /// # Safety
     /// As for `rows`.
@@ -189,17 +192,16 @@ impl<T: Element> Filters<T> {
         (image, row): (usize, usize),
         channel: usize,
         lines: &mut [Masked<T>; DEPTH_BLOCK],
-    ) -> usize {
+    ) {
         let lines = &mut lines[..pass.rows.count + pass.rows.step];
         // In the order of their lines, which that of the taps is.
         let order = if pass.rows.offset_step > 0 { [row, row + 1] } else { [row + 1, row] };
         let window = self.window(pass, (image, order[0]), lines);
         let filters = self.of_channel(0, pass, channel);
         let rows = order.map(|row| Row::new(pass, filters, image, row));
-        let kernel = Pair { window, rows, step: pass.rows.step };
+        let kernel = Pair { window, rows };
         // SAFETY: the caller answers for the source and the target.
         unsafe { window.for_each_tile(simd, pass.grid_width, pass.groups, &kernel) };
-        2
     }
 
     /// The window of a row of an image.
@@ -214,6 +216,12 @@ impl<T: Element> Filters<T> {
         let start = pass.source_at(image * of_image);
         let source = Source { start, strides: [of_row, of_column] };
         Window::new((&pass.rows, &pass.columns), row, &source, self.zeros, lines)
+    }
+
+    /// What `rows` lists lines in.
+    #[inline(always)]
+    pub fn lines(&self) -> [Masked<T>; DEPTH_BLOCK] {
+        [[self.zeros; 2]; DEPTH_BLOCK]
     }
 
     /// The filters of a pass from a channel on.
@@ -266,11 +274,12 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let Plan { height, part_rows, parts, .. } = self.plan;
+        let mut lines = self.filters.lines();
         for number in self.first..self.end {
             let (image, part) = (number / parts, number % parts);
             let rows = (part * part_rows, height.min((part + 1) * part_rows));
             // SAFETY: the source has what the rows read; the target is this task's.
-            unsafe { self.filters.rows(simd, self.passes, image, rows, 0) };
+            unsafe { self.filters.rows(simd, self.passes, image, rows, 0, &mut lines) };
         }
     }
 }

@@ -1,7 +1,9 @@
-//! Rows of the grid of a depthwise pass that gathers, NHWC: one, or two at a time. Sums run over the taps in the order of the
-//! source, row by row, whether pixels are shared or not.
+//! Rows of the grid of a depthwise pass that gathers, NHWC: one, or two at a time. Sums run over the taps in
+//! the order of the source, row by row, whether pixels are shared or not.
 
-use super::nhwc_window::{Pixels, TapKernel, Tile, Window, WindowKernel, load_taps};
+use std::array;
+
+use super::nhwc_window::{Pixels, TapKernel, Tile, Window, WindowKernel, load_taps, vectors_of};
 use crate::conv2d::gather::Gather;
 use crate::simd::{Element, Lanes, TILE_LANES};
 
@@ -31,8 +33,7 @@ impl<'a, T: Element> Row<'a, T> {
     ) -> Sums<T, S, N, V> {
         // A block of packed filters has all of the vectors.
         let taps = self.pass.rows.count * self.pass.columns.count;
-        let block = channel / TILE_LANES * taps * TILE_LANES;
-        let filters = self.filters.wrapping_add(block + channel % TILE_LANES);
+        let filters = self.filters.wrapping_add(vectors_of(taps, channel));
         Sums { filters, sums: [[simd.splat(T::default()); N]; V] }
     }
 
@@ -78,21 +79,19 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Single<'_, T> {
         count: usize,
     ) {
         let channels = (channel, count);
-        let mut sums = self.row.sums::<S, N, V>(simd, channel);
+        let mut sums = [self.row.sums::<S, N, V>(simd, channel)];
         // SAFETY: the caller answers for the lines and the target; the filters have whole vectors.
         unsafe {
             self.window.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut sums);
-            self.row.write(simd, tile, channels, &sums.sums);
+            self.row.write(simd, tile, channels, &sums[0].sums);
         }
     }
 }
 
-/// Two rows, in the order of their lines, the second of which begins `step` lines behind the first: each pixel of a
-/// line that both have is loaded once.
+/// Two rows, in the order of their lines: each pixel of a line that both have is loaded once.
 pub(super) struct Pair<'a, T> {
     pub window: Window<'a, T>,
     pub rows: [Row<'a, T>; 2],
-    pub step: usize,
 }
 
 impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Pair<'_, T> {
@@ -106,15 +105,17 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Pair<'_, T> {
     ) {
         let channels = (channel, count);
         let [one, other] = &self.rows;
-        let mut both = Both(one.sums::<S, N, V>(simd, channel), other.sums(simd, channel));
-        let [alone, shared, behind] = self.window.of_pair(self.step);
+        let mut both = [one.sums::<S, N, V>(simd, channel), other.sums(simd, channel)];
+        let [alone, shared, behind] = self.window.of_pair(one.pass.rows.step);
         // SAFETY: the caller answers for the lines and the targets; the filters have whole vectors.
         unsafe {
-            alone.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut both.0);
+            let first = array::from_mut(&mut both[0]);
+            alone.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, first);
             shared.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut both);
-            behind.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut both.1);
-            one.write(simd, tile, channels, &both.0.sums);
-            other.write(simd, tile, channels, &both.1.sums);
+            let second = array::from_mut(&mut both[1]);
+            behind.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, second);
+            one.write(simd, tile, channels, &both[0].sums);
+            other.write(simd, tile, channels, &both[1].sums);
         }
     }
 }
@@ -136,12 +137,13 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> Sums<T, S, N, V> {
         let filters = self.filters;
         self.filters = filters.wrapping_add(TAPS * TILE_LANES);
         // SAFETY: the caller's promise; packed filters are whole vectors.
-        unsafe { load_taps::<T, S, V, TAPS>(simd, filters, TILE_LANES) }
+        unsafe { load_taps::<T, S, V, TAPS>(simd, filters) }
     }
 }
 
-impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N, V>
-    for Sums<T, S, N, V>
+/// The sums of a tile of one row, or of several that have the same lines.
+impl<T: Element, S: Lanes<T>, const N: usize, const V: usize, const ROWS: usize>
+    TapKernel<T, S, N, V> for [Sums<T, S, N, V>; ROWS]
 {
     #[inline(always)]
     unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool>(
@@ -150,46 +152,19 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N,
         first: usize,
     ) -> usize {
         let simd = pixels.simd;
+        let mut weights = [[[simd.splat(T::default()); V]; TAPS]; ROWS];
         // SAFETY: the caller answers for the pixels and the filters.
         unsafe {
-            let weights = self.weights::<TAPS>(simd);
-            let sums = &mut self.sums;
-            pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
-                first,
-                #[inline(always)]
-                |tap, n, v, pixel| sums[v][n] = simd.mul_add(pixel, weights[tap][v], sums[v][n]),
-            );
-        }
-        TAPS
-    }
-}
-
-/// The sums of a tile of two rows.
-struct Both<T: Element, S: Lanes<T>, const N: usize, const V: usize>(
-    Sums<T, S, N, V>,
-    Sums<T, S, N, V>,
-);
-
-impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N, V>
-    for Both<T, S, N, V>
-{
-    #[inline(always)]
-    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool>(
-        &mut self,
-        pixels: &Pixels<T, S>,
-        first: usize,
-    ) -> usize {
-        let simd = pixels.simd;
-        // SAFETY: the caller answers for the pixels and the filters.
-        unsafe {
-            let weights = [self.0.weights::<TAPS>(simd), self.1.weights::<TAPS>(simd)];
-            let (one, other) = (&mut self.0.sums, &mut self.1.sums);
+            for (weights, sums) in weights.iter_mut().zip(self.iter_mut()) {
+                *weights = sums.weights::<TAPS>(simd);
+            }
             pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
                 first,
                 #[inline(always)]
                 |tap, n, v, pixel| {
-                    one[v][n] = simd.mul_add(pixel, weights[0][tap][v], one[v][n]);
-                    other[v][n] = simd.mul_add(pixel, weights[1][tap][v], other[v][n]);
+                    for (Sums { sums, .. }, weights) in self.iter_mut().zip(&weights) {
+                        sums[v][n] = simd.mul_add(pixel, weights[tap][v], sums[v][n]);
+                    }
                 },
             );
         }

@@ -7,7 +7,7 @@
 use std::ptr;
 
 use super::nhwc_window::{
-    Masked, Pixels, Source, TapKernel, Tile, Window, WindowKernel, load_taps,
+    Masked, Pixels, Source, TapKernel, Tile, Window, WindowKernel, load_taps, vectors_of,
 };
 use super::weights::gradient;
 use crate::conv2d::gradient::{Gradient, View};
@@ -41,13 +41,6 @@ pub(super) fn scratch_len(taps: usize, channels: usize) -> usize {
     (taps + 2) * channels.next_multiple_of(TILE_LANES)
 }
 
-/// Where the sums of a channel begin, of so many lines: those of a vector lie side by side, since lines as long as a
-/// pixel would lie in the same sets of the first-level cache as the pixels do.
-#[inline(always)]
-fn place(lines: usize, channel: usize) -> usize {
-    channel / TILE_LANES * lines * TILE_LANES + channel % TILE_LANES
-}
-
 impl<T: Element> Sums<'_, T> {
     /// Taps, and db behind them.
     #[inline(always)]
@@ -79,7 +72,7 @@ impl<T: Element> Sums<'_, T> {
                 }
                 for lane in (0..count).step_by(S::LANES) {
                     let lanes = S::LANES.min(count - lane);
-                    let new = self.scratch.add(place(self.lines(), lane));
+                    let new = self.scratch.add(vectors_of(self.lines(), lane));
                     for line in 0..self.lines() {
                         let sums = self.sums.add(line * self.shape.out_channels + channel + lane);
                         let old = runs::load(simd, lanes, sums);
@@ -159,7 +152,7 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
                     *value = gradient(simd, dy, relu_output, place, count);
                 }
             }
-            let sums = self.sums.add(place(self.lines, channel));
+            let sums = self.sums.add(vectors_of(self.lines, channel));
             let mut kernel = Products { gradients, sums };
             let channels = (channel, count);
             self.window.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut kernel);
@@ -194,7 +187,7 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N,
         let (simd, gradients) = (pixels.simd, &self.gradients);
         // SAFETY: the caller answers for the pixels and the sums.
         unsafe {
-            let mut sums = load_taps::<T, S, V, TAPS>(simd, self.sums, TILE_LANES);
+            let mut sums = load_taps::<T, S, V, TAPS>(simd, self.sums);
             pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
                 first,
                 #[inline(always)]

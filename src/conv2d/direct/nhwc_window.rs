@@ -44,6 +44,12 @@ pub(super) struct Window<'a, T> {
     dilation: usize,
 }
 
+/// Whether there are registers for more sums than those of four outputs: 32, not 16.
+#[inline(always)]
+pub(super) fn has_many_registers<T: Element, S: Lanes<T>>() -> bool {
+    S::TILE_ROWS > 6
+}
+
 /// Whether neighbouring rows read some of the same lines, and `Window::of_pair` finds them.
 pub(super) fn shares_lines(rows: &Taps) -> bool {
     let dense = rows.offset_step.unsigned_abs() == 1;
@@ -99,7 +105,7 @@ impl<'a, T: Element> Window<'a, T> {
                 match (self.step, width - column) {
                     (2, 4..) if dense => self.tile::<S, 4, 2>(simd, column, count, kernel),
                     (2, 2..) if dense => self.tile::<S, 2, 2>(simd, column, count, kernel),
-                    (_, 7..) if S::TILE_ROWS > 6 => {
+                    (_, 7..) if has_many_registers::<T, S>() => {
                         self.tile::<S, 7, 1>(simd, column, count, kernel)
                     }
                     (_, 4..) => self.tile::<S, 4, 1>(simd, column, count, kernel),
@@ -261,7 +267,14 @@ pub(super) trait TapKernel<T: Element, S: Lanes<T>, const N: usize, const V: usi
     ) -> usize;
 }
 
-/// The vectors of some taps, `stride` apart.
+/// Where the vectors of a channel begin that `lines` lines each have, those of `TILE_LANES` channels side by side:
+/// lines as long as a pixel would lie in the same sets of the first-level cache as the pixels do.
+#[inline(always)]
+pub(super) fn vectors_of(lines: usize, channel: usize) -> usize {
+    channel / TILE_LANES * lines * TILE_LANES + channel % TILE_LANES
+}
+
+/// The vectors of some taps, which `vectors_of` places.
 ///
 /// # Safety
 /// They can be read.
@@ -269,13 +282,12 @@ pub(super) trait TapKernel<T: Element, S: Lanes<T>, const N: usize, const V: usi
 pub(super) unsafe fn load_taps<T: Element, S: Lanes<T>, const V: usize, const TAPS: usize>(
     simd: S,
     source: *const T,
-    stride: usize,
 ) -> [[S::Vector; V]; TAPS] {
     let mut taps = [[simd.splat(T::default()); V]; TAPS];
     for (tap, vectors) in taps.iter_mut().enumerate() {
         for (v, vector) in vectors.iter_mut().enumerate() {
             // SAFETY: the caller answers for the vectors.
-            *vector = unsafe { simd.load(source.add(tap * stride + v * S::LANES)) };
+            *vector = unsafe { simd.load(source.add(tap * TILE_LANES + v * S::LANES)) };
         }
     }
     taps
