@@ -53,11 +53,25 @@ impl<T: Element, R: Reduction<T>> Kernel<T> for Strips<'_, T, R> {
     fn run<S: Lanes<T>>(self, simd: S) {
         // The windows of `band`.
         match (self.shape.height.kernel, self.shape.height.stride) {
-            (2, _) => self.all::<S, 2>(simd, 2),
-            (3, 1) => self.all::<S, 3>(simd, 1),
-            (3, _) => self.all::<S, 3>(simd, 2),
-            _ => self.all::<S, 5>(simd, 1),
+            (2, _) => simd.call(OfExtent::<_, 2, 2>(self)),
+            (3, 1) => simd.call(OfExtent::<_, 3, 1>(self)),
+            (3, _) => simd.call(OfExtent::<_, 3, 2>(self)),
+            _ => simd.call(OfExtent::<_, 5, 1>(self)),
         }
+    }
+}
+
+/// Strips of windows of `K` by `K` cells, `STRIDE` apart.
+struct OfExtent<P, const K: usize, const STRIDE: usize>(P);
+
+impl<T: Element, R: Reduction<T>, const K: usize, const STRIDE: usize> Kernel<T>
+    for OfExtent<Strips<'_, T, R>, K, STRIDE>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        self.0.all::<S, K>(simd, STRIDE);
     }
 }
 

@@ -35,6 +35,11 @@ impl Lanes<f32> for Avx2 {
         select_tile!(self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
     }
 
+    #[inline(always)]
+    fn call<K: Kernel<f32>>(self, kernel: K) -> K::Output {
+        enter(self, kernel)
+    }
+
     intrinsics! {
         splat(value: f32) -> __m256 = _mm256_set1_ps;
         add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps;
@@ -230,6 +235,11 @@ impl Lanes<f64> for Avx2 {
     #[inline(always)]
     fn tile<K: TileKernel<f64, Self>>(self, rows: usize, vectors: usize, kernel: &K) {
         select_tile!(self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
+    }
+
+    #[inline(always)]
+    fn call<K: Kernel<f64>>(self, kernel: K) -> K::Output {
+        enter(self, kernel)
     }
 
     intrinsics! {

@@ -43,6 +43,11 @@ impl Lanes<f32> for Avx512 {
         );
     }
 
+    #[inline(always)]
+    fn call<K: Kernel<f32>>(self, kernel: K) -> K::Output {
+        enter(self, kernel)
+    }
+
     intrinsics! {
         splat(value: f32) -> __m512 = _mm512_set1_ps;
         add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps;
@@ -231,6 +236,11 @@ impl Lanes<f64> for Avx512 {
         select_tile!(
             self, kernel, rows, vectors, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], [1 2]
         );
+    }
+
+    #[inline(always)]
+    fn call<K: Kernel<f64>>(self, kernel: K) -> K::Output {
+        enter(self, kernel)
     }
 
     intrinsics! {

@@ -91,6 +91,9 @@ pub trait Lanes<T: Element>: Copy {
     /// reference: a copy, read again in larger pieces than it was written in, stalls every tile.)
     fn tile<K: TileKernel<T, Self>>(self, rows: usize, vectors: usize, kernel: &K);
 
+    /// Runs `kernel` as a function of its own: what several kernels share is compiled once.
+    fn call<K: Kernel<T>>(self, kernel: K) -> K::Output;
+
     fn splat(self, value: T) -> Self::Vector;
     unsafe fn load(self, source: *const T) -> Self::Vector;
     unsafe fn store(self, target: *mut T, vector: Self::Vector);
@@ -251,6 +254,15 @@ macro_rules! select_tile {
 }
 pub(super) use select_tile;
 
+/// Makes the compiler align the stack of the function that this is inlined in to cache lines. Where it finds only late
+/// that vectors have to be spilled, it is content with 16 bytes, and most of what is spilled lies across two lines.
+#[inline(always)]
+pub(super) fn align_stack() {
+    #[repr(align(64))]
+    struct Line(#[allow(dead_code, reason = "what is aligned")] u8);
+    std::hint::black_box(&mut Line(0));
+}
+
 /// `enter` and `run_tile` of an instruction set: where code compiled with its features is called. Methods of the
 /// kernels, and not inlined: the compiler puts a method beside its type, and so finds parts of much the same size that
 /// it can compile side by side.
@@ -268,6 +280,7 @@ macro_rules! entries {
             where
                 Self: Sized,
             {
+                super::lanes::align_stack();
                 self.run(simd)
             }
         }

@@ -13,6 +13,20 @@ pub struct Portable;
 
 entries!(Portable);
 
+/// [`gather`], which is long, as a function of its own: kernels' edges are full of it.
+///
+/// # Safety
+/// As for `gather`.
+#[inline(never)]
+unsafe fn gather_apart<T: Element, const N: usize>(
+    mask: u32,
+    source: *const T,
+    stride: isize,
+) -> [T; N] {
+    // SAFETY: passed on to the caller.
+    unsafe { gather(mask, source, stride) }
+}
+
 macro_rules! portable_lanes {
     ($element:ty, $vector:ident, $bits:ident, $lanes:literal) => {
         impl Lanes<$element> for Portable {
@@ -26,6 +40,11 @@ macro_rules! portable_lanes {
             #[inline(always)]
             fn tile<K: TileKernel<$element, Self>>(self, rows: usize, vectors: usize, kernel: &K) {
                 select_tile!(self, kernel, rows, vectors, [1 2 3 4 5 6], [1 2]);
+            }
+
+            #[inline(always)]
+            fn call<K: Kernel<$element>>(self, kernel: K) -> K::Output {
+                enter(self, kernel)
             }
 
             #[inline(always)]
@@ -60,7 +79,7 @@ macro_rules! portable_lanes {
                 stride: isize,
             ) -> $vector {
                 // SAFETY: the caller answers for the lanes of the mask.
-                $vector::new(unsafe { gather(mask.to_bitmask(), source, stride) })
+                $vector::new(unsafe { gather_apart(mask.to_bitmask(), source, stride) })
             }
 
             #[inline(always)]

@@ -5,7 +5,7 @@ use super::pixel_lanes::Place;
 use super::strip::Strip;
 use crate::conv2d::gather::Gather;
 use crate::conv2d::patches::Taps;
-use crate::simd::{Element, Lanes};
+use crate::simd::{Element, Kernel, Lanes};
 
 /// Whether a pass is one of these.
 pub(super) fn fits<T>(pass: &Gather<T>) -> bool {
@@ -27,19 +27,20 @@ pub(super) unsafe fn gather<T: Element, S: Lanes<T>>(simd: S, pass: Gather<T>, p
     unsafe {
         // What a ReLU's output masks is dy, a step of 1.
         match (pass.rows.count, pass.rows.step, pass.relu_output.is_null()) {
-            (3, 1, true) => Channel::<T, 3, 1>::new(pass, place).run::<S, false>(simd),
-            (3, 1, false) => Channel::<T, 3, 1>::new(pass, place).run::<S, true>(simd),
-            (3, ..) => Channel::<T, 3, 2>::new(pass, place).run::<S, false>(simd),
-            (_, 1, true) => Channel::<T, 5, 1>::new(pass, place).run::<S, false>(simd),
-            (_, 1, false) => Channel::<T, 5, 1>::new(pass, place).run::<S, true>(simd),
-            _ => Channel::<T, 5, 2>::new(pass, place).run::<S, false>(simd),
+            (3, 1, true) => simd.call(Channel::<T, 3, 1, false>::new(pass, place)),
+            (3, 1, false) => simd.call(Channel::<T, 3, 1, true>::new(pass, place)),
+            (3, ..) => simd.call(Channel::<T, 3, 2, false>::new(pass, place)),
+            (_, 1, true) => simd.call(Channel::<T, 5, 1, false>::new(pass, place)),
+            (_, 1, false) => simd.call(Channel::<T, 5, 1, true>::new(pass, place)),
+            _ => simd.call(Channel::<T, 5, 2, false>::new(pass, place)),
         }
     }
 }
 
 /// Some rows of one channel, with `K` x `K` taps in the order of the source's pixels, outputs `STEP` of
-/// them apart.
-struct Channel<T, const K: usize, const STEP: usize> {
+/// them apart; `MASKED` where a ReLU's output masks these. (Kernels of their own: together they take long to
+/// compile.)
+struct Channel<T, const K: usize, const STEP: usize, const MASKED: bool> {
     pass: Gather<T>,
     place: Place,
     weights: [[T; K]; K],
@@ -52,7 +53,44 @@ struct Channel<T, const K: usize, const STEP: usize> {
     first_column: isize,
 }
 
-impl<T: Element, const K: usize, const STEP: usize> Channel<T, K, STEP> {
+impl<T: Element, const K: usize, const STEP: usize, const MASKED: bool> Kernel<T>
+    for Channel<T, K, STEP, MASKED>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let width = self.pass.grid_width;
+        // Where nothing is added to the target, the last vector may overlap the one before.
+        let last = match self.pass.adds() {
+            true => width,
+            false => width.saturating_sub(S::LANES),
+        };
+        let strip = |column: usize| {
+            let extent = self.pass.columns.extent;
+            Strip::new(simd, column.min(last), width, self.first_column, extent)
+        };
+        let mut column = 0;
+        // SAFETY: whoever makes one answers for the place; the strips lie within it.
+        unsafe {
+            while column + S::LANES < width {
+                let strips = [strip(column), strip(column + S::LANES)];
+                match strips.iter().all(Strip::is_whole) {
+                    true => self.sum::<S, 2, false>(simd, &strips),
+                    false => self.sum::<S, 2, true>(simd, &strips),
+                }
+                column += 2 * S::LANES;
+            }
+            if column < width {
+                self.sum::<S, 1, true>(simd, &[strip(column)]);
+            }
+        }
+    }
+}
+
+impl<T: Element, const K: usize, const STEP: usize, const MASKED: bool>
+    Channel<T, K, STEP, MASKED>
+{
     /// # Safety
     /// The tensors have the place.
     #[inline(always)]
@@ -91,44 +129,13 @@ impl<T: Element, const K: usize, const STEP: usize> Channel<T, K, STEP> {
         }
     }
 
-    /// # Safety
-    /// The tensors have the place, and nobody else uses it in the target.
-    #[inline(always)]
-    unsafe fn run<S: Lanes<T>, const MASKED: bool>(&self, simd: S) {
-        let width = self.pass.grid_width;
-        // Where nothing is added to the target, the last vector may overlap the one before.
-        let last = match self.pass.adds() {
-            true => width,
-            false => width.saturating_sub(S::LANES),
-        };
-        let strip = |column: usize| {
-            let extent = self.pass.columns.extent;
-            Strip::new(simd, column.min(last), width, self.first_column, extent)
-        };
-        let mut column = 0;
-        // SAFETY: the caller answers for the place; the strips lie within it.
-        unsafe {
-            while column + S::LANES < width {
-                let strips = [strip(column), strip(column + S::LANES)];
-                match strips.iter().all(Strip::is_whole) {
-                    true => self.sum::<S, 2, false, MASKED>(simd, &strips),
-                    false => self.sum::<S, 2, true, MASKED>(simd, &strips),
-                }
-                column += 2 * S::LANES;
-            }
-            if column < width {
-                self.sum::<S, 1, true, MASKED>(simd, &[strip(column)]);
-            }
-        }
-    }
-
     /// Sums and writes all rows of some vectors; `EDGE` where some of their pixels lie in the padding,
-    /// which counts as zeros, and `MASKED` where a ReLU's output masks them.
+    /// which counts as zeros.
     ///
     /// # Safety
     /// The tensors have the rows.
     #[inline(always)]
-    unsafe fn sum<S: Lanes<T>, const V: usize, const EDGE: bool, const MASKED: bool>(
+    unsafe fn sum<S: Lanes<T>, const V: usize, const EDGE: bool>(
         &self,
         simd: S,
         strips: &[Strip<S::Mask, K, STEP>; V],

@@ -3,7 +3,7 @@
 use super::strip::Strip;
 use crate::conv2d::patches::Taps;
 use crate::shape::{Axis, ConvShape};
-use crate::simd::{CACHE_LINE, Element, Lanes, TILE_LANES};
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES};
 
 /// Rows of a block, whose products are summed in registers.
 const ROWS: usize = 16;
@@ -34,6 +34,32 @@ pub(super) struct Plane<T> {
     pub width: usize,
 }
 
+/// `Plane::add` for `K` x `K` taps at a stride of `STEP`. (Kernels of their own: together they take long to compile.)
+struct AddTaps<'a, T, const K: usize, const STEP: usize> {
+    plane: &'a Plane<T>,
+    totals: &'a mut [T],
+}
+
+impl<T: Element, const K: usize, const STEP: usize> Kernel<T> for AddTaps<'_, T, K, STEP> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let AddTaps { plane, totals } = self;
+        // As many row taps at a time as registers have sums for.
+        // SAFETY: whoever makes one answers for the plane.
+        unsafe {
+            if K == 3 {
+                return plane.add_taps::<S, K, 3, STEP>(simd, 0, totals);
+            }
+            for row_tap in (0..K - 1).step_by(2) {
+                plane.add_taps::<S, K, 2, STEP>(simd, row_tap, totals);
+            }
+            plane.add_taps::<S, K, 1, STEP>(simd, K - 1, totals);
+        }
+    }
+}
+
 impl<T: Element> Plane<T> {
     /// Adds the products of each tap, and behind them dy itself, to their `TILE_LANES` lanes of
     /// `totals`: the column's remainder chooses the lane.
@@ -42,22 +68,11 @@ impl<T: Element> Plane<T> {
     /// The convolution fits, and the pointers have the plane.
     #[inline(always)]
     pub unsafe fn add<S: Lanes<T>>(&self, simd: S, totals: &mut [T]) {
-        // SAFETY: the caller answers for the plane.
-        unsafe {
-            match (self.rows.count, self.rows.step) {
-                (3, 1) => self.add_taps::<S, 3, 3, 1>(simd, 0, totals),
-                (3, _) => self.add_taps::<S, 3, 3, 2>(simd, 0, totals),
-                (_, 1) => {
-                    self.add_taps::<S, 5, 2, 1>(simd, 0, totals);
-                    self.add_taps::<S, 5, 2, 1>(simd, 2, totals);
-                    self.add_taps::<S, 5, 1, 1>(simd, 4, totals);
-                }
-                _ => {
-                    self.add_taps::<S, 5, 2, 2>(simd, 0, totals);
-                    self.add_taps::<S, 5, 2, 2>(simd, 2, totals);
-                    self.add_taps::<S, 5, 1, 2>(simd, 4, totals);
-                }
-            }
+        match (self.rows.count, self.rows.step) {
+            (3, 1) => simd.call(AddTaps::<_, 3, 1> { plane: self, totals }),
+            (3, _) => simd.call(AddTaps::<_, 3, 2> { plane: self, totals }),
+            (_, 1) => simd.call(AddTaps::<_, 5, 1> { plane: self, totals }),
+            _ => simd.call(AddTaps::<_, 5, 2> { plane: self, totals }),
         }
     }
 

@@ -1,8 +1,12 @@
 //! Depthwise, NHWC with one output per channel: channels in the lanes, the source read in place.
 
+use std::ptr;
+
 use super::TASK_WORK;
 use super::nhwc_row::{Pair, Row, Single};
-use super::nhwc_window::{Masked, Source, Window, has_many_registers, shares_lines};
+use super::nhwc_window::{
+    Lines, Source, Tiles, Window, for_each_size, has_many_registers, shares_lines,
+};
 use crate::context::Context;
 use crate::conv2d::gather::Gather;
 use crate::error::Result;
@@ -13,6 +17,9 @@ use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
 /// Elements of packed filters of a task, at least: some microseconds of work.
 const PACKED: usize = 1 << 13;
+
+/// Bytes of rows that are read again soon.
+const CACHED: usize = 24 * 1024;
 
 /// Whether windows have few enough taps.
 pub(in crate::conv2d) fn fits(shape: &ConvShape) -> bool {
@@ -119,111 +126,6 @@ impl<T: Element> Filters<T> {
         Filters { zeros: scratch.shared(), start: start(), len }
     }
 
-    /// Computes rows `first..end` of some passes over one image, whose channels begin at number `channel`, a
-    /// multiple of `TILE_LANES`, of the packed ones.
-    ///
-    /// # Safety
-    /// The passes' source has what the rows read, and nobody else uses these rows of the target.
-    #[inline(always)]
-    pub unsafe fn rows<S: Lanes<T>>(
-        &self,
-        simd: S,
-        passes: &[Gather<T>],
-        image: usize,
-        (first, end): (usize, usize),
-        channel: usize,
-        lines: &mut [Masked<T>; DEPTH_BLOCK],
-    ) {
-        // The sums of two rows take most of 32 registers.
-        let pairs = has_many_registers::<T, S>();
-        let mut row = first;
-        while row < end {
-            // SAFETY: the caller answers for the source and the target.
-            unsafe {
-                match passes {
-                    [pass] if pairs && row + 1 < end && shares_lines(&pass.rows) => {
-                        self.pair(simd, pass, (image, row), channel, lines);
-                        row += 2;
-                    }
-                    _ => {
-                        self.row(simd, passes, (image, row), channel, lines);
-                        row += 1;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Computes row `row` of all passes.
-    ///
-    /// # Safety
-    /// As for `rows`.
-    #[inline(always)]
-    unsafe fn row<S: Lanes<T>>(
-        &self,
-        simd: S,
-        passes: &[Gather<T>],
-        (image, row): (usize, usize),
-        channel: usize,
-        lines: &mut [Masked<T>; DEPTH_BLOCK],
-    ) {
-        for (number, pass) in passes.iter().enumerate() {
-            if row >= pass.grid_height {
-                continue;
-            }
-            let lines = &mut lines[..pass.rows.count];
-            let window = self.window(pass, (image, row), lines);
-            let filters = self.of_channel(number, pass, channel);
-            let kernel = Single { window, row: Row::new(pass, filters, image, row) };
-            // SAFETY: the caller answers for the source and the target.
-            unsafe { window.for_each_tile(simd, pass.grid_width, pass.groups, &kernel) };
-        }
-    }
-
-    /// Computes rows `row` and `row + 1` of the one pass, which share lines.
-    ///
-    /// # Safety
-    /// As for `rows`.
-    #[inline(always)]
-    unsafe fn pair<S: Lanes<T>>(
-        &self,
-        simd: S,
-        pass: &Gather<T>,
-        (image, row): (usize, usize),
-        channel: usize,
-        lines: &mut [Masked<T>; DEPTH_BLOCK],
-    ) {
-        let lines = &mut lines[..pass.rows.count + pass.rows.step];
-        // In the order of their lines, which that of the taps is.
-        let order = if pass.rows.offset_step > 0 { [row, row + 1] } else { [row + 1, row] };
-        let window = self.window(pass, (image, order[0]), lines);
-        let filters = self.of_channel(0, pass, channel);
-        let rows = order.map(|row| Row::new(pass, filters, image, row));
-        let kernel = Pair { window, rows };
-        // SAFETY: the caller answers for the source and the target.
-        unsafe { window.for_each_tile(simd, pass.grid_width, pass.groups, &kernel) };
-    }
-
-    /// The window of a row of an image.
-    #[inline(always)]
-    fn window<'a>(
-        &self,
-        pass: &Gather<T>,
-        (image, row): (usize, usize),
-        lines: &'a mut [Masked<T>],
-    ) -> Window<'a, T> {
-        let [of_image, _, of_row, of_column] = pass.source_strides;
-        let start = pass.source_at(image * of_image);
-        let source = Source { start, strides: [of_row, of_column] };
-        Window::new((&pass.rows, &pass.columns), row, &source, self.zeros, lines)
-    }
-
-    /// What `rows` lists lines in.
-    #[inline(always)]
-    pub fn lines(&self) -> [Masked<T>; DEPTH_BLOCK] {
-        [[self.zeros; 2]; DEPTH_BLOCK]
-    }
-
     /// The filters of a pass from a channel on.
     #[inline(always)]
     fn of_channel(&self, number: usize, pass: &Gather<T>, channel: usize) -> *const T {
@@ -259,6 +161,94 @@ unsafe fn pack<T: Element>(pass: &Gather<T>, block: usize, target: *mut T) {
     }
 }
 
+/// Some rows of a pass over one image.
+pub(super) struct Rows<'a, T> {
+    pub filters: &'a Filters<T>,
+    /// The pass and its number.
+    pub pass: (&'a Gather<T>, usize),
+    pub image: usize,
+    /// First and end.
+    pub rows: (usize, usize),
+    /// The number of the first channel, a multiple of `TILE_LANES`, among the packed ones.
+    pub channel: usize,
+    /// Room for those of windows.
+    pub lines: &'a mut Lines<T>,
+}
+
+impl<T: Element> Rows<'_, T> {
+    /// Computes them.
+    ///
+    /// # Safety
+    /// The source has what the rows read, and nobody else uses these rows of the target.
+    #[inline(always)]
+    pub unsafe fn run<S: Lanes<T>>(mut self, simd: S) {
+        let pass = self.pass.0;
+        // SAFETY: passed on to the caller.
+        unsafe { for_each_size(simd, &pass.columns, pass.grid_width, &mut self) };
+    }
+
+    /// The window of a row, and of as many rows behind it as there are lines more.
+    #[inline(always)]
+    fn window(&mut self, row: usize, lines: usize) -> Window<'_, T> {
+        let pass = self.pass.0;
+        let [of_image, _, of_row, of_column] = pass.source_strides;
+        let start = pass.source_at(self.image * of_image);
+        let source = Source { start, strides: [of_row, of_column] };
+        let lines = &mut self.lines[..lines];
+        Window::new((&pass.rows, &pass.columns), row, &source, self.filters.zeros, lines)
+    }
+}
+
+impl<T: Element> Tiles<T> for Rows<'_, T> {
+    #[inline(always)]
+    unsafe fn run<S: Lanes<T>, const N: usize, const STEP: usize>(
+        &mut self,
+        simd: S,
+        columns: (usize, usize),
+    ) {
+        simd.call(TilesOfRows::<_, N, STEP> { rows: self, columns });
+    }
+}
+
+/// Tiles of `N` outputs of all rows. (A kernel of its own: a function with all sizes in it takes a minute to
+/// compile.)
+struct TilesOfRows<'a, 'b, T, const N: usize, const STEP: usize> {
+    rows: &'a mut Rows<'b, T>,
+    columns: (usize, usize),
+}
+
+impl<T: Element, const N: usize, const STEP: usize> Kernel<T> for TilesOfRows<'_, '_, T, N, STEP> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let TilesOfRows { rows, columns } = self;
+        let (pass, number) = rows.pass;
+        let (image, filters) = (rows.image, rows.filters.of_channel(number, pass, rows.channel));
+        let (mut row, end) = rows.rows;
+        // The sums of two rows take most of 32 registers. (Of few outputs, they are not worth their code.)
+        let pairs = N >= 4 && has_many_registers::<T, S>() && shares_lines(&pass.rows);
+        // SAFETY: whoever runs the rows answers for them.
+        unsafe {
+            while pairs && row + 1 < end {
+                // In the order of their lines, which that of the taps is.
+                let order = if pass.rows.offset_step > 0 { [row, row + 1] } else { [row + 1, row] };
+                let window = rows.window(order[0], pass.rows.count + pass.rows.step);
+                let rows = order.map(|row| Row::new(pass, filters, image, row));
+                let kernel = Pair { window, rows };
+                window.for_each_tile::<S, N, STEP>(simd, columns, pass.groups, &kernel);
+                row += 2;
+            }
+            while row < end {
+                let window = rows.window(row, pass.rows.count);
+                let kernel = Single { window, row: Row::new(pass, filters, image, row) };
+                window.for_each_tile::<S, N, STEP>(simd, columns, pass.groups, &kernel);
+                row += 1;
+            }
+        }
+    }
+}
+
 /// Some of the parts of all images.
 struct GatherParts<'a, T> {
     passes: &'a [Gather<T>],
@@ -274,12 +264,30 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let Plan { height, part_rows, parts, .. } = self.plan;
-        let mut lines = self.filters.lines();
+        let source_row = self.passes[0].columns.extent * self.passes[0].groups;
+        let mut lines = [[ptr::null(); 2]; DEPTH_BLOCK];
         for number in self.first..self.end {
             let (image, part) = (number / parts, number % parts);
-            let rows = (part * part_rows, height.min((part + 1) * part_rows));
-            // SAFETY: the source has what the rows read; the target is this task's.
-            unsafe { self.filters.rows(simd, self.passes, image, rows, 0, &mut lines) };
+            let (first, end) = (part * part_rows, height.min((part + 1) * part_rows));
+            // Passes that read the same rows take turns, while the first-level cache has them.
+            let some = match self.passes {
+                [_] => part_rows,
+                _ => (CACHED / (source_row * size_of::<T>())).max(1),
+            };
+            for first in (first..end).step_by(some) {
+                for (number, pass) in self.passes.iter().enumerate() {
+                    let rows = Rows {
+                        filters: self.filters,
+                        pass: (pass, number),
+                        image,
+                        rows: (first, end.min(first + some).min(pass.grid_height)),
+                        channel: 0,
+                        lines: &mut lines,
+                    };
+                    // SAFETY: the source has what the rows read; the target is this task's.
+                    unsafe { rows.run(simd) };
+                }
+            }
         }
     }
 }

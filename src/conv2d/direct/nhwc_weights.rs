@@ -7,7 +7,8 @@
 use std::ptr;
 
 use super::nhwc_window::{
-    Masked, Pixels, Source, TapKernel, Tile, Window, WindowKernel, load_taps, vectors_of,
+    Lines, Pixels, Source, TapKernel, Tile, Tiles, Window, WindowKernel, for_each_size, load_taps,
+    vectors_of,
 };
 use super::weights::gradient;
 use crate::conv2d::gradient::{Gradient, View};
@@ -16,9 +17,10 @@ use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::pool2d::Region;
 use crate::runs;
 use crate::shape::ConvShape;
-use crate::simd::{Element, Lanes, TILE_LANES};
+use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
-/// The sums of a block of channels.
+/// The sums of a block of channels. The tensors have the rows and the channels; nobody else uses the sums of these
+/// channels.
 pub(super) struct Sums<'a, T> {
     pub shape: &'a ConvShape,
     /// Null for db alone.
@@ -28,12 +30,15 @@ pub(super) struct Sums<'a, T> {
     pub columns: Taps,
     /// First and end.
     pub channels: (usize, usize),
+    /// First and end of the rows of y, counted over all images.
+    pub units: (usize, usize),
     /// `[taps, all channels]` of dw, and `[all channels]` of db behind them.
     pub sums: *mut T,
     /// `scratch_len` elements.
     pub scratch: *mut T,
-    /// Room for a row of dy.
+    /// Room for a row of dy, and for the lines of a window.
     pub region: *mut T,
+    pub lines: &'a mut Lines<T>,
 }
 
 /// Elements of memory for a block of channels: its sums of each tap and of db, and zeros.
@@ -41,39 +46,31 @@ pub(super) fn scratch_len(taps: usize, channels: usize) -> usize {
     (taps + 2) * channels.next_multiple_of(TILE_LANES)
 }
 
-impl<T: Element> Sums<'_, T> {
-    /// Taps, and db behind them.
-    #[inline(always)]
-    fn lines(&self) -> usize {
-        if self.x.is_null() { 1 } else { self.rows.count * self.columns.count + 1 }
-    }
+impl<T: Element> Kernel<T> for Sums<'_, T> {
+    type Output = ();
 
-    /// Sums rows `first..end` of y, counted over all images.
-    ///
-    /// # Safety
-    /// The tensors have the rows and the channels; nobody else uses the sums of these channels.
     #[inline(always)]
-    pub unsafe fn run<S: Lanes<T>>(&self, simd: S, (first, end): (usize, usize)) {
+    fn run<S: Lanes<T>>(mut self, simd: S) {
+        let (first, end) = self.units;
         let (channel, count) = (self.channels.0, self.channels.1 - self.channels.0);
         let lanes = count.next_multiple_of(TILE_LANES);
         let block_rows = (DEPTH_BLOCK / self.shape.out_width).max(1);
-        let zeros = self.scratch.wrapping_add(self.lines() * lanes);
-        let mut lines = [[zeros.cast_const(); 2]; DEPTH_BLOCK];
-        // SAFETY: the caller answers for the rows and the sums.
+        let zeros = self.scratch.wrapping_add(self.taps_and_db() * lanes);
+        // SAFETY: there is memory for the block's sums; those of the channels are this kernel's.
         unsafe {
             zeros.write_bytes(0, lanes);
-            for line in 0..self.lines() {
+            for line in 0..self.taps_and_db() {
                 self.sums.add(line * self.shape.out_channels + channel).write_bytes(0, count);
             }
             for block in (first..end).step_by(block_rows) {
-                self.scratch.write_bytes(0, self.lines() * lanes);
+                self.scratch.write_bytes(0, self.taps_and_db() * lanes);
                 for row in block..end.min(block + block_rows) {
-                    self.row(simd, row, zeros, &mut lines);
+                    self.row(simd, row, zeros);
                 }
                 for lane in (0..count).step_by(S::LANES) {
                     let lanes = S::LANES.min(count - lane);
-                    let new = self.scratch.add(vectors_of(self.lines(), lane));
-                    for line in 0..self.lines() {
+                    let new = self.scratch.add(vectors_of(self.taps_and_db(), lane));
+                    for line in 0..self.taps_and_db() {
                         let sums = self.sums.add(line * self.shape.out_channels + channel + lane);
                         let old = runs::load(simd, lanes, sums);
                         let new = simd.load(new.add(line * TILE_LANES));
@@ -83,20 +80,23 @@ impl<T: Element> Sums<'_, T> {
             }
         }
     }
+}
+
+impl<T: Element> Sums<'_, T> {
+    /// Taps, and db behind them.
+    #[inline(always)]
+    fn taps_and_db(&self) -> usize {
+        if self.x.is_null() { 1 } else { self.rows.count * self.columns.count + 1 }
+    }
 
     /// Adds a row, counted over all images, to the block's sums.
     ///
     /// # Safety
     /// The tensors have the row.
     #[inline(always)]
-    unsafe fn row<S: Lanes<T>>(
-        &self,
-        simd: S,
-        row: usize,
-        zeros: *const T,
-        lines: &mut [Masked<T>],
-    ) {
+    unsafe fn row<S: Lanes<T>>(&mut self, simd: S, row: usize, zeros: *const T) {
         let (image, row) = (row / self.shape.out_height, row % self.shape.out_height);
+        let taps_and_db = self.taps_and_db();
         let [x_image, _, x_row, x_column] = self.shape.input_strides;
         let region =
             Region { image, channels: self.channels.0..self.channels.1, rows: row..row + 1 };
@@ -104,8 +104,8 @@ impl<T: Element> Sums<'_, T> {
         let x = self.x.wrapping_add(image * x_image + self.channels.0);
         let source = Source { start: [x, ptr::null()], strides: [x_row, x_column] };
         let lines = match self.x.is_null() {
-            true => &mut lines[..0],
-            false => &mut lines[..self.rows.count],
+            true => &mut self.lines[..0],
+            false => &mut self.lines[..self.rows.count],
         };
         let window = Window::new((&self.rows, &self.columns), row, &source, zeros, lines);
         // SAFETY: the caller answers for the row, and there is memory for it.
@@ -113,8 +113,9 @@ impl<T: Element> Sums<'_, T> {
             let view = self.gradient.view(self.shape, &region, self.region);
             let [dy_image, dy_channel, dy_row, _] = view.strides;
             let offset = image * dy_image + row * dy_row + self.channels.0 * dy_channel;
-            let kernel = Row { window, view, offset, sums: self.scratch, lines: self.lines() };
-            window.for_each_tile(simd, self.shape.out_width, count, &kernel);
+            let mut kernel =
+                Row { window, view, offset, channels: count, sums: self.scratch, taps_and_db };
+            for_each_size(simd, &self.columns, self.shape.out_width, &mut kernel);
         }
     }
 }
@@ -126,10 +127,23 @@ struct Row<'a, T> {
     view: View<T>,
     /// Where its dy begins.
     offset: usize,
+    channels: usize,
     /// Of a vector of channels after the other, the sums of each tap, and of db behind them.
     sums: *mut T,
-    /// Taps, and db.
-    lines: usize,
+    taps_and_db: usize,
+}
+
+/// Tile by tile in their order, so that sums do not depend on the tiles' sizes.
+impl<T: Element> Tiles<T> for Row<'_, T> {
+    #[inline(always)]
+    unsafe fn run<S: Lanes<T>, const N: usize, const STEP: usize>(
+        &mut self,
+        simd: S,
+        columns: (usize, usize),
+    ) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.window.for_each_tile::<S, N, STEP>(simd, columns, self.channels, self) };
+    }
 }
 
 impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
@@ -152,7 +166,7 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
                     *value = gradient(simd, dy, relu_output, place, count);
                 }
             }
-            let sums = self.sums.add(vectors_of(self.lines, channel));
+            let sums = self.sums.add(vectors_of(self.taps_and_db, channel));
             let mut kernel = Products { gradients, sums };
             let channels = (channel, count);
             self.window.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut kernel);

@@ -14,6 +14,9 @@ use crate::simd::{Element, Lanes, TILE_LANES};
 /// Rows of pixels: a tensor, and what masks it at the same places; null for none.
 pub(super) type Masked<T> = [*const T; 2];
 
+/// The lines of a window, or of two that share some. (Cleared once a task: it is long.)
+pub(super) type Lines<T> = [Masked<T>; DEPTH_BLOCK];
+
 /// Where an image's channels lie.
 #[derive(Clone, Copy)]
 pub(super) struct Source<T> {
@@ -56,6 +59,60 @@ pub(super) fn shares_lines(rows: &Taps) -> bool {
     dense && rows.count > rows.step && rows.count + rows.step <= DEPTH_BLOCK
 }
 
+/// What is done with the tiles of one or more rows.
+pub(super) trait Tiles<T: Element> {
+    /// Takes outputs `first..end` of the rows, which are whole tiles of `N` that are `STEP` pixels apart where they
+    /// share pixels.
+    ///
+    /// # Safety
+    /// As for `for_each_size`.
+    unsafe fn run<S: Lanes<T>, const N: usize, const STEP: usize>(
+        &mut self,
+        simd: S,
+        columns: (usize, usize),
+    );
+}
+
+/// Cuts rows of `width` outputs into tiles, the widest first.
+///
+/// # Safety
+/// The tiles may run.
+#[inline(always)]
+pub(super) unsafe fn for_each_size<T: Element, S: Lanes<T>>(
+    simd: S,
+    taps: &Taps,
+    width: usize,
+    tiles: &mut impl Tiles<T>,
+) {
+    #[inline(always)]
+    unsafe fn run<T: Element, S: Lanes<T>, const N: usize, const STEP: usize>(
+        simd: S,
+        (first, width): (usize, usize),
+        tiles: &mut impl Tiles<T>,
+    ) -> usize {
+        let end = first + (width - first) / N * N;
+        // SAFETY: passed on to the caller.
+        unsafe { tiles.run::<S, N, STEP>(simd, (first, end)) };
+        end
+    }
+    let dense = taps.offset_step.unsigned_abs() == 1;
+    let mut column = 0;
+    while column < width {
+        let columns = (column, width);
+        // SAFETY: passed on to the caller.
+        column = unsafe {
+            match (taps.step, width - column) {
+                (2, 4..) if dense => run::<T, S, 4, 2>(simd, columns, tiles),
+                (2, 2..) if dense => run::<T, S, 2, 2>(simd, columns, tiles),
+                (_, 7..) if has_many_registers::<T, S>() => run::<T, S, 7, 1>(simd, columns, tiles),
+                (_, 4..) => run::<T, S, 4, 1>(simd, columns, tiles),
+                (_, 2..) => run::<T, S, 2, 1>(simd, columns, tiles),
+                _ => run::<T, S, 1, 1>(simd, columns, tiles),
+            }
+        };
+    }
+}
+
 impl<'a, T: Element> Window<'a, T> {
     /// Of row `row`; lists its lines, and as many more as there is room for.
     #[inline(always)]
@@ -85,38 +142,25 @@ impl<'a, T: Element> Window<'a, T> {
         Window { lines, zeros, pixel: of_column, inside, masked, taps, step, dilation }
     }
 
-    /// Runs a kernel for `width` outputs times `count` channels.
+    /// Runs a kernel for outputs `first..end` of the row, which are whole tiles of `N`, times `count` channels.
     ///
     /// # Safety
     /// The lines have what these read, and the kernel may run.
     #[inline(always)]
-    pub unsafe fn for_each_tile<S: Lanes<T>>(
+    pub unsafe fn for_each_tile<S: Lanes<T>, const N: usize, const STEP: usize>(
         &self,
         simd: S,
-        width: usize,
+        (first, end): (usize, usize),
         count: usize,
         kernel: &impl WindowKernel<T, S>,
     ) {
-        let dense = self.dilation == 1;
-        let mut column = 0;
-        while column < width {
+        for column in (first..end).step_by(N) {
             // SAFETY: the caller answers for the outputs.
-            column += unsafe {
-                match (self.step, width - column) {
-                    (2, 4..) if dense => self.tile::<S, 4, 2>(simd, column, count, kernel),
-                    (2, 2..) if dense => self.tile::<S, 2, 2>(simd, column, count, kernel),
-                    (_, 7..) if has_many_registers::<T, S>() => {
-                        self.tile::<S, 7, 1>(simd, column, count, kernel)
-                    }
-                    (_, 4..) => self.tile::<S, 4, 1>(simd, column, count, kernel),
-                    (_, 2..) => self.tile::<S, 2, 1>(simd, column, count, kernel),
-                    _ => self.tile::<S, 1, 1>(simd, column, count, kernel),
-                }
-            };
+            unsafe { self.tile::<S, N, STEP>(simd, column, count, kernel) };
         }
     }
 
-    /// `N` outputs from `column` on, `STEP` pixels apart where they share pixels. Returns `N`.
+    /// `N` outputs from `column` on.
     ///
     /// # Safety
     /// As for `for_each_tile`.
@@ -127,7 +171,7 @@ impl<'a, T: Element> Window<'a, T> {
         column: usize,
         count: usize,
         kernel: &impl WindowKernel<T, S>,
-    ) -> usize {
+    ) {
         let skipped = (column * self.step) as isize;
         let (before, behind) = (self.inside.0 - skipped, self.inside.1 - skipped);
         let reach = (N - 1) * self.step + self.taps.saturating_sub(1) * self.dilation;
@@ -155,7 +199,6 @@ impl<'a, T: Element> Window<'a, T> {
                 channel += lanes;
             }
         }
-        N
     }
 
     /// Of the lines of two rows, the second of which begins `step` lines behind the first: those that the first

@@ -6,7 +6,7 @@ use super::even_parts;
 use super::pixel_lanes::Place;
 use crate::conv2d::gather::Gather;
 use crate::gemm::blocking::DEPTH_BLOCK;
-use crate::simd::{CACHE_LINE, Element, Lanes, TILE_LANES};
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES};
 
 /// The most outputs that share a load of pixels.
 const OUTPUTS: usize = 6;
@@ -102,22 +102,32 @@ pub(super) unsafe fn gather<T: Element, S: Lanes<T>>(
         let filters = unsafe { filters.add((place.group * pass.outputs + output) * depth) };
         let outputs = Outputs { pass, band, products, place, output, filters, copies };
         // As many sums as registers hold: twelve or 24, or what hides the additions' latency.
-        // SAFETY: the caller answers for the place.
-        unsafe {
-            match (count, S::REGISTERS >= 32) {
-                (1, _) => outputs.run::<S, 1, 8>(simd),
-                (2, false) => outputs.run::<S, 2, 6>(simd),
-                (3, false) => outputs.run::<S, 3, 4>(simd),
-                (4, false) => outputs.run::<S, 4, 3>(simd),
-                (5, false) => outputs.run::<S, 5, 2>(simd),
-                (_, false) => outputs.run::<S, OUTPUTS, 2>(simd),
-                (2, true) => outputs.run::<S, 2, 12>(simd),
-                (3, true) => outputs.run::<S, 3, 8>(simd),
-                (4, true) => outputs.run::<S, 4, 6>(simd),
-                (5, true) => outputs.run::<S, 5, 4>(simd),
-                (_, true) => outputs.run::<S, OUTPUTS, 4>(simd),
-            }
+        match (count, S::REGISTERS >= 32) {
+            (1, _) => simd.call(Tiles::<_, 1, 8>(outputs)),
+            (2, false) => simd.call(Tiles::<_, 2, 6>(outputs)),
+            (3, false) => simd.call(Tiles::<_, 3, 4>(outputs)),
+            (4, false) => simd.call(Tiles::<_, 4, 3>(outputs)),
+            (5, false) => simd.call(Tiles::<_, 5, 2>(outputs)),
+            (_, false) => simd.call(Tiles::<_, OUTPUTS, 2>(outputs)),
+            (2, true) => simd.call(Tiles::<_, 2, 12>(outputs)),
+            (3, true) => simd.call(Tiles::<_, 3, 8>(outputs)),
+            (4, true) => simd.call(Tiles::<_, 4, 6>(outputs)),
+            (5, true) => simd.call(Tiles::<_, 5, 4>(outputs)),
+            (_, true) => simd.call(Tiles::<_, OUTPUTS, 4>(outputs)),
         }
+    }
+}
+
+/// `N` outputs of a band, by `V` vectors at a time. (Kernels of their own: together they take long to compile.)
+struct Tiles<'a, T, const N: usize, const V: usize>(Outputs<'a, T>);
+
+impl<T: Element, const N: usize, const V: usize> Kernel<T> for Tiles<'_, T, N, V> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        // SAFETY: whoever makes one answers for the target.
+        unsafe { self.0.run::<S, N, V>(simd) };
     }
 }
 

@@ -252,19 +252,19 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
                 }
             }
             Copies::Nhwc => {
-                let sums = Sums {
+                simd.call(Sums {
                     shape: self.shape,
                     x: self.pass.x.filter(|_| self.with_dw).map_or(ptr::null(), <[T]>::as_ptr),
                     gradient: &self.pass.gradient,
                     rows: self.rows,
                     columns: self.columns,
                     channels: self.channels,
+                    units: self.units,
                     sums: self.sums,
                     scratch: self.copy,
                     region: self.region,
-                };
-                // SAFETY: the tensors have the rows and the channels, which are this task's.
-                unsafe { sums.run(simd, self.units) };
+                    lines: &mut [[ptr::null(); 2]; DEPTH_BLOCK],
+                });
             }
         }
     }
@@ -303,6 +303,7 @@ impl<T: Element> SumPart<'_, T> {
         let dy_copy = x_copy.wrapping_add(bands.source_len());
         let sums = dy_copy.wrapping_add(bands.target_len());
         let x = self.pass.x.map_or(ptr::null(), <[T]>::as_ptr);
+        let mut of_window = [[ptr::null(); 2]; DEPTH_BLOCK];
         for line in 0..lines {
             // SAFETY: the panel's sums.
             unsafe { self.sum(line, channel).write_bytes(0, channels) };
@@ -325,18 +326,19 @@ impl<T: Element> SumPart<'_, T> {
                 band.copy(simd, [x, ptr::null()], x_strides, channels, shape.width.input, x_copy);
                 let dy = std::slice::from_raw_parts(dy_copy, pixels * CHANNELS);
                 let [rows, columns] = band.taps(&self.rows, &self.columns);
-                let kernel = Sums {
+                simd.call(Sums {
                     shape: &of_panel,
                     x: x_copy,
                     gradient: &Gradient::Stored { dy, relu_output: None },
                     rows,
                     columns,
                     channels: (0, CHANNELS),
+                    units: (0, band.grid.1 - band.grid.0),
                     sums,
                     scratch: sums.add(lines * CHANNELS),
                     region: self.region,
-                };
-                kernel.run(simd, (0, band.grid.1 - band.grid.0));
+                    lines: &mut of_window,
+                });
                 for line in 0..lines {
                     for lane in (0..channels).step_by(S::LANES) {
                         let count = S::LANES.min(channels - lane);
