@@ -68,11 +68,11 @@ impl<T: Element, const ROWS: usize> Lines<T, ROWS> {
     }
 }
 
-/// Calls `body` with 0 to `N` - 1, at most 14 of them. It is no loop: compilers leave long ones as they
+/// Calls `body` with 0 to `N` - 1, at most 15 of them. It is no loop: compilers leave long ones as they
 /// are, and then keep what they index, a tile's sums, in memory.
 #[inline(always)]
 pub(crate) fn unrolled<const N: usize>(mut body: impl FnMut(usize)) {
-    const { assert!(N <= 14, "more rows than any tile has") };
+    const { assert!(N <= 15, "more than any tile has") };
     macro_rules! calls {
         ($($number:literal)*) => {$(
             if $number < N {
@@ -80,7 +80,7 @@ pub(crate) fn unrolled<const N: usize>(mut body: impl FnMut(usize)) {
             }
         )*};
     }
-    calls!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+    calls!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
 }
 
 /// The same pointer, of which the compiler does not know where it came from: else it would find it

@@ -102,6 +102,10 @@ pub(super) unsafe fn for_each_size<T: Element, S: Lanes<T>>(
         // SAFETY: passed on to the caller.
         column = unsafe {
             match (taps.step, width - column) {
+                // As wide as many an image, and sooner than 4, 2 and 1; where there are more, 4 are.
+                (2, 7) if dense && has_many_registers::<T, S>() => {
+                    run::<T, S, 7, 2>(simd, columns, tiles)
+                }
                 (2, 4..) if dense => run::<T, S, 4, 2>(simd, columns, tiles),
                 (2, 2..) if dense => run::<T, S, 2, 2>(simd, columns, tiles),
                 (_, 7..) if has_many_registers::<T, S>() => run::<T, S, 7, 1>(simd, columns, tiles),
@@ -372,7 +376,7 @@ impl<T: Element, S: Lanes<T>> Pixels<T, S> {
         let unit = if TAPS > 1 { 1 } else { self.step };
         let before = (first * self.dilation).wrapping_sub(self.inside.0);
         let mut next = masked_at(self.start, (first * self.dilation).wrapping_mul(self.stride));
-        unrolled::<14>(
+        unrolled::<15>(
             #[inline(always)]
             |number| {
                 if number >= (N - 1) * STEP + TAPS {
