@@ -23,6 +23,7 @@ pub enum Pass {
 pub(super) enum Choice {
     Reference,
     Depthwise,
+    Groups,
     Pixels,
     Channels,
     Product,
@@ -44,6 +45,9 @@ impl Choice {
         match self {
             Choice::Reference => c"plain loops with sums in double, as asked for",
             Choice::Depthwise => c"direct, a channel at a time: each group has one input channel",
+            Choice::Groups => {
+                c"direct, groups side by side in the vector lanes: each has few channels"
+            }
             Choice::Pixels => {
                 c"direct, pixels in the vector lanes: too few channels would fill them"
             }
@@ -111,11 +115,17 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
     if is_depthwise(shape) && (planes || shape.layout == Layout::Nhwc) {
         return Ok(Choice::Depthwise);
     }
+    let of_group = match pass {
+        Pass::BackwardData => [shape.group_in, shape.group_out],
+        Pass::Forward | Pass::BackwardWeights => [shape.group_out, shape.group_in],
+    };
+    if direct::nhwc_groups_fit(shape, of_group) {
+        return Ok(Choice::Groups);
+    }
     Ok(match pass {
         Pass::BackwardWeights => choose_sums(shape),
         Pass::BackwardData if takes_columns(shape) => Choice::Columns,
-        Pass::BackwardData => choose_gathering(shape, pass, [shape.group_in, shape.group_out]),
-        Pass::Forward => choose_gathering(shape, pass, [shape.group_out, shape.group_in]),
+        Pass::BackwardData | Pass::Forward => choose_gathering(shape, pass, of_group),
     })
 }
 

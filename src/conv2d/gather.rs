@@ -54,8 +54,14 @@ unsafe impl<T: Sync> Sync for Gather<T> {}
 impl<T: Element> Gather<T> {
     /// Multiply-adds of one row of one group.
     pub fn row_work(&self) -> usize {
-        let products = self.outputs * self.terms * self.rows.count * self.columns.count;
+        let products = self.outputs * self.taps_of_output();
         (self.grid_width * products).max(1)
+    }
+
+    /// Products of one target element.
+    #[inline(always)]
+    pub fn taps_of_output(&self) -> usize {
+        self.terms * self.rows.count * self.columns.count
     }
 
     /// The source at an offset, and what masks it there, if anything does.

@@ -156,7 +156,7 @@ fn forward_as<T: Element>(
         Choice::Winograd => {
             winograd::gather(context, &gather::forward(shape, x, w, bias, activation, y))?;
         }
-        Choice::Depthwise | Choice::Pixels | Choice::Channels => {
+        Choice::Depthwise | Choice::Groups | Choice::Pixels | Choice::Channels => {
             if !direct::forward(context, shape, kind, x, w, bias, activation, y)? {
                 forward::run(context, shape, x, w, bias, activation, y)?;
             }
@@ -273,7 +273,7 @@ fn backward_weights<T: Element>(
         return winograd::weights::run(context, shape, pass, x, dw, db);
     }
     match choice {
-        Choice::Depthwise => direct::weights::run(context, shape, pass, dw, db),
+        Choice::Depthwise | Choice::Groups => direct::weights::run(context, shape, pass, dw, db),
         _ => pass.run(context, shape, dw, db),
     }
 }

@@ -201,6 +201,12 @@ impl Lanes<f32> for Avx2 {
     }
 
     #[inline(always)]
+    fn permute(self, vector: __m256, numbers: __m256) -> __m256 {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm256_permutevar8x32_ps(vector, _mm256_castps_si256(numbers)) }
+    }
+
+    #[inline(always)]
     fn deinterleave(self, a: __m256, b: __m256) -> [__m256; 2] {
         // SAFETY: the token proves the feature.
         unsafe {
@@ -388,6 +394,19 @@ impl Lanes<f64> for Avx2 {
         unsafe {
             let small = _mm_packus_epi32(low_halves(vector), low_halves(vector));
             _mm_storeu_si32(target.cast(), _mm_packus_epi16(small, small));
+        }
+    }
+
+    #[inline(always)]
+    fn permute(self, vector: __m256d, numbers: __m256d) -> __m256d {
+        // SAFETY: the token proves the feature.
+        unsafe {
+            // A lane is two of four bytes.
+            let low = _mm256_slli_epi64::<1>(_mm256_castpd_si256(numbers));
+            let high = _mm256_slli_epi64::<32>(_mm256_add_epi64(low, _mm256_set1_epi64x(1)));
+            let halves = _mm256_or_si256(low, high);
+            let vector = _mm256_castpd_ps(vector);
+            _mm256_castps_pd(_mm256_permutevar8x32_ps(vector, halves))
         }
     }
 

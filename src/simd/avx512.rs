@@ -203,6 +203,12 @@ impl Lanes<f32> for Avx512 {
     }
 
     #[inline(always)]
+    fn permute(self, vector: __m512, numbers: __m512) -> __m512 {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm512_permutexvar_ps(_mm512_castps_si512(numbers), vector) }
+    }
+
+    #[inline(always)]
     fn deinterleave(self, a: __m512, b: __m512) -> [__m512; 2] {
         // SAFETY: the token proves the feature.
         unsafe {
@@ -391,6 +397,12 @@ impl Lanes<f64> for Avx512 {
             let small = _mm512_cvtepi64_epi8(_mm512_castpd_si512(vector));
             _mm_storel_epi64(target.cast(), small);
         }
+    }
+
+    #[inline(always)]
+    fn permute(self, vector: __m512d, numbers: __m512d) -> __m512d {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm512_permutexvar_pd(_mm512_castpd_si512(numbers), vector) }
     }
 
     #[inline(always)]

@@ -13,6 +13,7 @@ struct Outcome<T> {
     loaded: [Vec<T>; 2],
     deinterleaved: Vec<T>,
     interleaved: Vec<T>,
+    permuted: Vec<T>,
 }
 
 struct AllOf<'a, T> {
@@ -53,6 +54,7 @@ impl<T: Element> Kernel<T> for AllOf<'_, T> {
             ),
             deinterleaved: simd.deinterleave(a, b).map(list).concat(),
             interleaved: simd.interleave(a, b).map(list).concat(),
+            permuted: list(simd.permute(a, mixed(simd))),
         }
     }
 }
@@ -79,6 +81,19 @@ fn loaded<T: Element, S: Lanes<T>>(simd: S) -> [S::Vector; 2] {
     let small: [u8; 16] = std::array::from_fn(|lane| 255 - 17 * lane as u8);
     // SAFETY: 16 elements are at least a vector.
     unsafe { [simd.load_numbers(wide.as_ptr()), simd.load_small_numbers(small.as_ptr())] }
+}
+
+/// Which lane `mixed` names in each: some twice, some never.
+fn mixed_lane(lane: usize, lanes: usize) -> usize {
+    (5 * lane * lane + 3) % lanes
+}
+
+#[inline(always)]
+fn mixed<T: Element, S: Lanes<T>>(simd: S) -> S::Vector {
+    let numbers: [T; 16] =
+        std::array::from_fn(|lane| T::from_number(mixed_lane(lane, S::LANES) as u32));
+    // SAFETY: 16 elements are at least a vector.
+    unsafe { simd.load(numbers.as_ptr()) }
 }
 
 fn check<T: Element>(level: Level) {
@@ -125,6 +140,9 @@ fn check<T: Element>(level: Level) {
                 numbers.map(|number| bits(T::from_number(number)))
             );
             assert_eq!(found.same_bits[lane], bits(a) == bits(b), "{a:?} same bits as {b:?}");
+        }
+        for (lane, &value) in found.permuted.iter().enumerate() {
+            assert_eq!(bits(value), bits(a[mixed_lane(lane, lanes)]));
         }
         let joined: Vec<T> = a[..lanes].iter().chain(&b[..lanes]).copied().collect();
         for (index, &value) in joined.iter().enumerate() {

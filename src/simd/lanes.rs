@@ -209,6 +209,8 @@ pub trait Lanes<T: Element>: Copy {
     unsafe fn store_numbers(self, target: *mut i32, vector: Self::Vector);
     /// The same for numbers below 256.
     unsafe fn store_small_numbers(self, target: *mut u8, vector: Self::Vector);
+    /// In each lane that of `vector` whose number, below `LANES`, is in the same lane of `numbers`: see `from_number`.
+    fn permute(self, vector: Self::Vector, numbers: Self::Vector) -> Self::Vector;
     /// The even lanes of `a` then `b`, and the odd ones.
     fn deinterleave(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
     /// `a` in the even lanes and `b` in the odd ones: the inverse of `deinterleave`.

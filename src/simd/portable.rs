@@ -221,6 +221,12 @@ macro_rules! portable_lanes {
             }
 
             #[inline(always)]
+            fn permute(self, vector: $vector, numbers: $vector) -> $vector {
+                let lanes = vector.to_array();
+                $vector::new(numbers.to_array().map(|number| lanes[number.to_number() as usize % $lanes]))
+            }
+
+            #[inline(always)]
             fn deinterleave(self, a: $vector, b: $vector) -> [$vector; 2] {
                 let lane = |lane| if lane < $lanes { a.to_array()[lane] } else { b.to_array()[lane - $lanes] };
                 [0, 1].map(|odd| $vector::new(std::array::from_fn(|i| lane(2 * i + odd))))

@@ -212,6 +212,25 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         all.push(groups(17, pad([2, 1, 1, 2], new(1, 17, 3, columns, 17, 3, 3))));
     }
     all.push(groups(512, pad([1, 1, 1, 1], new(1, 512, 3, 7, 512, 3, 3))));
+    for columns in [13, 14, 22] {
+        all.push(groups(17, stride(2, 2, pad([1; 4], new(1, 17, 5, columns, 17, 3, 3)))));
+    }
+    // groups of few channels side by side in the lanes, of y's or of dx's: whole vectors of them and parts of
+    // one, tiles of all sizes, strides and dilation
+    for (few, many) in [(1, 2), (2, 2), (2, 4), (3, 4), (4, 4), (1, 8), (5, 8), (8, 8)] {
+        for count in [16 / many, 9, 35] {
+            let (few, many) = (count * few, count * many);
+            all.push(groups(count, pad([1; 4], new(2, few, 4, 9, many, 3, 3))));
+            all.push(groups(
+                count,
+                stride(2, 2, pad([1, 0, 2, 1], new(1, many, 7, 12, few, 3, 3))),
+            ));
+        }
+        let (few, many) = (17 * few, 17 * many);
+        all.push(groups(17, dilation(2, 1, pad([2, 2, 3, 3], new(1, few, 5, 6, many, 2, 4)))));
+        all.push(groups(17, stride(3, 1, pad([0, 1, 1, 0], new(3, many, 6, 5, few, 1, 2)))));
+    }
+    all.push(groups(40, pad([1; 4], new(3, 160, 11, 15, 320, 3, 3))));
     // depthwise kernels on copied panels of channels: a part of one, several, rows of few pixels and of
     // many, phases of every number, windows that lie beyond the image, and several bands
     for channels in [8, 15, 16, 17, 40] {

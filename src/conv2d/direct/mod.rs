@@ -2,7 +2,7 @@
 //!
 //! Where there are enough channels they are the lanes, on both layouts. With few outputs the pixels are,
 //! and in NCHW with few terms too, as for depthwise convolutions, one input channel per group. NHWC
-//! there has the channels of both tensors in the lanes. Forward and backward data are one pass each of
+//! there has the channels of both tensors in the lanes, and so it has those of groups of few. Forward and backward data are one pass each of
 //! these: both gather, over taps, from x and from a phase of dy. dw has output channels in the lanes too.
 
 mod band;
@@ -15,6 +15,7 @@ mod depthwise_phases;
 mod depthwise_weights;
 pub(super) mod filters;
 mod nhwc_depthwise;
+mod nhwc_groups;
 mod nhwc_row;
 mod nhwc_weights;
 mod nhwc_window;
@@ -39,6 +40,7 @@ use depthwise_panels::Panels;
 
 pub(super) use band::fits as pixel_lanes_fit;
 pub(super) use nhwc_depthwise::fits as nhwc_depthwise_fits;
+pub(super) use nhwc_groups::fits as nhwc_groups_fit;
 
 /// A task has at least this many multiply-adds, where there are so many.
 const TASK_WORK: usize = 1 << 17;
@@ -78,7 +80,9 @@ impl Kind {
     ) -> Result<bool> {
         match (self.choice, self.layout) {
             (Choice::Channels, _) => return channels::gather(context, passes, finite),
-            (Choice::Depthwise, Layout::Nhwc) => nhwc_depthwise::gather(context, passes)?,
+            (Choice::Groups, _) | (Choice::Depthwise, Layout::Nhwc) => {
+                nhwc_depthwise::gather(context, passes)?;
+            }
             _ => pixel_lanes::gather(context, passes)?,
         }
         Ok(true)
@@ -87,7 +91,9 @@ impl Kind {
     fn scratch_len<T: Element>(self, level: Level, passes: &[Gather<T>]) -> ScratchLen {
         match (self.choice, self.layout) {
             (Choice::Channels, _) => channels::scratch_len(level, passes),
-            (Choice::Depthwise, Layout::Nhwc) => nhwc_depthwise::scratch_len(passes),
+            (Choice::Groups, _) | (Choice::Depthwise, Layout::Nhwc) => {
+                nhwc_depthwise::scratch_len(passes)
+            }
             _ => pixel_lanes::scratch_len(passes),
         }
     }

@@ -1,8 +1,10 @@
-//! Depthwise, NHWC with one output per channel: channels in the lanes, the source read in place.
+//! Depthwise, NHWC with one output per channel, or groups of few channels: channels in the lanes, the source read in
+//! place.
 
 use std::ptr;
 
 use super::TASK_WORK;
+use super::nhwc_groups::Groups;
 use super::nhwc_row::{Pair, Row, Single};
 use super::nhwc_window::{
     Lines, Source, Tiles, Window, for_each_size, has_many_registers, shares_lines,
@@ -40,10 +42,10 @@ struct Plan {
 
 impl Plan {
     fn new<T: Element>(passes: &[Gather<T>]) -> Self {
-        let Gather { batch, groups: channels, .. } = passes[0];
+        let Gather { batch, groups, .. } = passes[0];
         let most = |of: fn(&Gather<T>) -> usize| passes.iter().map(of).max().unwrap_or(0);
         let height = most(|pass| pass.grid_height);
-        let work = passes.iter().map(Gather::row_work).sum::<usize>() * channels;
+        let work = passes.iter().map(Gather::row_work).sum::<usize>() * groups;
         let wanted = TASKS.div_ceil(batch).min((work * height).div_ceil(TASK_WORK));
         let part_rows = height.div_ceil(wanted);
         Plan {
@@ -74,8 +76,8 @@ pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Res
     Ok(())
 }
 
-/// The filters of some passes, each packed as `[channels / TILE_LANES, taps, TILE_LANES]` with zeros behind
-/// the channels: a vector's taps follow each other, those of a row in the order of the columns.
+/// The filters of some passes, each packed as `[channels / TILE_LANES, rows, terms, columns, TILE_LANES]` with zeros
+/// behind the channels: a vector's taps follow each other, those of a row in the order of the columns.
 pub(super) struct Filters<T> {
     /// For all channels; they stand for the pixels of rows in the padding.
     zeros: *const T,
@@ -83,6 +85,7 @@ pub(super) struct Filters<T> {
     start: *const T,
     /// Elements of a pass.
     len: usize,
+    groups: Groups<T>,
 }
 
 // SAFETY: tasks only read through it.
@@ -91,8 +94,8 @@ unsafe impl<T: Sync> Sync for Filters<T> {}
 impl<T: Element> Filters<T> {
     /// Elements of a pass's packed filters, at the most, and of zeros.
     fn lens(passes: &[Gather<T>]) -> [usize; 2] {
-        let channels = passes[0].groups.next_multiple_of(TILE_LANES);
-        let taps = passes.iter().map(|pass| pass.rows.count * pass.columns.count).max();
+        let channels = (passes[0].groups * passes[0].outputs).next_multiple_of(TILE_LANES);
+        let taps = passes.iter().map(Gather::taps_of_output).max();
         [taps.unwrap_or(0) * channels, channels]
     }
 
@@ -117,20 +120,20 @@ impl<T: Element> Filters<T> {
         context.run(passes.len() * tasks, &|_, index| {
             let (number, first) = (index / tasks, index % tasks * per_task);
             let pass = &passes[number];
-            let block_len = pass.rows.count * pass.columns.count * TILE_LANES;
+            let block_len = pass.taps_of_output() * TILE_LANES;
             for block in first..blocks.min(first + per_task) {
                 // SAFETY: the pass's block, which is this task's.
                 unsafe { pack(pass, block, start().add(number * len + block * block_len)) };
             }
         });
-        Filters { zeros: scratch.shared(), start: start(), len }
+        let groups = Groups::new(passes[0].outputs, passes[0].terms);
+        Filters { zeros: scratch.shared(), start: start(), len, groups }
     }
 
     /// The filters of a pass from a channel on.
     #[inline(always)]
     fn of_channel(&self, number: usize, pass: &Gather<T>, channel: usize) -> *const T {
-        let taps = pass.rows.count * pass.columns.count;
-        self.start.wrapping_add(number * self.len + channel * taps)
+        self.start.wrapping_add(number * self.len + channel * pass.taps_of_output())
     }
 }
 
@@ -140,21 +143,24 @@ impl<T: Element> Filters<T> {
 /// `target` has them; there is such a block.
 unsafe fn pack<T: Element>(pass: &Gather<T>, block: usize, target: *mut T) {
     let Gather { rows, columns, filter_strides: strides, .. } = pass;
-    let taps = rows.count * columns.count;
+    let (taps, channels) = (pass.taps_of_output(), pass.groups * pass.outputs);
     let first = block * TILE_LANES;
     // SAFETY: the caller answers for the target; the filters have the taps of every channel.
     unsafe {
-        if pass.groups < first + TILE_LANES {
+        if channels < first + TILE_LANES {
             target.write_bytes(0, taps * TILE_LANES);
         }
-        for channel in first..pass.groups.min(first + TILE_LANES) {
-            let filter = pass.filters.add(channel * strides.group);
+        for channel in first..channels.min(first + TILE_LANES) {
+            let (group, output) = (channel / pass.outputs, channel % pass.outputs);
+            let filter = pass.filters.add(group * strides.group + output * strides.output);
             let mut target = target.add(channel - first);
             for row in 0..rows.count {
-                for number in 0..columns.count {
-                    let column = columns.in_order(number);
-                    *target = *filter.add(row * strides.row_tap + column * strides.column_tap);
-                    target = target.wrapping_add(TILE_LANES);
+                for term in 0..pass.terms {
+                    let line = filter.add(row * strides.row_tap + term * strides.term);
+                    for number in 0..columns.count {
+                        *target = *line.add(columns.in_order(number) * strides.column_tap);
+                        target = target.wrapping_add(TILE_LANES);
+                    }
                 }
             }
         }
@@ -182,42 +188,56 @@ impl<T: Element> Rows<'_, T> {
     /// The source has what the rows read, and nobody else uses these rows of the target.
     #[inline(always)]
     pub unsafe fn run<S: Lanes<T>>(mut self, simd: S) {
-        let pass = self.pass.0;
+        let Gather { columns, grid_width: width, outputs, .. } = *self.pass.0;
         // SAFETY: passed on to the caller.
-        unsafe { for_each_size(simd, &pass.columns, pass.grid_width, &mut self) };
+        unsafe {
+            if outputs == 1 {
+                let mut tiles = RowTiles::<_, false>(&mut self);
+                for_each_size::<_, _, false>(simd, &columns, width, &mut tiles);
+            } else {
+                let mut tiles = RowTiles::<_, true>(&mut self);
+                for_each_size::<_, _, true>(simd, &columns, width, &mut tiles);
+            }
+        }
     }
 
     /// The window of a row, and of as many rows behind it as there are lines more.
     #[inline(always)]
-    fn window(&mut self, row: usize, lines: usize) -> Window<'_, T> {
+    fn window<const GROUPED: bool>(&mut self, row: usize, lines: usize) -> Window<'_, T, GROUPED> {
         let pass = self.pass.0;
         let [of_image, _, of_row, of_column] = pass.source_strides;
         let start = pass.source_at(self.image * of_image);
         let source = Source { start, strides: [of_row, of_column] };
         let lines = &mut self.lines[..lines];
-        Window::new((&pass.rows, &pass.columns), row, &source, self.filters.zeros, lines)
+        let Filters { zeros, groups, .. } = self.filters;
+        Window::new((&pass.rows, &pass.columns), row, &source, *zeros, groups, lines)
     }
 }
 
-impl<T: Element> Tiles<T> for Rows<'_, T> {
+/// All tiles of rows.
+struct RowTiles<'a, 'b, T, const GROUPED: bool>(&'a mut Rows<'b, T>);
+
+impl<T: Element, const GROUPED: bool> Tiles<T> for RowTiles<'_, '_, T, GROUPED> {
     #[inline(always)]
     unsafe fn run<S: Lanes<T>, const N: usize, const STEP: usize>(
         &mut self,
         simd: S,
         columns: (usize, usize),
     ) {
-        simd.call(TilesOfRows::<_, N, STEP> { rows: self, columns });
+        simd.call(TilesOfRows::<_, N, STEP, GROUPED> { rows: self.0, columns });
     }
 }
 
 /// Tiles of `N` outputs of all rows. (A kernel of its own: a function with all sizes in it takes a minute to
 /// compile.)
-struct TilesOfRows<'a, 'b, T, const N: usize, const STEP: usize> {
+struct TilesOfRows<'a, 'b, T, const N: usize, const STEP: usize, const GROUPED: bool> {
     rows: &'a mut Rows<'b, T>,
     columns: (usize, usize),
 }
 
-impl<T: Element, const N: usize, const STEP: usize> Kernel<T> for TilesOfRows<'_, '_, T, N, STEP> {
+impl<T: Element, const N: usize, const STEP: usize, const GROUPED: bool> Kernel<T>
+    for TilesOfRows<'_, '_, T, N, STEP, GROUPED>
+{
     type Output = ();
 
     #[inline(always)]
@@ -226,8 +246,9 @@ impl<T: Element, const N: usize, const STEP: usize> Kernel<T> for TilesOfRows<'_
         let (pass, number) = rows.pass;
         let (image, filters) = (rows.image, rows.filters.of_channel(number, pass, rows.channel));
         let (mut row, end) = rows.rows;
+        let channels = pass.groups * pass.outputs;
         // The sums of two rows take most of 32 registers. (Of few outputs, they are not worth their code.)
-        let pairs = N >= 4 && has_many_registers::<T, S>() && shares_lines(&pass.rows);
+        let pairs = N >= 4 && !GROUPED && has_many_registers::<T, S>() && shares_lines(&pass.rows);
         // SAFETY: whoever runs the rows answers for them.
         unsafe {
             while pairs && row + 1 < end {
@@ -236,13 +257,13 @@ impl<T: Element, const N: usize, const STEP: usize> Kernel<T> for TilesOfRows<'_
                 let window = rows.window(order[0], pass.rows.count + pass.rows.step);
                 let rows = order.map(|row| Row::new(pass, filters, image, row));
                 let kernel = Pair { window, rows };
-                window.for_each_tile::<S, N, STEP>(simd, columns, pass.groups, &kernel);
+                window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel);
                 row += 2;
             }
             while row < end {
-                let window = rows.window(row, pass.rows.count);
+                let window = rows.window::<GROUPED>(row, pass.rows.count);
                 let kernel = Single { window, row: Row::new(pass, filters, image, row) };
-                window.for_each_tile::<S, N, STEP>(simd, columns, pass.groups, &kernel);
+                window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel);
                 row += 1;
             }
         }
@@ -264,7 +285,8 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let Plan { height, part_rows, parts, .. } = self.plan;
-        let source_row = self.passes[0].columns.extent * self.passes[0].groups;
+        let source_row =
+            self.passes[0].columns.extent * self.passes[0].groups * self.passes[0].terms;
         let mut lines = [[ptr::null(); 2]; DEPTH_BLOCK];
         for number in self.first..self.end {
             let (image, part) = (number / parts, number % parts);

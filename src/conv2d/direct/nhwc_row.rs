@@ -32,8 +32,7 @@ impl<'a, T: Element> Row<'a, T> {
         channel: usize,
     ) -> Sums<T, S, N, V> {
         // A block of packed filters has all of the vectors.
-        let taps = self.pass.rows.count * self.pass.columns.count;
-        let filters = self.filters.wrapping_add(vectors_of(taps, channel));
+        let filters = self.filters.wrapping_add(vectors_of(self.pass.taps_of_output(), channel));
         Sums { filters, sums: [[simd.splat(T::default()); N]; V] }
     }
 
@@ -64,12 +63,12 @@ impl<'a, T: Element> Row<'a, T> {
 }
 
 /// One row, and its window.
-pub(super) struct Single<'a, T> {
-    pub window: Window<'a, T>,
+pub(super) struct Single<'a, T, const GROUPED: bool> {
+    pub window: Window<'a, T, GROUPED>,
     pub row: Row<'a, T>,
 }
 
-impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Single<'_, T> {
+impl<T: Element, S: Lanes<T>, const GROUPED: bool> WindowKernel<T, S> for Single<'_, T, GROUPED> {
     #[inline(always)]
     unsafe fn run<const N: usize, const STEP: usize, const V: usize, const WHOLE: bool>(
         &self,
@@ -90,7 +89,7 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Single<'_, T> {
 
 /// Two rows, in the order of their lines: each pixel of a line that both have is loaded once.
 pub(super) struct Pair<'a, T> {
-    pub window: Window<'a, T>,
+    pub window: Window<'a, T, false>,
     pub rows: [Row<'a, T>; 2],
 }
 
@@ -146,9 +145,9 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize, const ROWS: usize>
     TapKernel<T, S, N, V> for [Sums<T, S, N, V>; ROWS]
 {
     #[inline(always)]
-    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool>(
+    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool, const GROUPED: bool>(
         &mut self,
-        pixels: &Pixels<T, S>,
+        pixels: &Pixels<T, S, GROUPED>,
         first: usize,
     ) -> usize {
         let simd = pixels.simd;

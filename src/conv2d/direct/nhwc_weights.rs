@@ -1,11 +1,12 @@
-//! dw and db of a depthwise convolution, NHWC with one output per channel: channels in the lanes, x read in
-//! place.
+//! dw and db of a depthwise convolution, NHWC with one output per channel, or of groups of few channels: channels in
+//! the lanes, x read in place.
 //!
 //! Each tile of outputs adds its products to the sums of all taps, which stay in the first-level cache;
 //! those of a block of rows are summed apart, so that rounding errors grow with the number of blocks only.
 
 use std::ptr;
 
+use super::nhwc_groups::Groups;
 use super::nhwc_window::{
     Lines, Pixels, Source, TapKernel, Tile, Tiles, Window, WindowKernel, for_each_size, load_taps,
     vectors_of,
@@ -28,11 +29,12 @@ pub(super) struct Sums<'a, T> {
     pub gradient: &'a Gradient<'a, T>,
     pub rows: Taps,
     pub columns: Taps,
+    pub groups: &'a Groups<T>,
     /// First and end.
     pub channels: (usize, usize),
     /// First and end of the rows of y, counted over all images.
     pub units: (usize, usize),
-    /// `[taps, all channels]` of dw, and `[all channels]` of db behind them.
+    /// `[rows, terms, columns, all channels]` of dw, and `[all channels]` of db behind them.
     pub sums: *mut T,
     /// `scratch_len` elements.
     pub scratch: *mut T,
@@ -65,7 +67,10 @@ impl<T: Element> Kernel<T> for Sums<'_, T> {
             for block in (first..end).step_by(block_rows) {
                 self.scratch.write_bytes(0, self.taps_and_db() * lanes);
                 for row in block..end.min(block + block_rows) {
-                    self.row(simd, row, zeros);
+                    match self.groups.outputs == 1 {
+                        true => self.row::<S, false>(simd, row, zeros),
+                        false => self.row::<S, true>(simd, row, zeros),
+                    }
                 }
                 for lane in (0..count).step_by(S::LANES) {
                     let lanes = S::LANES.min(count - lane);
@@ -86,7 +91,10 @@ impl<T: Element> Sums<'_, T> {
     /// Taps, and db behind them.
     #[inline(always)]
     fn taps_and_db(&self) -> usize {
-        if self.x.is_null() { 1 } else { self.rows.count * self.columns.count + 1 }
+        match self.x.is_null() {
+            true => 1,
+            false => self.rows.count * self.groups.terms * self.columns.count + 1,
+        }
     }
 
     /// Adds a row, counted over all images, to the block's sums.
@@ -94,20 +102,27 @@ impl<T: Element> Sums<'_, T> {
     /// # Safety
     /// The tensors have the row.
     #[inline(always)]
-    unsafe fn row<S: Lanes<T>>(&mut self, simd: S, row: usize, zeros: *const T) {
+    unsafe fn row<S: Lanes<T>, const GROUPED: bool>(
+        &mut self,
+        simd: S,
+        row: usize,
+        zeros: *const T,
+    ) {
         let (image, row) = (row / self.shape.out_height, row % self.shape.out_height);
         let taps_and_db = self.taps_and_db();
         let [x_image, _, x_row, x_column] = self.shape.input_strides;
         let region =
             Region { image, channels: self.channels.0..self.channels.1, rows: row..row + 1 };
         let count = self.channels.1 - self.channels.0;
-        let x = self.x.wrapping_add(image * x_image + self.channels.0);
+        let first = self.channels.0 / self.groups.outputs * self.groups.terms;
+        let x = self.x.wrapping_add(image * x_image + first);
         let source = Source { start: [x, ptr::null()], strides: [x_row, x_column] };
         let lines = match self.x.is_null() {
             true => &mut self.lines[..0],
             false => &mut self.lines[..self.rows.count],
         };
-        let window = Window::new((&self.rows, &self.columns), row, &source, zeros, lines);
+        let window: Window<'_, T, GROUPED> =
+            Window::new((&self.rows, &self.columns), row, &source, zeros, self.groups, lines);
         // SAFETY: the caller answers for the row, and there is memory for it.
         unsafe {
             let view = self.gradient.view(self.shape, &region, self.region);
@@ -115,15 +130,15 @@ impl<T: Element> Sums<'_, T> {
             let offset = image * dy_image + row * dy_row + self.channels.0 * dy_channel;
             let mut kernel =
                 Row { window, view, offset, channels: count, sums: self.scratch, taps_and_db };
-            for_each_size(simd, &self.columns, self.shape.out_width, &mut kernel);
+            for_each_size::<_, _, GROUPED>(simd, &self.columns, self.shape.out_width, &mut kernel);
         }
     }
 }
 
 /// A block of channels of a row of y.
-struct Row<'a, T> {
+struct Row<'a, T, const GROUPED: bool> {
     /// Without lines for db alone.
-    window: Window<'a, T>,
+    window: Window<'a, T, GROUPED>,
     view: View<T>,
     /// Where its dy begins.
     offset: usize,
@@ -134,7 +149,7 @@ struct Row<'a, T> {
 }
 
 /// Tile by tile in their order, so that sums do not depend on the tiles' sizes.
-impl<T: Element> Tiles<T> for Row<'_, T> {
+impl<T: Element, const GROUPED: bool> Tiles<T> for Row<'_, T, GROUPED> {
     #[inline(always)]
     unsafe fn run<S: Lanes<T>, const N: usize, const STEP: usize>(
         &mut self,
@@ -146,7 +161,7 @@ impl<T: Element> Tiles<T> for Row<'_, T> {
     }
 }
 
-impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Row<'_, T> {
+impl<T: Element, S: Lanes<T>, const GROUPED: bool> WindowKernel<T, S> for Row<'_, T, GROUPED> {
     #[inline(always)]
     unsafe fn run<const N: usize, const STEP: usize, const V: usize, const WHOLE: bool>(
         &self,
@@ -193,9 +208,9 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N,
     for Products<T, S, N, V>
 {
     #[inline(always)]
-    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool>(
+    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool, const GROUPED: bool>(
         &mut self,
-        pixels: &Pixels<T, S>,
+        pixels: &Pixels<T, S, GROUPED>,
         first: usize,
     ) -> usize {
         let (simd, gradients) = (pixels.simd, &self.gradients);

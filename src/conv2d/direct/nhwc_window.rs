@@ -1,10 +1,12 @@
 //! The windows of one row of the grid of a depthwise pass, NHWC, and how kernels pass over them: a tile of
 //! neighbouring outputs times some vectors of channels at a time.
 //!
-//! Where the windows of neighbours share pixels, a kernel loads each once for three taps.
+//! Where the windows of neighbours share pixels, a kernel loads each once for three taps. `GROUPED` kernels spread
+//! the channels of groups over the lanes, and take the terms of a line one after the other.
 
 use std::ptr;
 
+use super::nhwc_groups::Groups;
 use crate::conv2d::gather::masked_at;
 use crate::conv2d::patches::Taps;
 use crate::gemm::blocking::DEPTH_BLOCK;
@@ -28,7 +30,7 @@ pub(super) struct Source<T> {
 
 /// Where the windows of a row of the grid lie.
 #[derive(Clone, Copy)]
-pub(super) struct Window<'a, T> {
+pub(super) struct Window<'a, T, const GROUPED: bool> {
     /// For each row of taps, the first pixel of the first output's window, or `zeros`.
     lines: &'a [Masked<T>],
     /// Zeros for all channels, which stand for the pixels of rows in the padding.
@@ -45,6 +47,7 @@ pub(super) struct Window<'a, T> {
     /// Pixels from output to output, and from tap to tap.
     step: usize,
     dilation: usize,
+    groups: &'a Groups<T>,
 }
 
 /// Whether there are registers for more sums than those of four outputs: 32, not 16.
@@ -78,7 +81,7 @@ pub(super) trait Tiles<T: Element> {
 /// # Safety
 /// The tiles may run.
 #[inline(always)]
-pub(super) unsafe fn for_each_size<T: Element, S: Lanes<T>>(
+pub(super) unsafe fn for_each_size<T: Element, S: Lanes<T>, const GROUPED: bool>(
     simd: S,
     taps: &Taps,
     width: usize,
@@ -95,7 +98,8 @@ pub(super) unsafe fn for_each_size<T: Element, S: Lanes<T>>(
         unsafe { tiles.run::<S, N, STEP>(simd, (first, end)) };
         end
     }
-    let dense = taps.offset_step.unsigned_abs() == 1;
+    // Of groups, sizes that share all of their pixels will do.
+    let dense = !GROUPED && taps.offset_step.unsigned_abs() == 1;
     let mut column = 0;
     while column < width {
         let columns = (column, width);
@@ -117,7 +121,7 @@ pub(super) unsafe fn for_each_size<T: Element, S: Lanes<T>>(
     }
 }
 
-impl<'a, T: Element> Window<'a, T> {
+impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
     /// Of row `row`; lists its lines, and as many more as there is room for.
     #[inline(always)]
     pub fn new(
@@ -125,6 +129,7 @@ impl<'a, T: Element> Window<'a, T> {
         row: usize,
         source: &Source<T>,
         zeros: *const T,
+        groups: &'a Groups<T>,
         lines: &'a mut [Masked<T>],
     ) -> Self {
         let [of_row, of_column] = source.strides;
@@ -143,7 +148,7 @@ impl<'a, T: Element> Window<'a, T> {
         let inside = (-first, extent as isize - first);
         let dilation = offset_step.unsigned_abs();
         let masked = !source.start[1].is_null();
-        Window { lines, zeros, pixel: of_column, inside, masked, taps, step, dilation }
+        Window { lines, zeros, pixel: of_column, inside, masked, taps, step, dilation, groups }
     }
 
     /// Runs a kernel for outputs `first..end` of the row, which are whole tiles of `N`, times `count` channels.
@@ -186,14 +191,15 @@ impl<'a, T: Element> Window<'a, T> {
         // SAFETY: the caller answers for the outputs.
         unsafe {
             // Whole cache lines.
-            while 2 * S::LANES <= TILE_LANES && channel + 2 * S::LANES <= count {
+            let pairs = !GROUPED && 2 * S::LANES <= TILE_LANES;
+            while pairs && channel + 2 * S::LANES <= count {
                 match whole {
                     true => kernel.run::<N, STEP, 2, true>(simd, tile, channel, S::LANES),
                     false => kernel.run::<N, STEP, 2, false>(simd, tile, channel, S::LANES),
                 }
                 channel += 2 * S::LANES;
             }
-            while 2 * S::LANES > TILE_LANES && whole && channel + S::LANES <= count {
+            while !pairs && whole && channel + S::LANES <= count {
                 kernel.run::<N, STEP, 1, true>(simd, tile, channel, S::LANES);
                 channel += S::LANES;
             }
@@ -234,23 +240,26 @@ impl<'a, T: Element> Window<'a, T> {
         kernel: &mut impl TapKernel<T, S, N, V>,
     ) {
         let shared = self.dilation == 1 && self.step == STEP;
+        let terms = if GROUPED { self.groups.terms } else { 1 };
         for &line in self.lines {
-            let pixels = self.pixels(simd, line, tile, channels);
-            let mut tap = 0;
-            while tap < self.taps {
-                // SAFETY: the caller answers for the pixels and the kernel.
-                tap += unsafe {
-                    match self.taps - tap {
-                        3.. if shared => kernel.add::<STEP, 3, WHOLE>(&pixels, tap),
-                        2 if shared => kernel.add::<STEP, 2, WHOLE>(&pixels, tap),
-                        _ => kernel.add::<1, 1, WHOLE>(&pixels, tap),
-                    }
-                };
+            for term in 0..terms {
+                let pixels = self.pixels(simd, line, tile, channels, term);
+                let mut tap = 0;
+                while tap < self.taps {
+                    // SAFETY: the caller answers for the pixels and the kernel.
+                    tap += unsafe {
+                        match self.taps - tap {
+                            3.. if shared => kernel.add::<STEP, 3, WHOLE, GROUPED>(&pixels, tap),
+                            2 if shared => kernel.add::<STEP, 2, WHOLE, GROUPED>(&pixels, tap),
+                            _ => kernel.add::<1, 1, WHOLE, GROUPED>(&pixels, tap),
+                        }
+                    };
+                }
             }
         }
     }
 
-    /// What a tile reads of a line, `count` channels of each vector from `channel` on.
+    /// What a tile reads of a line for one term of `count` channels of each vector from `channel` on.
     #[inline(always)]
     fn pixels<S: Lanes<T>>(
         &self,
@@ -258,7 +267,13 @@ impl<'a, T: Element> Window<'a, T> {
         line: Masked<T>,
         tile: Tile,
         (channel, count): (usize, usize),
-    ) -> Pixels<T, S> {
+        term: usize,
+    ) -> Pixels<T, S, GROUPED> {
+        let groups = self.groups;
+        let (channel, count) = match GROUPED {
+            true => (groups.source::<S>(channel, term), groups.count::<S>(count)),
+            false => (channel, count),
+        };
         let (place, stride) = match line[0] == self.zeros {
             true => (0, 0),
             false => ((tile.column * self.step).wrapping_mul(self.pixel), self.pixel),
@@ -271,6 +286,10 @@ impl<'a, T: Element> Window<'a, T> {
             inside: tile.inside,
             step: self.step,
             dilation: self.dilation,
+            numbers: match GROUPED {
+                true => groups.numbers(simd, term),
+                false => simd.splat(T::default()),
+            },
         }
     }
 }
@@ -307,9 +326,9 @@ pub(super) trait TapKernel<T: Element, S: Lanes<T>, const N: usize, const V: usi
     ///
     /// # Safety
     /// The pixels that exist can be read, and the kernel has as many taps left.
-    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool>(
+    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool, const GROUPED: bool>(
         &mut self,
-        pixels: &Pixels<T, S>,
+        pixels: &Pixels<T, S, GROUPED>,
         first: usize,
     ) -> usize;
 }
@@ -341,7 +360,7 @@ pub(super) unsafe fn load_taps<T: Element, S: Lanes<T>, const V: usize, const TA
 }
 
 /// Some channels of the pixels that a tile reads of a line.
-pub(super) struct Pixels<T: Element, S: Lanes<T>> {
+pub(super) struct Pixels<T: Element, S: Lanes<T>, const GROUPED: bool> {
     pub simd: S,
     /// Channels, where not all pixels and lanes exist.
     mask: S::Mask,
@@ -352,9 +371,11 @@ pub(super) struct Pixels<T: Element, S: Lanes<T>> {
     inside: (usize, usize),
     step: usize,
     dilation: usize,
+    /// Of groups, the term's number in each lane.
+    numbers: S::Vector,
 }
 
-impl<T: Element, S: Lanes<T>> Pixels<T, S> {
+impl<T: Element, S: Lanes<T>, const GROUPED: bool> Pixels<T, S, GROUPED> {
     /// Calls `body` with (tap, output, vector, pixel) for `TAPS` taps from number `first` on of `N` outputs: for
     /// several taps, of outputs that are `STEP` pixels apart, loads what these share once. What does not exist is
     /// 0.
@@ -391,6 +412,7 @@ impl<T: Element, S: Lanes<T>> Pixels<T, S> {
                     // SAFETY: the caller answers for pixels that exist.
                     let pixel = unsafe {
                         match WHOLE {
+                            true if GROUPED => simd.load_where(self.mask, pixel),
                             true => simd.load(pixel),
                             false if !exists => simd.splat(T::default()),
                             false if relu_output.is_null() => simd.load_where(self.mask, pixel),
@@ -400,6 +422,7 @@ impl<T: Element, S: Lanes<T>> Pixels<T, S> {
                             ),
                         }
                     };
+                    let pixel = if GROUPED { simd.permute(pixel, self.numbers) } else { pixel };
                     for tap in 0..TAPS {
                         let of_output = number.wrapping_sub(tap);
                         if number >= tap && of_output % STEP == 0 && of_output / STEP < N {

@@ -5,6 +5,7 @@ use std::{array, ptr};
 
 use super::band::Band;
 use super::depthwise_weights::{self, Plane};
+use super::nhwc_groups::Groups;
 use super::nhwc_weights::{self, Sums};
 use super::panel_copies::{self, Bands, CHANNELS, shape_of_panel, to_panel};
 use super::{TASK_WORK, nhwc_depthwise};
@@ -36,9 +37,9 @@ struct Plan {
     rows: Taps,
     columns: Taps,
     copies: Copies,
-    /// 0 when dw is not wanted.
+    /// Of an output, those of each input channel; 0 when dw is not wanted.
     taps: usize,
-    /// Elements of a part's sums: `[taps, out_channels]` of dw, then `[out_channels]` of db.
+    /// Elements of a part's sums: `[rows, terms, columns, out_channels]` of dw, then `[out_channels]` of db.
     sums_of_part: usize,
     /// Images, or rows of y over all images in NHWC.
     units: usize,
@@ -51,7 +52,7 @@ struct Plan {
 
 impl Plan {
     fn new<T: Element>(shape: &ConvShape, with_dw: bool) -> Self {
-        let taps = if with_dw { shape.window() } else { 0 };
+        let taps = if with_dw { shape.patch_len() } else { 0 };
         let sums_of_part = (taps + 1) * shape.out_channels;
         let rows = Taps::forward(&shape.height);
         let columns = Taps::forward(&shape.width);
@@ -167,11 +168,13 @@ pub(in crate::conv2d) fn run<T: Element>(
         }
     }
     if let Some(dw) = dw {
-        let [w_out, _, w_row, w_column] = shape.filter_strides();
+        let [w_out, w_in, w_row, w_column] = shape.filter_strides();
         for tap in 0..taps {
-            let (row, column) = (tap / shape.width.kernel, tap % shape.width.kernel);
+            let (line, column) = (tap / shape.width.kernel, tap % shape.width.kernel);
+            let (row, term) = (line / shape.group_in, line % shape.group_in);
+            let place = row * w_row + term * w_in + column * w_column;
             for channel in 0..shape.out_channels {
-                let dw = &mut dw[channel * w_out + row * w_row + column * w_column];
+                let dw = &mut dw[channel * w_out + place];
                 let sum = sums[tap * shape.out_channels + channel];
                 *dw = updated(pass.dw_alpha, sum, pass.dw_beta, *dw);
             }
@@ -201,7 +204,7 @@ enum Copies {
     Nhwc,
 }
 
-/// One part's sums of some channels: `[taps, out_channels]` of dw, then `[out_channels]` of db.
+/// One part's sums of some channels: `[rows, terms, columns, out_channels]` of dw, then `[out_channels]` of db.
 struct SumPart<'a, T> {
     shape: &'a ConvShape,
     pass: &'a BackwardWeights<'a, T>,
@@ -258,6 +261,7 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
                     gradient: &self.pass.gradient,
                     rows: self.rows,
                     columns: self.columns,
+                    groups: &Groups::new(self.shape.group_out, self.shape.group_in),
                     channels: self.channels,
                     units: self.units,
                     sums: self.sums,
@@ -273,7 +277,7 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
 impl<T: Element> SumPart<'_, T> {
     #[inline(always)]
     fn taps(&self) -> usize {
-        if self.with_dw { self.shape.height.kernel * self.shape.width.kernel } else { 0 }
+        if self.with_dw { self.shape.patch_len() } else { 0 }
     }
 
     /// The sum of a tap; of db behind the last tap.
@@ -303,6 +307,7 @@ impl<T: Element> SumPart<'_, T> {
         let dy_copy = x_copy.wrapping_add(bands.source_len());
         let sums = dy_copy.wrapping_add(bands.target_len());
         let x = self.pass.x.map_or(ptr::null(), <[T]>::as_ptr);
+        let groups = Groups::new(1, 1);
         let mut of_window = [[ptr::null(); 2]; DEPTH_BLOCK];
         for line in 0..lines {
             // SAFETY: the panel's sums.
@@ -332,6 +337,7 @@ impl<T: Element> SumPart<'_, T> {
                     gradient: &Gradient::Stored { dy, relu_output: None },
                     rows,
                     columns,
+                    groups: &groups,
                     channels: (0, CHANNELS),
                     units: (0, band.grid.1 - band.grid.0),
                     sums,
