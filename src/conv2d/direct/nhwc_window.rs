@@ -112,7 +112,7 @@ pub(super) unsafe fn for_each_size<T: Element, S: Lanes<T>, const GROUPED: bool>
                 }
                 (2, 4..) if dense => run::<T, S, 4, 2>(simd, columns, tiles),
                 (2, 2..) if dense => run::<T, S, 2, 2>(simd, columns, tiles),
-                (_, 7..) if has_many_registers::<T, S>() => run::<T, S, 7, 1>(simd, columns, tiles),
+                (_, 7..) if GROUPED || has_many_registers::<T, S>() => run::<T, S, 7, 1>(simd, columns, tiles),
                 (_, 4..) => run::<T, S, 4, 1>(simd, columns, tiles),
                 (_, 2..) => run::<T, S, 2, 1>(simd, columns, tiles),
                 _ => run::<T, S, 1, 1>(simd, columns, tiles),
