@@ -248,7 +248,8 @@ impl<T: Element, const N: usize, const STEP: usize, const GROUPED: bool> Kernel<
         let (mut row, end) = rows.rows;
         let channels = pass.groups * pass.outputs;
         // The sums of two rows take most of 32 registers. (Of few outputs, they are not worth their code.)
-        let pairs = N >= 4 && !GROUPED && has_many_registers::<T, S>() && shares_lines(&pass.rows);
+        let registers = N >= 4 && !GROUPED && has_many_registers::<T, S>();
+        let pairs = registers && shares_lines(&pass.rows) && pass.relu_output.is_null();
         // SAFETY: whoever runs the rows answers for them.
         unsafe {
             while pairs && row + 1 < end {

@@ -69,8 +69,16 @@ pub(super) struct Single<'a, T, const GROUPED: bool> {
 }
 
 impl<T: Element, S: Lanes<T>, const GROUPED: bool> WindowKernel<T, S> for Single<'_, T, GROUPED> {
+    const TAKES_MASKED: bool = true;
+
     #[inline(always)]
-    unsafe fn run<const N: usize, const STEP: usize, const V: usize, const WHOLE: bool>(
+    unsafe fn run<
+        const N: usize,
+        const STEP: usize,
+        const V: usize,
+        const WHOLE: bool,
+        const MASKED: bool,
+    >(
         &self,
         simd: S,
         tile: Tile,
@@ -81,21 +89,30 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> WindowKernel<T, S> for Single
         let mut sums = [self.row.sums::<S, N, V>(simd, channel)];
         // SAFETY: the caller answers for the lines and the target; the filters have whole vectors.
         unsafe {
-            self.window.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut sums);
+            self.window
+                .for_each_tap::<S, N, STEP, V, WHOLE, MASKED>(simd, tile, channels, &mut sums);
             self.row.write(simd, tile, channels, &sums[0].sums);
         }
     }
 }
 
-/// Two rows, in the order of their lines: each pixel of a line that both have is loaded once.
+/// Two rows, in the order of their lines: each pixel of a line that both have is loaded once. Nothing masks them.
 pub(super) struct Pair<'a, T> {
     pub window: Window<'a, T, false>,
     pub rows: [Row<'a, T>; 2],
 }
 
 impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Pair<'_, T> {
+    const TAKES_MASKED: bool = false;
+
     #[inline(always)]
-    unsafe fn run<const N: usize, const STEP: usize, const V: usize, const WHOLE: bool>(
+    unsafe fn run<
+        const N: usize,
+        const STEP: usize,
+        const V: usize,
+        const WHOLE: bool,
+        const MASKED: bool,
+    >(
         &self,
         simd: S,
         tile: Tile,
@@ -109,10 +126,10 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Pair<'_, T> {
         // SAFETY: the caller answers for the lines and the targets; the filters have whole vectors.
         unsafe {
             let first = array::from_mut(&mut both[0]);
-            alone.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, first);
-            shared.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut both);
+            alone.for_each_tap::<S, N, STEP, V, WHOLE, MASKED>(simd, tile, channels, first);
+            shared.for_each_tap::<S, N, STEP, V, WHOLE, MASKED>(simd, tile, channels, &mut both);
             let second = array::from_mut(&mut both[1]);
-            behind.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, second);
+            behind.for_each_tap::<S, N, STEP, V, WHOLE, MASKED>(simd, tile, channels, second);
             one.write(simd, tile, channels, &both[0].sums);
             other.write(simd, tile, channels, &both[1].sums);
         }
@@ -145,7 +162,13 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize, const ROWS: usize>
     TapKernel<T, S, N, V> for [Sums<T, S, N, V>; ROWS]
 {
     #[inline(always)]
-    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool, const GROUPED: bool>(
+    unsafe fn add<
+        const STEP: usize,
+        const TAPS: usize,
+        const WHOLE: bool,
+        const MASKED: bool,
+        const GROUPED: bool,
+    >(
         &mut self,
         pixels: &Pixels<T, S, GROUPED>,
         first: usize,
@@ -157,7 +180,7 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize, const ROWS: usize>
             for (weights, sums) in weights.iter_mut().zip(self.iter_mut()) {
                 *weights = sums.weights::<TAPS>(simd);
             }
-            pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
+            pixels.for_each::<N, STEP, V, TAPS, WHOLE, MASKED>(
                 first,
                 #[inline(always)]
                 |tap, n, v, pixel| {

@@ -162,8 +162,16 @@ impl<T: Element, const GROUPED: bool> Tiles<T> for Row<'_, T, GROUPED> {
 }
 
 impl<T: Element, S: Lanes<T>, const GROUPED: bool> WindowKernel<T, S> for Row<'_, T, GROUPED> {
+    const TAKES_MASKED: bool = false;
+
     #[inline(always)]
-    unsafe fn run<const N: usize, const STEP: usize, const V: usize, const WHOLE: bool>(
+    unsafe fn run<
+        const N: usize,
+        const STEP: usize,
+        const V: usize,
+        const WHOLE: bool,
+        const MASKED: bool,
+    >(
         &self,
         simd: S,
         tile: Tile,
@@ -184,7 +192,12 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> WindowKernel<T, S> for Row<'_
             let sums = self.sums.add(vectors_of(self.taps_and_db, channel));
             let mut kernel = Products { gradients, sums };
             let channels = (channel, count);
-            self.window.for_each_tap::<S, N, STEP, V, WHOLE>(simd, tile, channels, &mut kernel);
+            self.window.for_each_tap::<S, N, STEP, V, WHOLE, MASKED>(
+                simd,
+                tile,
+                channels,
+                &mut kernel,
+            );
             for (v, gradients) in gradients.iter().enumerate() {
                 let total = kernel.sums.add(v * S::LANES);
                 let mut sum = simd.load(total);
@@ -208,7 +221,13 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N,
     for Products<T, S, N, V>
 {
     #[inline(always)]
-    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool, const GROUPED: bool>(
+    unsafe fn add<
+        const STEP: usize,
+        const TAPS: usize,
+        const WHOLE: bool,
+        const MASKED: bool,
+        const GROUPED: bool,
+    >(
         &mut self,
         pixels: &Pixels<T, S, GROUPED>,
         first: usize,
@@ -217,7 +236,7 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N,
         // SAFETY: the caller answers for the pixels and the sums.
         unsafe {
             let mut sums = load_taps::<T, S, V, TAPS>(simd, self.sums);
-            pixels.for_each::<N, STEP, V, TAPS, WHOLE>(
+            pixels.for_each::<N, STEP, V, TAPS, WHOLE, MASKED>(
                 first,
                 #[inline(always)]
                 |tap, n, v, pixel| {

@@ -112,9 +112,11 @@ pub(super) unsafe fn for_each_size<T: Element, S: Lanes<T>, const GROUPED: bool>
                 }
                 (2, 4..) if dense => run::<T, S, 4, 2>(simd, columns, tiles),
                 (2, 2..) if dense => run::<T, S, 2, 2>(simd, columns, tiles),
-                (_, 7..) if GROUPED || has_many_registers::<T, S>() => run::<T, S, 7, 1>(simd, columns, tiles),
+                (_, 7..) if GROUPED || has_many_registers::<T, S>() => {
+                    run::<T, S, 7, 1>(simd, columns, tiles)
+                }
                 (_, 4..) => run::<T, S, 4, 1>(simd, columns, tiles),
-                (_, 2..) => run::<T, S, 2, 1>(simd, columns, tiles),
+                (_, 2..) if !GROUPED => run::<T, S, 2, 1>(simd, columns, tiles),
                 _ => run::<T, S, 1, 1>(simd, columns, tiles),
             }
         };
@@ -133,6 +135,8 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
         lines: &'a mut [Masked<T>],
     ) -> Self {
         let [of_row, of_column] = source.strides;
+        let masked = !source.start[1].is_null();
+        let outside = [zeros, if masked { zeros } else { ptr::null() }];
         let first = columns.source(0, columns.in_order(0));
         for (tap, line) in lines.iter_mut().enumerate() {
             let y = rows.source(row, tap);
@@ -140,14 +144,13 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
             let place = y.wrapping_mul(of_row as isize);
             let place = place.wrapping_add(first.wrapping_mul(of_column as isize));
             *line = match rows.outside(y) {
-                true => [zeros, ptr::null()],
+                true => outside,
                 false => masked_at(source.start, place as usize),
             };
         }
         let Taps { count: taps, step, offset_step, extent, .. } = *columns;
         let inside = (-first, extent as isize - first);
         let dilation = offset_step.unsigned_abs();
-        let masked = !source.start[1].is_null();
         Window { lines, zeros, pixel: of_column, inside, masked, taps, step, dilation, groups }
     }
 
@@ -165,7 +168,7 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
     ) {
         for column in (first..end).step_by(N) {
             // SAFETY: the caller answers for the outputs.
-            unsafe { self.tile::<S, N, STEP>(simd, column, count, kernel) };
+            unsafe { self.tile::<S, _, N, STEP>(simd, column, count, kernel) };
         }
     }
 
@@ -174,12 +177,12 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
     /// # Safety
     /// As for `for_each_tile`.
     #[inline(always)]
-    unsafe fn tile<S: Lanes<T>, const N: usize, const STEP: usize>(
+    unsafe fn tile<S: Lanes<T>, K: WindowKernel<T, S>, const N: usize, const STEP: usize>(
         &self,
         simd: S,
         column: usize,
         count: usize,
-        kernel: &impl WindowKernel<T, S>,
+        kernel: &K,
     ) {
         let skipped = (column * self.step) as isize;
         let (before, behind) = (self.inside.0 - skipped, self.inside.1 - skipped);
@@ -193,19 +196,29 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
             // Whole cache lines.
             let pairs = !GROUPED && 2 * S::LANES <= TILE_LANES;
             while pairs && channel + 2 * S::LANES <= count {
-                match whole {
-                    true => kernel.run::<N, STEP, 2, true>(simd, tile, channel, S::LANES),
-                    false => kernel.run::<N, STEP, 2, false>(simd, tile, channel, S::LANES),
+                match (whole, K::TAKES_MASKED && self.masked) {
+                    (true, _) => {
+                        kernel.run::<N, STEP, 2, true, false>(simd, tile, channel, S::LANES)
+                    }
+                    (_, false) => {
+                        kernel.run::<N, STEP, 2, false, false>(simd, tile, channel, S::LANES)
+                    }
+                    (_, true) => {
+                        kernel.run::<N, STEP, 2, false, true>(simd, tile, channel, S::LANES)
+                    }
                 }
                 channel += 2 * S::LANES;
             }
             while !pairs && whole && channel + S::LANES <= count {
-                kernel.run::<N, STEP, 1, true>(simd, tile, channel, S::LANES);
+                kernel.run::<N, STEP, 1, true, false>(simd, tile, channel, S::LANES);
                 channel += S::LANES;
             }
             while channel < count {
                 let lanes = S::LANES.min(count - channel);
-                kernel.run::<N, STEP, 1, false>(simd, tile, channel, lanes);
+                match K::TAKES_MASKED && self.masked {
+                    false => kernel.run::<N, STEP, 1, false, false>(simd, tile, channel, lanes),
+                    true => kernel.run::<N, STEP, 1, false, true>(simd, tile, channel, lanes),
+                }
                 channel += lanes;
             }
         }
@@ -232,6 +245,7 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
         const STEP: usize,
         const V: usize,
         const WHOLE: bool,
+        const MASKED: bool,
     >(
         &self,
         simd: S,
@@ -249,9 +263,13 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
                     // SAFETY: the caller answers for the pixels and the kernel.
                     tap += unsafe {
                         match self.taps - tap {
-                            3.. if shared => kernel.add::<STEP, 3, WHOLE, GROUPED>(&pixels, tap),
-                            2 if shared => kernel.add::<STEP, 2, WHOLE, GROUPED>(&pixels, tap),
-                            _ => kernel.add::<1, 1, WHOLE, GROUPED>(&pixels, tap),
+                            3.. if shared => {
+                                kernel.add::<STEP, 3, WHOLE, MASKED, GROUPED>(&pixels, tap)
+                            }
+                            2 if shared => {
+                                kernel.add::<STEP, 2, WHOLE, MASKED, GROUPED>(&pixels, tap)
+                            }
+                            _ => kernel.add::<1, 1, WHOLE, MASKED, GROUPED>(&pixels, tap),
                         }
                     };
                 }
@@ -282,6 +300,7 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
             simd,
             mask: simd.mask_between(0, count),
             start: masked_at(line, place.wrapping_add(channel)),
+            zeros: self.zeros.wrapping_add(channel),
             stride,
             inside: tile.inside,
             step: self.step,
@@ -304,13 +323,22 @@ pub(super) struct Tile {
 
 /// What is done with each tile of a row.
 pub(super) trait WindowKernel<T: Element, S: Lanes<T>> {
+    /// Whether something may mask the pixels.
+    const TAKES_MASKED: bool;
+
     /// `N` outputs, `STEP` pixels apart where they share pixels, times `V` vectors of channels from `channel`
-    /// on, the last one of `count` channels; where the tile is `WHOLE`, all its pixels and lanes exist, and
-    /// nothing masks them.
+    /// on, the last one of `count` channels; where the tile is `WHOLE`, all its pixels and lanes exist. `MASKED`
+    /// where something masks the pixels.
     ///
     /// # Safety
     /// As for `Window::for_each_tile`.
-    unsafe fn run<const N: usize, const STEP: usize, const V: usize, const WHOLE: bool>(
+    unsafe fn run<
+        const N: usize,
+        const STEP: usize,
+        const V: usize,
+        const WHOLE: bool,
+        const MASKED: bool,
+    >(
         &self,
         simd: S,
         tile: Tile,
@@ -326,7 +354,13 @@ pub(super) trait TapKernel<T: Element, S: Lanes<T>, const N: usize, const V: usi
     ///
     /// # Safety
     /// The pixels that exist can be read, and the kernel has as many taps left.
-    unsafe fn add<const STEP: usize, const TAPS: usize, const WHOLE: bool, const GROUPED: bool>(
+    unsafe fn add<
+        const STEP: usize,
+        const TAPS: usize,
+        const WHOLE: bool,
+        const MASKED: bool,
+        const GROUPED: bool,
+    >(
         &mut self,
         pixels: &Pixels<T, S, GROUPED>,
         first: usize,
@@ -364,8 +398,9 @@ pub(super) struct Pixels<T: Element, S: Lanes<T>, const GROUPED: bool> {
     pub simd: S,
     /// Channels, where not all pixels and lanes exist.
     mask: S::Mask,
-    /// The first output's first tap.
+    /// The first output's first tap, and what is read for one that does not exist.
     start: Masked<T>,
+    zeros: *const T,
     stride: usize,
     /// The first position that exists, and how many do.
     inside: (usize, usize),
@@ -389,6 +424,7 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> Pixels<T, S, GROUPED> {
         const V: usize,
         const TAPS: usize,
         const WHOLE: bool,
+        const MASKED: bool,
     >(
         &self,
         first: usize,
@@ -407,21 +443,22 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> Pixels<T, S, GROUPED> {
                 let start = next;
                 next = masked_at(next, unit.wrapping_mul(self.stride));
                 for v in 0..V {
-                    let [pixel, relu_output] = masked_at(start, v * S::LANES);
                     let simd = self.simd;
-                    // SAFETY: the caller answers for pixels that exist.
-                    let pixel = unsafe {
-                        match WHOLE {
-                            true if GROUPED => simd.load_where(self.mask, pixel),
-                            true => simd.load(pixel),
-                            false if !exists => simd.splat(T::default()),
-                            false if relu_output.is_null() => simd.load_where(self.mask, pixel),
-                            false => simd.relu_gradient(
-                                simd.load_where(self.mask, relu_output),
-                                simd.load_where(self.mask, pixel),
-                            ),
-                        }
+                    let [pixel, relu_output] = start.map(|start| {
+                        // No branch: with sums in registers on both sides, some would be spilled.
+                        let start = if WHOLE || exists { start } else { self.zeros };
+                        start.wrapping_add(v * S::LANES)
+                    });
+                    let load = |from: *const T| match WHOLE && !GROUPED {
+                        // SAFETY: the caller answers for pixels that exist, and there are zeros for the others.
+                        true => unsafe { simd.load(from) },
+                        // SAFETY: the same.
+                        false => unsafe { simd.load_where(self.mask, from) },
                     };
+                    let mut pixel = load(pixel);
+                    if MASKED {
+                        pixel = simd.relu_gradient(load(relu_output), pixel);
+                    }
                     let pixel = if GROUPED { simd.permute(pixel, self.numbers) } else { pixel };
                     for tap in 0..TAPS {
                         let of_output = number.wrapping_sub(tap);
