@@ -16,6 +16,7 @@ mod depthwise_weights;
 pub(super) mod filters;
 mod nhwc_depthwise;
 mod nhwc_groups;
+mod nhwc_pixels;
 mod nhwc_row;
 mod nhwc_weights;
 mod nhwc_window;

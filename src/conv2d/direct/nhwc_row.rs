@@ -3,7 +3,8 @@
 
 use std::array;
 
-use super::nhwc_window::{Pixels, TapKernel, Tile, Window, WindowKernel, load_taps, vectors_of};
+use super::nhwc_pixels::{Pixels, TapKernel, load_taps, vectors_of};
+use super::nhwc_window::{Tile, Window, WindowKernel};
 use crate::conv2d::gather::Gather;
 use crate::simd::{Element, Lanes, TILE_LANES};
 

@@ -7,10 +7,8 @@
 use std::ptr;
 
 use super::nhwc_groups::Groups;
-use super::nhwc_window::{
-    Lines, Pixels, Source, TapKernel, Tile, Tiles, Window, WindowKernel, for_each_size, load_taps,
-    vectors_of,
-};
+use super::nhwc_pixels::{Pixels, TapKernel, load_taps, vectors_of};
+use super::nhwc_window::{Lines, Source, Tile, Tiles, Window, WindowKernel, for_each_size};
 use super::weights::gradient;
 use crate::conv2d::gradient::{Gradient, View};
 use crate::conv2d::patches::Taps;
