@@ -256,8 +256,8 @@ impl<T: Element, const N: usize, const STEP: usize, const GROUPED: bool> Kernel<
                 // In the order of their lines, which that of the taps is.
                 let order = if pass.rows.offset_step > 0 { [row, row + 1] } else { [row + 1, row] };
                 let window = rows.window(order[0], pass.rows.count + pass.rows.step);
-                let rows = order.map(|row| Row::new(pass, filters, image, row));
-                let kernel = Pair { window, rows };
+                let row_at = |row| Row::new(pass, filters, image, row);
+                let kernel = Pair { window, rows: [row_at(order[0]), row_at(order[1])] };
                 window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel);
                 row += 2;
             }

@@ -105,20 +105,20 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> Pixels<T, S, GROUPED> {
                 next = masked_at(next, unit.wrapping_mul(self.stride));
                 for v in 0..V {
                     let simd = self.simd;
-                    let [pixel, relu_output] = start.map(|start| {
-                        // No branch: with sums in registers on both sides, some would be spilled.
+                    // No branch: with sums in registers on both sides, some would be spilled.
+                    let or_zeros = |start: *const T| {
                         let start = if WHOLE || exists { start } else { self.zeros };
                         start.wrapping_add(v * S::LANES)
-                    });
+                    };
                     let load = |from: *const T| match WHOLE && !GROUPED {
                         // SAFETY: the caller answers for pixels that exist, and there are zeros for the others.
                         true => unsafe { simd.load(from) },
                         // SAFETY: the same.
                         false => unsafe { simd.load_where(self.mask, from) },
                     };
-                    let mut pixel = load(pixel);
+                    let mut pixel = load(or_zeros(start[0]));
                     if MASKED {
-                        pixel = simd.relu_gradient(load(relu_output), pixel);
+                        pixel = simd.relu_gradient(load(or_zeros(start[1])), pixel);
                     }
                     let pixel = if GROUPED { simd.permute(pixel, self.numbers) } else { pixel };
                     for tap in 0..TAPS {

@@ -226,8 +226,14 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
     #[inline(always)]
     pub fn of_pair(&self, step: usize) -> [Self; 3] {
         let end = self.lines.len();
-        [(0, step), (step, end - step), (end - step, end)]
-            .map(|(first, end)| Window { lines: &self.lines[first..end], ..*self })
+        // (Not by an array's `map`, whose closure would be a call.)
+        [self.part(0, step), self.part(step, end - step), self.part(end - step, end)]
+    }
+
+    /// Of some of its lines.
+    #[inline(always)]
+    fn part(&self, first: usize, end: usize) -> Self {
+        Window { lines: &self.lines[first..end], ..*self }
     }
 
     /// Runs a kernel for the taps of a tile in the order of the source, line by line, some together where the
