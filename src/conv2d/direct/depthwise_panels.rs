@@ -4,13 +4,13 @@
 use std::ptr;
 
 use super::TASK_WORK;
-use super::nhwc_depthwise::{self, Filters, Rows};
+use super::nhwc_depthwise::{self, Filters};
+use super::nhwc_window::no_lines;
 use super::panel_copies::{self, Band, Bands, CHANNELS, from_panel, shape_of_panel};
 use crate::context::Context;
 use crate::conv2d::backward_data::BackwardData;
 use crate::conv2d::gather::{self, Gather};
 use crate::error::Result;
-use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::scratch::ScratchLen;
 use crate::shape::{Activation, ConvShape, Layout};
 use crate::simd::{Element, Kernel, Lanes};
@@ -157,7 +157,7 @@ impl<T: Element> Kernel<T> for GatherPanels<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let Panels { passes, places, count, in_place, bands, panels, .. } = self.panels;
-        let mut lines = [[ptr::null(); 2]; DEPTH_BLOCK];
+        let mut lines = no_lines();
         let pass = &passes[0];
         let mut copied = self.panels.copied;
         let copied = &mut copied[..*count];
@@ -186,18 +186,8 @@ impl<T: Element> Kernel<T> for GatherPanels<'_, T> {
             // copies.
             unsafe {
                 self.copy_source(simd, pass, [image, first, channels], &band);
-                let rows = band.grid.1 - band.grid.0;
-                for (number, pass) in copied.iter().enumerate() {
-                    let rows = Rows {
-                        filters: self.filters,
-                        pass: (pass, number),
-                        image: 0,
-                        rows: (0, rows.min(pass.grid_height)),
-                        channel: first,
-                        lines: &mut lines,
-                    };
-                    rows.run(simd);
-                }
+                let rows = (0, band.grid.1 - band.grid.0);
+                self.filters.rows(simd, copied, 0, rows, first, &mut lines);
                 if !in_place {
                     self.write_target(simd, pass, [image, first, channels], &band);
                 }

@@ -1,9 +1,10 @@
 //! Direct convolution: no patch is ever stored.
 //!
-//! Where there are enough channels they are the lanes, on both layouts. With few outputs the pixels are,
-//! and in NCHW with few terms too, as for depthwise convolutions, one input channel per group. NHWC
-//! there has the channels of both tensors in the lanes, and so it has those of groups of few. Forward and backward data are one pass each of
-//! these: both gather, over taps, from x and from a phase of dy. dw has output channels in the lanes too.
+//! Where there are enough channels they are the lanes, on both layouts. With few outputs the pixels are, and
+//! in NCHW with few terms too, as for depthwise convolutions, one input channel per group. NHWC there has the
+//! channels of both tensors in the lanes, and so it has those of groups of few. Forward and backward data are
+//! one pass each of these: both gather, over taps, from x and from a phase of dy. dw has output channels in
+//! the lanes too.
 
 mod band;
 mod band_copy;

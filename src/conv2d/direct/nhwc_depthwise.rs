@@ -1,13 +1,11 @@
 //! Depthwise, NHWC with one output per channel, or groups of few channels: channels in the lanes, the source read in
 //! place.
 
-use std::ptr;
-
 use super::TASK_WORK;
 use super::nhwc_groups::Groups;
 use super::nhwc_row::{Pair, Row, Single};
 use super::nhwc_window::{
-    Lines, Source, Tiles, Window, for_each_size, has_many_registers, shares_lines,
+    Lines, Source, Tiles, Window, for_each_size, has_many_registers, no_lines, shares_lines,
 };
 use crate::context::Context;
 use crate::conv2d::gather::Gather;
@@ -130,6 +128,29 @@ impl<T: Element> Filters<T> {
         Filters { zeros: scratch.shared(), start: start(), len, groups }
     }
 
+    /// Computes rows `first..end` of some passes over one image, whose channels begin at number `channel`, a
+    /// multiple of `TILE_LANES`, of the packed ones. `lines` is room for those of windows.
+    ///
+    /// # Safety
+    /// The passes' source has what the rows read, and nobody else uses these rows of the target.
+    #[inline(always)]
+    pub unsafe fn rows<S: Lanes<T>>(
+        &self,
+        simd: S,
+        passes: &[Gather<T>],
+        image: usize,
+        (first, end): (usize, usize),
+        channel: usize,
+        lines: &mut Lines<T>,
+    ) {
+        for (number, pass) in passes.iter().enumerate() {
+            let rows = (first, end.min(pass.grid_height));
+            let rows = Rows { filters: self, pass: (pass, number), image, rows, channel, lines };
+            // SAFETY: passed on to the caller.
+            unsafe { rows.run(simd) };
+        }
+    }
+
     /// The filters of a pass from a channel on.
     #[inline(always)]
     fn of_channel(&self, number: usize, pass: &Gather<T>, channel: usize) -> *const T {
@@ -168,17 +189,17 @@ unsafe fn pack<T: Element>(pass: &Gather<T>, block: usize, target: *mut T) {
 }
 
 /// Some rows of a pass over one image.
-pub(super) struct Rows<'a, T> {
-    pub filters: &'a Filters<T>,
+struct Rows<'a, T> {
+    filters: &'a Filters<T>,
     /// The pass and its number.
-    pub pass: (&'a Gather<T>, usize),
-    pub image: usize,
+    pass: (&'a Gather<T>, usize),
+    image: usize,
     /// First and end.
-    pub rows: (usize, usize),
+    rows: (usize, usize),
     /// The number of the first channel, a multiple of `TILE_LANES`, among the packed ones.
-    pub channel: usize,
+    channel: usize,
     /// Room for those of windows.
-    pub lines: &'a mut Lines<T>,
+    lines: &'a mut Lines<T>,
 }
 
 impl<T: Element> Rows<'_, T> {
@@ -187,16 +208,13 @@ impl<T: Element> Rows<'_, T> {
     /// # Safety
     /// The source has what the rows read, and nobody else uses these rows of the target.
     #[inline(always)]
-    pub unsafe fn run<S: Lanes<T>>(mut self, simd: S) {
+    unsafe fn run<S: Lanes<T>>(mut self, simd: S) {
         let Gather { columns, grid_width: width, outputs, .. } = *self.pass.0;
         // SAFETY: passed on to the caller.
         unsafe {
-            if outputs == 1 {
-                let mut tiles = RowTiles::<_, false>(&mut self);
-                for_each_size::<_, _, false>(simd, &columns, width, &mut tiles);
-            } else {
-                let mut tiles = RowTiles::<_, true>(&mut self);
-                for_each_size::<_, _, true>(simd, &columns, width, &mut tiles);
+            match outputs == 1 {
+                true => for_each_size::<_, _, false>(simd, &columns, width, &mut self),
+                false => for_each_size::<_, _, true>(simd, &columns, width, &mut self),
             }
         }
     }
@@ -214,17 +232,14 @@ impl<T: Element> Rows<'_, T> {
     }
 }
 
-/// All tiles of rows.
-struct RowTiles<'a, 'b, T, const GROUPED: bool>(&'a mut Rows<'b, T>);
-
-impl<T: Element, const GROUPED: bool> Tiles<T> for RowTiles<'_, '_, T, GROUPED> {
+impl<T: Element, const GROUPED: bool> Tiles<T, GROUPED> for Rows<'_, T> {
     #[inline(always)]
     unsafe fn run<S: Lanes<T>, const N: usize, const STEP: usize>(
         &mut self,
         simd: S,
         columns: (usize, usize),
     ) {
-        simd.call(TilesOfRows::<_, N, STEP, GROUPED> { rows: self.0, columns });
+        simd.call(TilesOfRows::<_, N, STEP, GROUPED> { rows: self, columns });
     }
 }
 
@@ -288,7 +303,7 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
         let Plan { height, part_rows, parts, .. } = self.plan;
         let source_row =
             self.passes[0].columns.extent * self.passes[0].groups * self.passes[0].terms;
-        let mut lines = [[ptr::null(); 2]; DEPTH_BLOCK];
+        let mut lines = no_lines();
         for number in self.first..self.end {
             let (image, part) = (number / parts, number % parts);
             let (first, end) = (part * part_rows, height.min((part + 1) * part_rows));
@@ -298,18 +313,9 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
                 _ => (CACHED / (source_row * size_of::<T>())).max(1),
             };
             for first in (first..end).step_by(some) {
-                for (number, pass) in self.passes.iter().enumerate() {
-                    let rows = Rows {
-                        filters: self.filters,
-                        pass: (pass, number),
-                        image,
-                        rows: (first, end.min(first + some).min(pass.grid_height)),
-                        channel: 0,
-                        lines: &mut lines,
-                    };
-                    // SAFETY: the source has what the rows read; the target is this task's.
-                    unsafe { rows.run(simd) };
-                }
+                let rows = (first, end.min(first + some));
+                // SAFETY: the source has what the rows read; the target is this task's.
+                unsafe { self.filters.rows(simd, self.passes, image, rows, 0, &mut lines) };
             }
         }
     }

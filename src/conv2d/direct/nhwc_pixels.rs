@@ -8,6 +8,38 @@ use crate::simd::{Element, Lanes, TILE_LANES};
 /// Rows of pixels: a tensor, and what masks it at the same places; null for none.
 pub(super) type Masked<T> = [*const T; 2];
 
+/// What is known of the pixels that a tile reads.
+pub(super) trait Mode {
+    /// They and all lanes exist.
+    const WHOLE: bool;
+    /// Something masks them.
+    const MASKED: bool;
+}
+
+/// All of them exist, and nothing masks them.
+pub(super) struct Whole;
+
+/// Some may not exist.
+pub(super) struct Partial;
+
+/// Some may not exist, and a ReLU's output masks the others.
+pub(super) struct PartialMasked;
+
+impl Mode for Whole {
+    const WHOLE: bool = true;
+    const MASKED: bool = false;
+}
+
+impl Mode for Partial {
+    const WHOLE: bool = false;
+    const MASKED: bool = false;
+}
+
+impl Mode for PartialMasked {
+    const WHOLE: bool = false;
+    const MASKED: bool = true;
+}
+
 /// What is done with the taps of a tile of `N` outputs and `V` vectors.
 pub(super) trait TapKernel<T: Element, S: Lanes<T>, const N: usize, const V: usize> {
     /// Takes `TAPS` taps of a line, from number `first` on, of outputs that are `STEP` pixels apart where there are
@@ -15,13 +47,7 @@ pub(super) trait TapKernel<T: Element, S: Lanes<T>, const N: usize, const V: usi
     ///
     /// # Safety
     /// The pixels that exist can be read, and the kernel has as many taps left.
-    unsafe fn add<
-        const STEP: usize,
-        const TAPS: usize,
-        const WHOLE: bool,
-        const MASKED: bool,
-        const GROUPED: bool,
-    >(
+    unsafe fn add<const STEP: usize, const TAPS: usize, M: Mode, const GROUPED: bool>(
         &mut self,
         pixels: &Pixels<T, S, GROUPED>,
         first: usize,
@@ -77,15 +103,14 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> Pixels<T, S, GROUPED> {
     /// 0.
     ///
     /// # Safety
-    /// The pixels that exist can be read.
+    /// The pixels that exist and the zeros can be read.
     #[inline(always)]
     pub unsafe fn for_each<
         const N: usize,
         const STEP: usize,
         const V: usize,
         const TAPS: usize,
-        const WHOLE: bool,
-        const MASKED: bool,
+        M: Mode,
     >(
         &self,
         first: usize,
@@ -107,17 +132,17 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> Pixels<T, S, GROUPED> {
                     let simd = self.simd;
                     // No branch: with sums in registers on both sides, some would be spilled.
                     let or_zeros = |start: *const T| {
-                        let start = if WHOLE || exists { start } else { self.zeros };
+                        let start = if M::WHOLE || exists { start } else { self.zeros };
                         start.wrapping_add(v * S::LANES)
                     };
-                    let load = |from: *const T| match WHOLE && !GROUPED {
+                    let load = |from: *const T| match M::WHOLE && !GROUPED {
                         // SAFETY: the caller answers for pixels that exist, and there are zeros for the others.
                         true => unsafe { simd.load(from) },
                         // SAFETY: the same.
                         false => unsafe { simd.load_where(self.mask, from) },
                     };
                     let mut pixel = load(or_zeros(start[0]));
-                    if MASKED {
+                    if M::MASKED {
                         pixel = simd.relu_gradient(load(or_zeros(start[1])), pixel);
                     }
                     let pixel = if GROUPED { simd.permute(pixel, self.numbers) } else { pixel };

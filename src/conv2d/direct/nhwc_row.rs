@@ -3,7 +3,7 @@
 
 use std::array;
 
-use super::nhwc_pixels::{Pixels, TapKernel, load_taps, vectors_of};
+use super::nhwc_pixels::{Mode, Pixels, TapKernel, load_taps, vectors_of};
 use super::nhwc_window::{Tile, Window, WindowKernel};
 use crate::conv2d::gather::Gather;
 use crate::simd::{Element, Lanes, TILE_LANES};
@@ -73,13 +73,7 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> WindowKernel<T, S> for Single
     const TAKES_MASKED: bool = true;
 
     #[inline(always)]
-    unsafe fn run<
-        const N: usize,
-        const STEP: usize,
-        const V: usize,
-        const WHOLE: bool,
-        const MASKED: bool,
-    >(
+    unsafe fn run<const N: usize, const STEP: usize, const V: usize, M: Mode>(
         &self,
         simd: S,
         tile: Tile,
@@ -90,8 +84,7 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> WindowKernel<T, S> for Single
         let mut sums = [self.row.sums::<S, N, V>(simd, channel)];
         // SAFETY: the caller answers for the lines and the target; the filters have whole vectors.
         unsafe {
-            self.window
-                .for_each_tap::<S, N, STEP, V, WHOLE, MASKED>(simd, tile, channels, &mut sums);
+            self.window.for_each_tap::<S, N, STEP, V, M>(simd, tile, channels, &mut sums);
             self.row.write(simd, tile, channels, &sums[0].sums);
         }
     }
@@ -107,13 +100,7 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Pair<'_, T> {
     const TAKES_MASKED: bool = false;
 
     #[inline(always)]
-    unsafe fn run<
-        const N: usize,
-        const STEP: usize,
-        const V: usize,
-        const WHOLE: bool,
-        const MASKED: bool,
-    >(
+    unsafe fn run<const N: usize, const STEP: usize, const V: usize, M: Mode>(
         &self,
         simd: S,
         tile: Tile,
@@ -127,10 +114,10 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Pair<'_, T> {
         // SAFETY: the caller answers for the lines and the targets; the filters have whole vectors.
         unsafe {
             let first = array::from_mut(&mut both[0]);
-            alone.for_each_tap::<S, N, STEP, V, WHOLE, MASKED>(simd, tile, channels, first);
-            shared.for_each_tap::<S, N, STEP, V, WHOLE, MASKED>(simd, tile, channels, &mut both);
+            alone.for_each_tap::<S, N, STEP, V, M>(simd, tile, channels, first);
+            shared.for_each_tap::<S, N, STEP, V, M>(simd, tile, channels, &mut both);
             let second = array::from_mut(&mut both[1]);
-            behind.for_each_tap::<S, N, STEP, V, WHOLE, MASKED>(simd, tile, channels, second);
+            behind.for_each_tap::<S, N, STEP, V, M>(simd, tile, channels, second);
             one.write(simd, tile, channels, &both[0].sums);
             other.write(simd, tile, channels, &both[1].sums);
         }
@@ -163,13 +150,7 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize, const ROWS: usize>
     TapKernel<T, S, N, V> for [Sums<T, S, N, V>; ROWS]
 {
     #[inline(always)]
-    unsafe fn add<
-        const STEP: usize,
-        const TAPS: usize,
-        const WHOLE: bool,
-        const MASKED: bool,
-        const GROUPED: bool,
-    >(
+    unsafe fn add<const STEP: usize, const TAPS: usize, M: Mode, const GROUPED: bool>(
         &mut self,
         pixels: &Pixels<T, S, GROUPED>,
         first: usize,
@@ -181,7 +162,7 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize, const ROWS: usize>
             for (weights, sums) in weights.iter_mut().zip(self.iter_mut()) {
                 *weights = sums.weights::<TAPS>(simd);
             }
-            pixels.for_each::<N, STEP, V, TAPS, WHOLE, MASKED>(
+            pixels.for_each::<N, STEP, V, TAPS, M>(
                 first,
                 #[inline(always)]
                 |tap, n, v, pixel| {

@@ -7,7 +7,7 @@
 use std::ptr;
 
 use super::nhwc_groups::Groups;
-use super::nhwc_pixels::{Pixels, TapKernel, load_taps, vectors_of};
+use super::nhwc_pixels::{Mode, Pixels, TapKernel, load_taps, vectors_of};
 use super::nhwc_window::{Lines, Source, Tile, Tiles, Window, WindowKernel, for_each_size};
 use super::weights::gradient;
 use crate::conv2d::gradient::{Gradient, View};
@@ -112,7 +112,7 @@ impl<T: Element> Sums<'_, T> {
         let region =
             Region { image, channels: self.channels.0..self.channels.1, rows: row..row + 1 };
         let count = self.channels.1 - self.channels.0;
-        let first = self.channels.0 / self.groups.outputs * self.groups.terms;
+        let first = self.groups.source::<S>(self.channels.0, 0);
         let x = self.x.wrapping_add(image * x_image + first);
         let source = Source { start: [x, ptr::null()], strides: [x_row, x_column] };
         let lines = match self.x.is_null() {
@@ -128,7 +128,7 @@ impl<T: Element> Sums<'_, T> {
             let offset = image * dy_image + row * dy_row + self.channels.0 * dy_channel;
             let mut kernel =
                 Row { window, view, offset, channels: count, sums: self.scratch, taps_and_db };
-            for_each_size::<_, _, GROUPED>(simd, &self.columns, self.shape.out_width, &mut kernel);
+            for_each_size(simd, &self.columns, self.shape.out_width, &mut kernel);
         }
     }
 }
@@ -147,7 +147,7 @@ struct Row<'a, T, const GROUPED: bool> {
 }
 
 /// Tile by tile in their order, so that sums do not depend on the tiles' sizes.
-impl<T: Element, const GROUPED: bool> Tiles<T> for Row<'_, T, GROUPED> {
+impl<T: Element, const GROUPED: bool> Tiles<T, GROUPED> for Row<'_, T, GROUPED> {
     #[inline(always)]
     unsafe fn run<S: Lanes<T>, const N: usize, const STEP: usize>(
         &mut self,
@@ -163,13 +163,7 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> WindowKernel<T, S> for Row<'_
     const TAKES_MASKED: bool = false;
 
     #[inline(always)]
-    unsafe fn run<
-        const N: usize,
-        const STEP: usize,
-        const V: usize,
-        const WHOLE: bool,
-        const MASKED: bool,
-    >(
+    unsafe fn run<const N: usize, const STEP: usize, const V: usize, M: Mode>(
         &self,
         simd: S,
         tile: Tile,
@@ -190,12 +184,7 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> WindowKernel<T, S> for Row<'_
             let sums = self.sums.add(vectors_of(self.taps_and_db, channel));
             let mut kernel = Products { gradients, sums };
             let channels = (channel, count);
-            self.window.for_each_tap::<S, N, STEP, V, WHOLE, MASKED>(
-                simd,
-                tile,
-                channels,
-                &mut kernel,
-            );
+            self.window.for_each_tap::<S, N, STEP, V, M>(simd, tile, channels, &mut kernel);
             for (v, gradients) in gradients.iter().enumerate() {
                 let total = kernel.sums.add(v * S::LANES);
                 let mut sum = simd.load(total);
@@ -219,13 +208,7 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N,
     for Products<T, S, N, V>
 {
     #[inline(always)]
-    unsafe fn add<
-        const STEP: usize,
-        const TAPS: usize,
-        const WHOLE: bool,
-        const MASKED: bool,
-        const GROUPED: bool,
-    >(
+    unsafe fn add<const STEP: usize, const TAPS: usize, M: Mode, const GROUPED: bool>(
         &mut self,
         pixels: &Pixels<T, S, GROUPED>,
         first: usize,
@@ -234,7 +217,7 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> TapKernel<T, S, N,
         // SAFETY: the caller answers for the pixels and the sums.
         unsafe {
             let mut sums = load_taps::<T, S, V, TAPS>(simd, self.sums);
-            pixels.for_each::<N, STEP, V, TAPS, WHOLE, MASKED>(
+            pixels.for_each::<N, STEP, V, TAPS, M>(
                 first,
                 #[inline(always)]
                 |tap, n, v, pixel| {

@@ -7,7 +7,7 @@
 use std::ptr;
 
 use super::nhwc_groups::Groups;
-use super::nhwc_pixels::{Masked, Pixels, TapKernel};
+use super::nhwc_pixels::{Masked, Mode, Partial, PartialMasked, Pixels, TapKernel, Whole};
 use crate::conv2d::gather::masked_at;
 use crate::conv2d::patches::Taps;
 use crate::gemm::blocking::DEPTH_BLOCK;
@@ -15,6 +15,11 @@ use crate::simd::{Element, Lanes, TILE_LANES};
 
 /// The lines of a window, or of two that share some. (Cleared once a task: it is long.)
 pub(super) type Lines<T> = [Masked<T>; DEPTH_BLOCK];
+
+/// None of them yet.
+pub(super) fn no_lines<T>() -> Lines<T> {
+    [[ptr::null(); 2]; DEPTH_BLOCK]
+}
 
 /// Where an image's channels lie.
 #[derive(Clone, Copy)]
@@ -30,7 +35,7 @@ pub(super) struct Source<T> {
 pub(super) struct Window<'a, T, const GROUPED: bool> {
     /// For each row of taps, the first pixel of the first output's window, or `zeros`.
     lines: &'a [Masked<T>],
-    /// Zeros for all channels, which stand for the pixels of rows in the padding.
+    /// Zeros for all channels, which stand for the pixels of the padding.
     zeros: *const T,
     /// From pixel to pixel of a line.
     pixel: usize,
@@ -60,7 +65,7 @@ pub(super) fn shares_lines(rows: &Taps) -> bool {
 }
 
 /// What is done with the tiles of one or more rows.
-pub(super) trait Tiles<T: Element> {
+pub(super) trait Tiles<T: Element, const GROUPED: bool> {
     /// Takes outputs `first..end` of the rows, which are whole tiles of `N` that are `STEP` pixels apart where they
     /// share pixels.
     ///
@@ -82,13 +87,19 @@ pub(super) unsafe fn for_each_size<T: Element, S: Lanes<T>, const GROUPED: bool>
     simd: S,
     taps: &Taps,
     width: usize,
-    tiles: &mut impl Tiles<T>,
+    tiles: &mut impl Tiles<T, GROUPED>,
 ) {
     #[inline(always)]
-    unsafe fn run<T: Element, S: Lanes<T>, const N: usize, const STEP: usize>(
+    unsafe fn run<
+        T: Element,
+        S: Lanes<T>,
+        const GROUPED: bool,
+        const N: usize,
+        const STEP: usize,
+    >(
         simd: S,
         (first, width): (usize, usize),
-        tiles: &mut impl Tiles<T>,
+        tiles: &mut impl Tiles<T, GROUPED>,
     ) -> usize {
         let end = first + (width - first) / N * N;
         // SAFETY: passed on to the caller.
@@ -105,16 +116,16 @@ pub(super) unsafe fn for_each_size<T: Element, S: Lanes<T>, const GROUPED: bool>
             match (taps.step, width - column) {
                 // As wide as many an image, and sooner than 4, 2 and 1; where there are more, 4 are.
                 (2, 7) if dense && has_many_registers::<T, S>() => {
-                    run::<T, S, 7, 2>(simd, columns, tiles)
+                    run::<T, S, GROUPED, 7, 2>(simd, columns, tiles)
                 }
-                (2, 4..) if dense => run::<T, S, 4, 2>(simd, columns, tiles),
-                (2, 2..) if dense => run::<T, S, 2, 2>(simd, columns, tiles),
+                (2, 4..) if dense => run::<T, S, GROUPED, 4, 2>(simd, columns, tiles),
+                (2, 2..) if dense => run::<T, S, GROUPED, 2, 2>(simd, columns, tiles),
                 (_, 7..) if GROUPED || has_many_registers::<T, S>() => {
-                    run::<T, S, 7, 1>(simd, columns, tiles)
+                    run::<T, S, GROUPED, 7, 1>(simd, columns, tiles)
                 }
-                (_, 4..) => run::<T, S, 4, 1>(simd, columns, tiles),
-                (_, 2..) if !GROUPED => run::<T, S, 2, 1>(simd, columns, tiles),
-                _ => run::<T, S, 1, 1>(simd, columns, tiles),
+                (_, 4..) => run::<T, S, GROUPED, 4, 1>(simd, columns, tiles),
+                (_, 2..) if !GROUPED => run::<T, S, GROUPED, 2, 1>(simd, columns, tiles),
+                _ => run::<T, S, GROUPED, 1, 1>(simd, columns, tiles),
             }
         };
     }
@@ -193,30 +204,44 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
             // Whole cache lines.
             let pairs = !GROUPED && 2 * S::LANES <= TILE_LANES;
             while pairs && channel + 2 * S::LANES <= count {
-                match (whole, K::TAKES_MASKED && self.masked) {
-                    (true, _) => {
-                        kernel.run::<N, STEP, 2, true, false>(simd, tile, channel, S::LANES)
-                    }
-                    (_, false) => {
-                        kernel.run::<N, STEP, 2, false, false>(simd, tile, channel, S::LANES)
-                    }
-                    (_, true) => {
-                        kernel.run::<N, STEP, 2, false, true>(simd, tile, channel, S::LANES)
-                    }
-                }
+                self.run::<S, K, N, STEP, 2>(simd, tile, whole, channel, S::LANES, kernel);
                 channel += 2 * S::LANES;
-            }
-            while !pairs && whole && channel + S::LANES <= count {
-                kernel.run::<N, STEP, 1, true, false>(simd, tile, channel, S::LANES);
-                channel += S::LANES;
             }
             while channel < count {
                 let lanes = S::LANES.min(count - channel);
-                match K::TAKES_MASKED && self.masked {
-                    false => kernel.run::<N, STEP, 1, false, false>(simd, tile, channel, lanes),
-                    true => kernel.run::<N, STEP, 1, false, true>(simd, tile, channel, lanes),
-                }
+                let whole = !pairs && whole && lanes == S::LANES;
+                self.run::<S, K, N, STEP, 1>(simd, tile, whole, channel, lanes, kernel);
                 channel += lanes;
+            }
+        }
+    }
+
+    /// Runs a kernel for `V` vectors of channels of a tile.
+    ///
+    /// # Safety
+    /// As for `for_each_tile`.
+    #[inline(always)]
+    unsafe fn run<
+        S: Lanes<T>,
+        K: WindowKernel<T, S>,
+        const N: usize,
+        const STEP: usize,
+        const V: usize,
+    >(
+        &self,
+        simd: S,
+        tile: Tile,
+        whole: bool,
+        channel: usize,
+        count: usize,
+        kernel: &K,
+    ) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match (whole, K::TAKES_MASKED && self.masked) {
+                (true, _) => kernel.run::<N, STEP, V, Whole>(simd, tile, channel, count),
+                (_, false) => kernel.run::<N, STEP, V, Partial>(simd, tile, channel, count),
+                (_, true) => kernel.run::<N, STEP, V, PartialMasked>(simd, tile, channel, count),
             }
         }
     }
@@ -247,8 +272,7 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
         const N: usize,
         const STEP: usize,
         const V: usize,
-        const WHOLE: bool,
-        const MASKED: bool,
+        M: Mode,
     >(
         &self,
         simd: S,
@@ -266,13 +290,9 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
                     // SAFETY: the caller answers for the pixels and the kernel.
                     tap += unsafe {
                         match self.taps - tap {
-                            3.. if shared => {
-                                kernel.add::<STEP, 3, WHOLE, MASKED, GROUPED>(&pixels, tap)
-                            }
-                            2 if shared => {
-                                kernel.add::<STEP, 2, WHOLE, MASKED, GROUPED>(&pixels, tap)
-                            }
-                            _ => kernel.add::<1, 1, WHOLE, MASKED, GROUPED>(&pixels, tap),
+                            3.. if shared => kernel.add::<STEP, 3, M, GROUPED>(&pixels, tap),
+                            2 if shared => kernel.add::<STEP, 2, M, GROUPED>(&pixels, tap),
+                            _ => kernel.add::<1, 1, M, GROUPED>(&pixels, tap),
                         }
                     };
                 }
@@ -330,18 +350,11 @@ pub(super) trait WindowKernel<T: Element, S: Lanes<T>> {
     const TAKES_MASKED: bool;
 
     /// `N` outputs, `STEP` pixels apart where they share pixels, times `V` vectors of channels from `channel`
-    /// on, the last one of `count` channels; where the tile is `WHOLE`, all its pixels and lanes exist. `MASKED`
-    /// where something masks the pixels.
+    /// on, the last one of `count` channels.
     ///
     /// # Safety
     /// As for `Window::for_each_tile`.
-    unsafe fn run<
-        const N: usize,
-        const STEP: usize,
-        const V: usize,
-        const WHOLE: bool,
-        const MASKED: bool,
-    >(
+    unsafe fn run<const N: usize, const STEP: usize, const V: usize, M: Mode>(
         &self,
         simd: S,
         tile: Tile,

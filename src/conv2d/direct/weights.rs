@@ -7,6 +7,7 @@ use super::band::Band;
 use super::depthwise_weights::{self, Plane};
 use super::nhwc_groups::Groups;
 use super::nhwc_weights::{self, Sums};
+use super::nhwc_window::no_lines;
 use super::panel_copies::{self, Bands, CHANNELS, shape_of_panel, to_panel};
 use super::{TASK_WORK, nhwc_depthwise};
 use crate::context::Context;
@@ -145,7 +146,7 @@ pub(in crate::conv2d) fn run<T: Element>(
         let kernel = SumPart {
             shape,
             pass,
-            with_dw: taps > 0,
+            taps,
             copies: plan.copies,
             rows: plan.rows,
             columns: plan.columns,
@@ -208,7 +209,8 @@ enum Copies {
 struct SumPart<'a, T> {
     shape: &'a ConvShape,
     pass: &'a BackwardWeights<'a, T>,
-    with_dw: bool,
+    /// As in the plan.
+    taps: usize,
     copies: Copies,
     rows: Taps,
     columns: Taps,
@@ -232,7 +234,7 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
         match &self.copies {
             Copies::Nchw(band) => {
                 let mut totals = [[T::default(); TILE_LANES]; DEPTH_BLOCK + 1];
-                let totals = &mut totals[..self.taps() + 1];
+                let totals = &mut totals[..self.taps + 1];
                 for channel in first..end {
                     totals.fill([T::default(); TILE_LANES]);
                     for image in self.units.0..self.units.1 {
@@ -257,7 +259,7 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
             Copies::Nhwc => {
                 simd.call(Sums {
                     shape: self.shape,
-                    x: self.pass.x.filter(|_| self.with_dw).map_or(ptr::null(), <[T]>::as_ptr),
+                    x: self.pass.x.filter(|_| self.taps > 0).map_or(ptr::null(), <[T]>::as_ptr),
                     gradient: &self.pass.gradient,
                     rows: self.rows,
                     columns: self.columns,
@@ -267,7 +269,7 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
                     sums: self.sums,
                     scratch: self.copy,
                     region: self.region,
-                    lines: &mut [[ptr::null(); 2]; DEPTH_BLOCK],
+                    lines: &mut no_lines(),
                 });
             }
         }
@@ -275,11 +277,6 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
 }
 
 impl<T: Element> SumPart<'_, T> {
-    #[inline(always)]
-    fn taps(&self) -> usize {
-        if self.with_dw { self.shape.patch_len() } else { 0 }
-    }
-
     /// The sum of a tap; of db behind the last tap.
     #[inline(always)]
     fn sum(&self, tap: usize, channel: usize) -> *mut T {
@@ -298,7 +295,7 @@ impl<T: Element> SumPart<'_, T> {
         bands: &Bands,
         (channel, channels): (usize, usize),
     ) {
-        let (shape, lines) = (self.shape, self.taps() + 1);
+        let (shape, lines) = (self.shape, self.taps + 1);
         let [x_image, x_channel, x_row, x_column] = shape.input_strides;
         let x_strides = [x_channel, x_row, x_column];
         let mut of_panel = shape_of_panel(shape);
@@ -308,7 +305,7 @@ impl<T: Element> SumPart<'_, T> {
         let sums = dy_copy.wrapping_add(bands.target_len());
         let x = self.pass.x.map_or(ptr::null(), <[T]>::as_ptr);
         let groups = Groups::new(1, 1);
-        let mut of_window = [[ptr::null(); 2]; DEPTH_BLOCK];
+        let mut of_window = no_lines();
         for line in 0..lines {
             // SAFETY: the panel's sums.
             unsafe { self.sum(line, channel).write_bytes(0, channels) };
@@ -378,7 +375,7 @@ impl<T: Element> SumPart<'_, T> {
         let view = unsafe { self.pass.gradient.view(shape, &region, self.region) };
         let [dy_image, dy_channel, dy_row, _] = view.strides;
         let dy = image * dy_image + channel * dy_channel;
-        let x = self.pass.x.filter(|_| self.with_dw).map(|x| {
+        let x = self.pass.x.filter(|_| self.taps > 0).map(|x| {
             let offset = image * x_image + channel / shape.group_out * x_channel;
             x.as_ptr().wrapping_add(offset)
         });
@@ -402,7 +399,7 @@ impl<T: Element> SumPart<'_, T> {
             unsafe { plane.add(simd, totals) };
             return;
         }
-        let (products, total_of_dy) = totals.split_at_mut(self.taps() * TILE_LANES);
+        let (products, total_of_dy) = totals.split_at_mut(self.taps * TILE_LANES);
         for row in (0..shape.out_height).step_by(band.grid_rows) {
             let rows = band.grid_rows.min(shape.out_height - row);
             let dy = dy + row * dy_row;
