@@ -57,6 +57,7 @@ mod scratch;
 mod shape;
 mod shared_mut;
 mod simd;
+mod taps;
 mod tasks;
 #[cfg(test)]
 mod testing;

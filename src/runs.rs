@@ -201,35 +201,26 @@ pub(crate) unsafe fn transpose<T: Element, S: Lanes<T>>(
     target: *mut T,
     target_stride: usize,
 ) {
-    if columns < S::LANES {
-        for i in 0..rows {
-            for k in 0..columns {
-                // SAFETY: elements of the matrices, for which the caller answers.
-                unsafe { *target.add(k * target_stride + i) = *source.add(i * source_stride + k) };
+    let mut row = 0;
+    while row < rows {
+        // Up to where a vector begins, where that is so in all rows of the target: vectors across two cache lines
+        // are written twice.
+        let whole = match target.wrapping_add(row).align_offset(S::LANES * size_of::<T>()) {
+            before @ 1.. if before < S::LANES && target_stride.is_multiple_of(S::LANES) => before,
+            _ => S::LANES,
+        };
+        let count = whole.min(rows - row);
+        for column in (0..columns).step_by(S::LANES) {
+            let extents = [count, S::LANES.min(columns - column)];
+            // SAFETY: blocks of the matrices, for which the caller answers.
+            unsafe {
+                let source = source.add(row * source_stride + column);
+                let target = target.add(column * target_stride + row);
+                simd.transpose(extents, source, source_stride, target, target_stride);
             }
         }
-        return;
+        row += count;
     }
-    for_each_vector(
-        simd,
-        rows,
-        #[inline(always)]
-        |row, count| {
-            for_each_vector(
-                simd,
-                columns,
-                #[inline(always)]
-                |column, _| {
-                    // SAFETY: blocks of the matrices, since there are at least LANES columns.
-                    unsafe {
-                        let source = source.add(row * source_stride + column);
-                        let target = target.add(column * target_stride + row);
-                        simd.transpose(count, source, source_stride, target, target_stride);
-                    }
-                },
-            );
-        },
-    );
 }
 
 #[cfg(test)]

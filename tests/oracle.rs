@@ -446,8 +446,9 @@ fn im2col_random<T: Real>() {
 fn im2col_edges<T: Real>() {
     let contexts = contexts();
     let edges = shapes::conv_edges().into_iter().filter(|params| params.groups == 1);
-    let cases =
-        edges.flat_map(|params| shapes::LAYOUTS.map(|layout| Conv2dParams { layout, ..params }));
+    let cases = edges
+        .chain(shapes::im2col_edges())
+        .flat_map(|params| shapes::LAYOUTS.map(|layout| Conv2dParams { layout, ..params }));
     let mut values = Random::new(7);
     for_each(cases, |params| check_im2col::<T>(&contexts, params, &mut values));
 }

@@ -6,7 +6,7 @@
 //! results lie a stride apart in dx.
 
 use super::filter_product::{FilterProduct, Filters, Results};
-use super::patches::{Patches, Taps};
+use super::patches::Patches;
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::kernel::Places;
@@ -15,6 +15,7 @@ use crate::scratch::ScratchLen;
 use crate::shape::ConvShape;
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Level};
+use crate::taps::Taps;
 
 /// Weights that are looked at together.
 const FINITE_CHUNK: usize = 256;

@@ -8,7 +8,7 @@ use std::ptr;
 
 use super::backward_data::BackwardData;
 use super::filter_product::{FilterProduct, Filters, Results};
-use super::patches::{Patches, Taps};
+use super::patches::Patches;
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::kernel::Places;
@@ -17,6 +17,7 @@ use crate::im2col::{AddCells, ColLayout};
 use crate::scratch::ScratchLen;
 use crate::shape::{ConvShape, FilterLayout, Layout};
 use crate::simd::{CACHE_LINE, Element, Level};
+use crate::taps::Taps;
 
 /// Cells that are made before they are added, where one image has no more: some megabytes. (Small in debug
 /// builds, so that tests have several parts of a batch.)

@@ -1,7 +1,7 @@
 //! y = activation(conv(x, w) + bias), as a product of filters and patches of x.
 
 use super::filter_product::{FilterProduct, Filters, Results};
-use super::patches::{Patches, Taps};
+use super::patches::Patches;
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::kernel::Places;
@@ -9,6 +9,7 @@ use crate::gemm::pack::Depth;
 use crate::scratch::ScratchLen;
 use crate::shape::{Activation, ConvShape};
 use crate::simd::{Element, Level};
+use crate::taps::Taps;
 
 /// The patches of x, one for each pixel of y.
 pub(super) fn input_patches<T>(shape: &ConvShape, x: &[T]) -> Patches<T> {

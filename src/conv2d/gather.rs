@@ -1,10 +1,10 @@
 //! Forward and backward data as one kind of pass: both gather, over taps, from x or from dy.
 
 use crate::conv2d::backward_data::BackwardData;
-use crate::conv2d::patches::Taps;
 use crate::runs;
 use crate::shape::{Activation, ConvShape};
 use crate::simd::{Element, Lanes};
+use crate::taps::Taps;
 
 /// What a gathering pass computes: target = activation(alpha * sum + beta * target + bias), where
 /// the sum runs over the terms, the source channels of a group, and the taps.

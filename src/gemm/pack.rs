@@ -258,10 +258,16 @@ impl<T: Element> Run<'_, T> {
                             let value = self.load(simd, offset + (line * stride) as isize, None);
                             simd.store(block.as_mut_ptr().add(line * S::LANES), value);
                         }
-                        simd.transpose(lines, block.as_ptr(), S::LANES, target, self.width);
+                        simd.transpose(
+                            [lines, S::LANES],
+                            block.as_ptr(),
+                            S::LANES,
+                            target,
+                            self.width,
+                        );
                     } else {
                         let source = self.pack.source.offset(offset);
-                        simd.transpose(lines, source, stride, target, self.width);
+                        simd.transpose([lines, S::LANES], source, stride, target, self.width);
                     }
                 }
             }

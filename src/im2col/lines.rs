@@ -1,174 +1,113 @@
-//! Runs of elements between a tensor and a column matrix: copied, or added up.
-//!
-//! # Safety of these functions
-//! Each is sound when its elements may be read at `source` and written at `target`.
+//! Vectors of lines of which not all elements exist: the others are zeros.
+
+use std::ops::Range;
 
 use crate::runs;
-use crate::simd::{Element, Lanes};
+use crate::simd::{CACHE_LINE, Element, Lanes};
 
-/// Calls `visit(offset, count)` for vectors that cover `0..len`, each element once.
-#[inline(always)]
-fn for_each<T: Element, S: Lanes<T>>(_: S, len: usize, mut visit: impl FnMut(usize, usize)) {
-    let full = len / S::LANES * S::LANES;
-    for at in (0..full).step_by(S::LANES) {
-        visit(at, S::LANES);
-    }
-    if full < len {
-        visit(full, len - full);
-    }
+/// A stride that has no constant of its own: lanes are read one by one.
+pub(super) const ANY: usize = 0;
+
+/// How the lanes of a vector are read that lie STRIDE elements apart, or any number of them.
+#[derive(Clone, Copy)]
+pub(super) struct Reader<M, const STRIDE: usize> {
+    masks: [M; 2],
+    is_whole: bool,
+    stride: usize,
 }
 
-/// `target[i] = 0`
-#[inline(always)]
-pub(super) unsafe fn clear<T: Element, S: Lanes<T>>(simd: S, len: usize, target: *mut T) {
-    // SAFETY: the caller answers for the elements.
-    unsafe { runs::fill(simd, len, simd.splat(T::default()), target, [(1, 0); 3]) };
-}
-
-/// `target[i] *= factor`
-#[inline(always)]
-pub(super) unsafe fn scale<T: Element, S: Lanes<T>>(
-    simd: S,
-    len: usize,
-    factor: T,
-    target: *mut T,
-) {
-    for_each(
-        simd,
-        len,
-        #[inline(always)]
-        |at, count| {
-            // SAFETY: the caller answers for the elements.
-            unsafe {
-                let target = target.add(at);
-                let value = simd.mul(simd.splat(factor), runs::load(simd, count, target));
-                runs::store(simd, count, target, value);
+impl<M: Copy, const STRIDE: usize> Reader<M, STRIDE> {
+    /// For the lanes that exist.
+    #[inline(always)]
+    pub fn new<T: Element, S: Lanes<T, Mask = M>>(
+        simd: S,
+        lanes: Range<usize>,
+        stride: usize,
+    ) -> Self {
+        let whole = simd.mask_between(lanes.start, lanes.end);
+        let masks = match STRIDE {
+            2 => {
+                // Up to the last lane's element: the one behind it may not exist.
+                let (start, end) = (2 * lanes.start, (2 * lanes.end).saturating_sub(1));
+                let behind = |element: usize| element.saturating_sub(S::LANES);
+                [simd.mask_between(start, end), simd.mask_between(behind(start), behind(end))]
             }
-        },
-    );
+            _ => [whole; 2],
+        };
+        Reader { masks, is_whole: lanes.len() == S::LANES, stride }
+    }
+
+    /// Lane l of those that exist is at `source + stride * l`, where it may be read.
+    #[inline(always)]
+    pub unsafe fn read<T: Element, S: Lanes<T, Mask = M>>(
+        &self,
+        simd: S,
+        source: *const T,
+    ) -> S::Vector {
+        let [first, second] = self.masks;
+        // SAFETY: the caller answers for the lanes.
+        unsafe {
+            match STRIDE {
+                1 if self.is_whole => simd.load(source),
+                1 => simd.load_where(first, source),
+                2 => {
+                    let behind = source.wrapping_add(S::LANES);
+                    let halves = [simd.load_where(first, source), simd.load_where(second, behind)];
+                    let [even, _] = simd.deinterleave(halves[0], halves[1]);
+                    even
+                }
+                _ => simd.gather_where(first, source, self.stride as isize),
+            }
+        }
+    }
 }
 
-/// `target[i] = source[i]`
+/// The lanes of a vector from element `at` on, of `count` at most, whose elements are `inside`.
+#[inline(always)]
+pub(super) fn lanes(inside: &Range<usize>, at: usize, count: usize) -> Range<usize> {
+    let lane = |element: usize| element.saturating_sub(at).min(count);
+    lane(inside.start)..lane(inside.end)
+}
+
+/// Writes the elements `part` of a line, of which those `inside` are copied from `source`, where the first of all
+/// would be.
+///
+/// # Safety
+/// These may be read, and `part` written at `target`.
 #[inline(always)]
 pub(super) unsafe fn copy<T: Element, S: Lanes<T>>(
     simd: S,
-    len: usize,
+    part: Range<usize>,
+    inside: &Range<usize>,
     source: *const T,
     target: *mut T,
 ) {
-    for_each(
-        simd,
-        len,
-        #[inline(always)]
-        |at, count| {
-            // SAFETY: the caller answers for the elements.
-            unsafe {
-                runs::store(simd, count, target.add(at), runs::load(simd, count, source.add(at)))
+    let is_whole = inside.start <= part.start && part.end <= inside.end;
+    for at in part.clone().step_by(S::LANES) {
+        let count = S::LANES.min(part.end - at);
+        let (source, target) = (source.wrapping_add(at), target.wrapping_add(at - part.start));
+        // SAFETY: the caller answers for the elements.
+        unsafe {
+            let value = match is_whole {
+                true => runs::load(simd, count, source),
+                false => Reader::<_, 1>::new(simd, lanes(inside, at, count), 1).read(simd, source),
             };
-        },
-    );
-}
-
-/// `target[i] += source[i]`
-#[inline(always)]
-pub(super) unsafe fn add<T: Element, S: Lanes<T>>(
-    simd: S,
-    len: usize,
-    source: *const T,
-    target: *mut T,
-) {
-    for_each(
-        simd,
-        len,
-        #[inline(always)]
-        |at, count| {
-            // SAFETY: the caller answers for the elements.
-            unsafe {
-                let target = target.add(at);
-                let addend = runs::load(simd, count, source.add(at));
-                runs::store(simd, count, target, simd.add(runs::load(simd, count, target), addend));
-            }
-        },
-    );
-}
-
-/// `target[i] = source[stride * i]`
-#[inline(always)]
-pub(super) unsafe fn take<T: Element, S: Lanes<T>>(
-    simd: S,
-    len: usize,
-    source: *const T,
-    stride: usize,
-    target: *mut T,
-) {
-    if stride != 2 {
-        for i in 0..len {
-            // SAFETY: the caller answers for the elements.
-            unsafe { *target.add(i) = *source.add(stride * i) };
+            runs::store(simd, count, target, value);
         }
-        return;
     }
-    for_each(
-        simd,
-        len,
-        #[inline(always)]
-        |at, count| {
-            // SAFETY: the caller answers for the elements.
-            unsafe {
-                let [even, _] = pairs(simd, count, source.add(2 * at));
-                runs::store(simd, count, target.add(at), even);
-            }
-        },
-    );
 }
 
-/// `target[stride * i] += source[i]`
+/// Asks for the cache lines of a matrix that will be written soon, in rows of `columns` elements.
 #[inline(always)]
-pub(super) unsafe fn spread<T: Element, S: Lanes<T>>(
+pub(super) fn ask_for<T: Element, S: Lanes<T>>(
     simd: S,
-    len: usize,
-    source: *const T,
-    target: *mut T,
+    [rows, columns]: [usize; 2],
+    target: *const T,
     stride: usize,
 ) {
-    if stride != 2 {
-        for i in 0..len {
-            // SAFETY: the caller answers for the elements.
-            unsafe { *target.add(stride * i) = *target.add(stride * i) + *source.add(i) };
+    for row in 0..rows {
+        for column in (0..columns).step_by(CACHE_LINE / size_of::<T>()) {
+            simd.prefetch_second(target.wrapping_add(row * stride + column));
         }
-        return;
-    }
-    for_each(
-        simd,
-        len,
-        #[inline(always)]
-        |at, count| {
-            // SAFETY: the caller answers for the elements.
-            unsafe {
-                let target = target.add(2 * at);
-                let [even, odd] = pairs(simd, count, target);
-                let sum = simd.add(even, runs::load(simd, count, source.add(at)));
-                let [first, second] = simd.interleave(sum, odd);
-                let low = (2 * count - 1).min(S::LANES);
-                runs::store(simd, low, target, first);
-                runs::store(simd, 2 * count - 1 - low, target.wrapping_add(S::LANES), second);
-            }
-        },
-    );
-}
-
-/// The even and the odd ones of the first `2 * count - 1` elements.
-#[inline(always)]
-unsafe fn pairs<T: Element, S: Lanes<T>>(
-    simd: S,
-    count: usize,
-    source: *const T,
-) -> [S::Vector; 2] {
-    let low = (2 * count - 1).min(S::LANES);
-    // SAFETY: the caller answers for the elements.
-    unsafe {
-        let first = runs::load(simd, low, source);
-        let second = runs::load(simd, 2 * count - 1 - low, source.wrapping_add(S::LANES));
-        simd.deinterleave(first, second)
     }
 }

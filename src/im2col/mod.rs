@@ -1,15 +1,23 @@
 //! The patches of a tensor as a matrix (im2col), and the adjoint (col2im).
 
-mod fill;
-mod gather;
+mod cut;
+mod fill_pixels;
+mod fill_planes;
+mod gather_cells;
+mod gather_pixels;
+mod gather_planes;
 mod lines;
 mod places;
+mod ring;
 
-use fill::Fill;
-use gather::{Gather, phases_len};
-use places::{Block, CHANNELS, Places};
-
-use std::ops::Range;
+use cut::Cut;
+use fill_pixels::FillPixels;
+use fill_planes::FillPlanes;
+use gather_cells::GatherCells;
+use gather_pixels::GatherPixels;
+use gather_planes::GatherPlanes;
+use places::Places;
+use ring::Ring;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -65,27 +73,32 @@ pub(crate) fn run_im2col<T: Element>(
     col: &mut [T],
 ) -> Result<()> {
     let shape = checked(params, size_of::<T>(), x.len(), col.len())?;
-    let (x_places, places) = (Places::of_x(&shape), Places::of_col(&shape, col_layout));
+    let places = Places::of_col(&shape, col_layout);
+    let (least_channels, memory_len) = match (shape.layout, places.is_patch_rows()) {
+        (Layout::Nchw, true) => (shape.in_channels, fill_planes::memory_len(&shape)),
+        (Layout::Nchw, false) => (1, 0),
+        (Layout::Nhwc, true) => (shape.in_channels, 0),
+        (Layout::Nhwc, false) => (shape.in_channels, fill_pixels::MEMORY_LEN),
+    };
+    let cut = Cut::new(&shape, shape.out_height, least_channels);
+    let scratch = context.scratch::<T>(ScratchLen::for_each(memory_len))?;
     let col = SharedMut::new(col);
     // A task fills the patches of some rows of an image, or their cells in some of its channels.
-    let cut = Cut::new(&shape, col_layout, shape.out_height);
-    let is_transposed = shape.layout == Layout::Nchw && places.is_patch_rows();
-    let block = is_transposed.then(|| Block::new(&shape, cut.rows)).flatten();
-    let scratch = context.scratch::<T>(ScratchLen::for_each(block.map_or(0, |block| block.len)))?;
     context.run(shape.batch * cut.parts(), &|slot, index| {
         let (image, rows, channels) = cut.part(index);
-        let fill = Fill {
-            shape: &shape,
-            rows,
-            channels,
-            x_places,
-            places,
-            x: x[image * x_places.image..].as_ptr(),
-            col: col.at(image * places.image),
-            block,
-            memory: scratch.slot(slot),
-        };
-        T::dispatch(context.level(), fill);
+        let shape = &shape;
+        let x = x[image * shape.input_strides[0]..].as_ptr();
+        let (col, memory) = (col.at(image * places.image), scratch.slot(slot));
+        match shape.layout {
+            Layout::Nchw => {
+                let fill = FillPlanes { shape, rows, channels, x, col, places, memory };
+                T::dispatch(context.level(), fill);
+            }
+            Layout::Nhwc => {
+                let fill = FillPixels { shape, rows, x, col, places, memory };
+                T::dispatch(context.level(), fill);
+            }
+        }
     });
     Ok(())
 }
@@ -136,31 +149,52 @@ pub(crate) struct AddCells<'a, T> {
     pub beta: T,
 }
 
+/// How elements are made of cells.
+enum Way {
+    /// Where the cells lie.
+    Direct,
+    /// Where they were transposed to.
+    Transposed(Ring),
+    /// One by one.
+    Cells,
+}
+
 impl<T: Element> AddCells<'_, T> {
     fn places(&self) -> Places {
         Places::of_col(self.shape, self.col_layout)
     }
 
-    /// Where cells are transposed.
-    fn block(&self, cut: &Cut) -> Option<Block> {
-        let height = &self.shape.height;
-        let windows = ((cut.rows + height.window()) / height.stride + 1).min(height.output);
-        match (self.shape.layout, self.places().is_patch_rows()) {
-            (Layout::Nchw, true) => Block::new(self.shape, windows),
-            (Layout::Nhwc, false) => Block::of_pixels(self.shape, windows),
-            _ => None,
+    /// The way, and its tasks: each owns some rows of an image, or of some of its channels, and gathers what every
+    /// element is a sum of.
+    fn way(&self) -> (Way, Cut) {
+        let (shape, rows) = (self.shape, self.shape.height.input);
+        let (channels, is_direct) = match (shape.layout, self.places().is_patch_rows()) {
+            (Layout::Nchw, true) => (gather_planes::ring_channels(shape), false),
+            (Layout::Nchw, false) => (1, true),
+            (Layout::Nhwc, is_patch_rows) => (shape.in_channels, is_patch_rows),
+        };
+        let cut = Cut::new(shape, rows, channels);
+        if is_direct {
+            return (Way::Direct, cut);
         }
-    }
-
-    fn cut(&self) -> Cut {
-        Cut::new(self.shape, self.col_layout, self.shape.height.input)
+        // Rows of windows that reach the rows of two tasks are transposed by both.
+        let cut = cut.with_rows(shape.height.window().saturating_mul(4));
+        match Ring::new(shape, shape.window().saturating_mul(cut.channels)) {
+            Some(ring) => (Way::Transposed(ring), cut),
+            None => (Way::Cells, cut),
+        }
     }
 
     /// Elements of memory that each slot needs.
     pub fn memory_len(&self) -> usize {
-        match (self.shape.layout, self.places().is_patch_rows()) {
-            (Layout::Nchw, false) => phases_len(self.shape),
-            _ => self.block(&self.cut()).map_or(0, |block| block.len),
+        let of_row = match self.shape.layout {
+            Layout::Nchw => gather_planes::row_len(&self.shape.width),
+            Layout::Nhwc => 0,
+        };
+        match self.way().0 {
+            Way::Direct => of_row,
+            Way::Transposed(ring) => of_row + ring.len(),
+            Way::Cells => 0,
         }
     }
 
@@ -172,78 +206,31 @@ impl<T: Element> AddCells<'_, T> {
         x: &mut [T],
         memory: impl Fn(usize) -> *mut T + Sync,
     ) {
-        let shape = self.shape;
-        let (x_places, places) = (Places::of_x(shape), self.places());
-        // A task owns some rows of an image, or of some of its channels: it gathers what every element is a
-        // sum of.
-        let cut = self.cut();
-        let block = self.block(&cut);
+        let (shape, beta, places) = (self.shape, self.beta, self.places());
+        let (way, cut) = self.way();
         let x = SharedMut::new(x);
         context.run(shape.batch * cut.parts(), &|slot, index| {
             let (image, rows, channels) = cut.part(index);
-            let gather = Gather {
-                shape,
-                rows,
-                channels,
-                x_places,
-                places,
-                col: col[image * places.image..].as_ptr(),
-                x: x.at(image * x_places.image),
-                beta: self.beta,
-                block,
-                memory: memory(slot),
+            let (col, x) =
+                (col[image * places.image..].as_ptr(), x.at(image * shape.input_strides[0]));
+            let (ring, memory) = match way {
+                Way::Direct => (None, memory(slot)),
+                Way::Transposed(ring) => (Some(ring), memory(slot)),
+                Way::Cells => {
+                    return GatherCells { shape, rows, channels, col, places, x, beta }.run();
+                }
             };
-            T::dispatch(context.level(), gather);
+            match shape.layout {
+                Layout::Nchw => T::dispatch(
+                    context.level(),
+                    GatherPlanes { shape, rows, channels, col, places, x, beta, ring, memory },
+                ),
+                Layout::Nhwc => T::dispatch(
+                    context.level(),
+                    GatherPixels { shape, rows, col, places, x, beta, ring, memory },
+                ),
+            }
         });
-    }
-}
-
-/// How the work on an image is cut into tasks: by its shape alone.
-struct Cut {
-    all_rows: usize,
-    all_channels: usize,
-    rows: usize,
-    channels: usize,
-}
-
-/// Cells of the column matrix that are worth a task.
-const WORK: usize = 1 << 15;
-
-/// Pixels of a task, at least, where there are as many: a vector's lanes.
-const PIXELS: usize = 16;
-
-impl Cut {
-    /// For `rows` rows of x or of patches.
-    fn new(shape: &ConvShape, col_layout: ColLayout, rows: usize) -> Cut {
-        let all_channels = shape.in_channels;
-        let least_channels = match (shape.layout, col_layout) {
-            (Layout::Nhwc, _) => all_channels,
-            (Layout::Nchw, ColLayout::PatchRows) => CHANNELS.min(all_channels),
-            (Layout::Nchw, _) => 1,
-        };
-        let columns = shape.out_width.max(shape.width.input);
-        let row = shape.window().saturating_mul(columns);
-        let some = WORK / row.saturating_mul(least_channels);
-        let some = some.max(PIXELS.div_ceil(shape.out_width)).min(rows);
-        let channels = (WORK / row.saturating_mul(some)).clamp(least_channels, all_channels);
-        Cut { all_rows: rows, all_channels, rows: some, channels }
-    }
-
-    /// The tasks of an image.
-    fn parts(&self) -> usize {
-        self.all_rows.div_ceil(self.rows) * self.all_channels.div_ceil(self.channels)
-    }
-
-    /// The image, rows and channels of a task.
-    fn part(&self, index: usize) -> (usize, Range<usize>, Range<usize>) {
-        let (image, part) = (index / self.parts(), index % self.parts());
-        let parts = self.all_channels.div_ceil(self.channels);
-        let (row, channel) = (part / parts * self.rows, part % parts * self.channels);
-        (
-            image,
-            row..self.all_rows.min(row + self.rows),
-            channel..self.all_channels.min(channel + self.channels),
-        )
     }
 }
 

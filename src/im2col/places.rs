@@ -1,9 +1,11 @@
 //! Where elements of a tensor and cells of a column matrix lie.
 
+use std::ops::Range;
+
 use super::ColLayout;
 use crate::shape::{ConvShape, Layout};
 
-/// Strides of x and of the column matrix along what they share.
+/// Strides of the column matrix along the images, the windows of an image and the cells of a patch.
 #[derive(Clone, Copy)]
 pub(super) struct Places {
     pub image: usize,
@@ -15,13 +17,6 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Rows and columns are x's own.
-    pub fn of_x(shape: &ConvShape) -> Self {
-        let [image, channel, row, column] = shape.input_strides;
-        Places { image, row, column, channel, kernel_row: 0, kernel_column: 0 }
-    }
-
-    /// Rows and columns are those of the patches.
     pub fn of_col(shape: &ConvShape, col_layout: ColLayout) -> Self {
         let (h, w) = (&shape.height, &shape.width);
         let (pixels, cells) = (h.output * w.output, shape.in_channels * shape.window());
@@ -30,18 +25,12 @@ impl Places {
             ColLayout::PatchColumns => (pixels, 1, shape.batch * pixels),
             ColLayout::PerImage => (pixels * cells, 1, pixels),
         };
-        Places { image, ..Places::of_patches(shape, pixel, cell) }
-    }
-
-    /// Patches of one image, with so many elements from pixel to pixel and from cell to cell.
-    fn of_patches(shape: &ConvShape, pixel: usize, cell: usize) -> Self {
-        let (h, w) = (&shape.height, &shape.width);
         let [channel, kernel_row, kernel_column] = match shape.layout {
             Layout::Nchw => [h.kernel * w.kernel, w.kernel, 1],
             Layout::Nhwc => [1, w.kernel * shape.in_channels, shape.in_channels],
         };
         Places {
-            image: 0,
+            image,
             row: w.output * pixel,
             column: pixel,
             channel: channel * cell,
@@ -71,45 +60,38 @@ impl Places {
     }
 }
 
-/// Some cells of some rows of patches in scratch memory, to be transposed.
+/// What a row of a window reads of a row of x in NHWC: runs of elements, which follow each other in a patch.
 #[derive(Clone, Copy)]
-pub(super) struct Block {
-    pub channels: usize,
-    /// Elements of memory.
+pub(super) struct Run {
+    pub count: usize,
     pub len: usize,
 }
 
-/// Elements of a block of columns, where few channels are enough: it stays in the first-level cache.
-const CACHED: usize = 1 << 13;
-
-/// Channels that are worked on together, at least, where they follow each other in a patch: what is read or
-/// written of it at a time fills cache lines.
-pub(super) const CHANNELS: usize = 8;
-
-/// The most elements of a block.
-const MOST: usize = 1 << 19;
-
-/// Channels that are too few to be transposed.
-const FEW_CHANNELS: usize = 8;
-
-impl Block {
-    /// As many channels of so many rows as columns as stay in the cache; none where one takes too much.
-    pub fn new(shape: &ConvShape, rows: usize) -> Option<Block> {
-        let len = shape.window().checked_mul(rows)?.checked_mul(shape.out_width)?;
-        let channels = (CACHED / len.max(1)).max(CHANNELS).min(shape.in_channels);
-        (len <= MOST / channels).then_some(Block { channels, len: channels * len })
+impl Run {
+    /// All taps' channels where they are neighbours in x, else each tap's.
+    pub fn new(shape: &ConvShape) -> Run {
+        let (width, channels) = (&shape.width, shape.in_channels);
+        match width.dilation {
+            1 => Run { count: 1, len: width.kernel * channels },
+            _ => Run { count: width.kernel, len: channels },
+        }
     }
 
-    /// The pixels of one tap in so many rows, with all of their channels.
-    pub fn of_pixels(shape: &ConvShape, rows: usize) -> Option<Block> {
-        let channels = shape.in_channels;
-        let len = channels.checked_mul(rows)?.checked_mul(shape.out_width)?;
-        (len <= MOST && channels >= FEW_CHANNELS).then_some(Block { channels, len })
-    }
-
-    /// Where the cells of so many pixels lie in columns.
+    /// Where a window's run would begin in a row of x if all of it existed, and the elements that do.
     #[inline(always)]
-    pub fn places(&self, shape: &ConvShape, pixels: usize) -> Places {
-        Places::of_patches(shape, 1, pixels)
+    pub fn of_window(
+        &self,
+        shape: &ConvShape,
+        column: usize,
+        number: usize,
+    ) -> (usize, Range<usize>) {
+        let (width, channels) = (&shape.width, shape.in_channels);
+        let padded = column * width.stride + number * width.dilation;
+        let taps = match self.count {
+            1 => width.taps(column),
+            _ => 0..usize::from(width.source(column, number).is_some()),
+        };
+        let first = padded.wrapping_sub(width.pad_before).wrapping_mul(channels);
+        (first, taps.start * channels..taps.end * channels)
     }
 }

@@ -119,7 +119,7 @@ impl Lanes<f32> for Avx2 {
     #[inline(always)]
     unsafe fn transpose(
         self,
-        rows: usize,
+        [rows, columns]: [usize; 2],
         source: *const f32,
         source_stride: usize,
         target: *mut f32,
@@ -127,15 +127,11 @@ impl Lanes<f32> for Avx2 {
     ) {
         // SAFETY: passed on to the caller.
         unsafe {
-            match rows {
-                7 => self.transpose_f32::<7>(source, source_stride, target, target_stride),
-                6 => self.transpose_f32::<6>(source, source_stride, target, target_stride),
-                5 => self.transpose_f32::<5>(source, source_stride, target, target_stride),
-                4 => self.transpose_f32::<4>(source, source_stride, target, target_stride),
-                3 => self.transpose_f32::<3>(source, source_stride, target, target_stride),
-                2 => self.transpose_f32::<2>(source, source_stride, target, target_stride),
-                1 => self.transpose_f32::<1>(source, source_stride, target, target_stride),
-                _ => self.transpose_f32::<8>(source, source_stride, target, target_stride),
+            if [rows, columns] == [8; 2] {
+                self.transpose_f32::<true>([8; 2], source, source_stride, target, target_stride);
+            } else {
+                let extents = [rows, columns];
+                self.transpose_f32::<false>(extents, source, source_stride, target, target_stride);
             }
         }
     }
@@ -322,7 +318,7 @@ impl Lanes<f64> for Avx2 {
     #[inline(always)]
     unsafe fn transpose(
         self,
-        rows: usize,
+        [rows, columns]: [usize; 2],
         source: *const f64,
         source_stride: usize,
         target: *mut f64,
@@ -330,11 +326,11 @@ impl Lanes<f64> for Avx2 {
     ) {
         // SAFETY: passed on to the caller.
         unsafe {
-            match rows {
-                3 => self.transpose_f64::<3>(source, source_stride, target, target_stride),
-                2 => self.transpose_f64::<2>(source, source_stride, target, target_stride),
-                1 => self.transpose_f64::<1>(source, source_stride, target, target_stride),
-                _ => self.transpose_f64::<4>(source, source_stride, target, target_stride),
+            if [rows, columns] == [4; 2] {
+                self.transpose_f64::<true>([4; 2], source, source_stride, target, target_stride);
+            } else {
+                let extents = [rows, columns];
+                self.transpose_f64::<false>(extents, source, source_stride, target, target_stride);
             }
         }
     }
@@ -432,21 +428,27 @@ impl Lanes<f64> for Avx2 {
 }
 
 impl Avx2 {
-    /// `Lanes::transpose` for a number of rows that the compiler knows.
+    /// `Lanes::transpose`, of a whole block or a part of it.
     #[inline(always)]
-    unsafe fn transpose_f32<const ROWS: usize>(
+    unsafe fn transpose_f32<const WHOLE: bool>(
         self,
+        [rows, columns]: [usize; 2],
         source: *const f32,
         source_stride: usize,
         target: *mut f32,
         target_stride: usize,
     ) {
-        // SAFETY: reads ROWS rows and writes 8, for which the caller answers.
+        let read = Lanes::<f32>::mask_between(self, 0, columns);
+        // SAFETY: reads `rows` rows and writes `columns`, for which the caller answers.
         unsafe {
             let mut r = [_mm256_setzero_ps(); 8];
             for (i, row) in r.iter_mut().enumerate() {
-                if i < ROWS {
-                    *row = _mm256_loadu_ps(source.add(i * source_stride));
+                if i < rows {
+                    let source = source.add(i * source_stride);
+                    *row = match WHOLE {
+                        true => Lanes::<f32>::load(self, source),
+                        false => Lanes::<f32>::load_where(self, read, source),
+                    };
                 }
             }
             // 2x2 blocks, then 4x4, then the halves.
@@ -463,29 +465,38 @@ impl Avx2 {
                 r[4 * i + 3] = _mm256_shuffle_ps::<0xee>(b, d);
             }
             for i in 0..4 {
-                let low = _mm256_permute2f128_ps::<0x20>(r[i], r[i + 4]);
-                let high = _mm256_permute2f128_ps::<0x31>(r[i], r[i + 4]);
-                Lanes::<f32>::store_first(self, ROWS, target.add(i * target_stride), low);
-                Lanes::<f32>::store_first(self, ROWS, target.add((i + 4) * target_stride), high);
+                t[i] = _mm256_permute2f128_ps::<0x20>(r[i], r[i + 4]);
+                t[i + 4] = _mm256_permute2f128_ps::<0x31>(r[i], r[i + 4]);
+            }
+            for (k, row) in t.iter().enumerate() {
+                if k < columns {
+                    Lanes::<f32>::store_first(self, rows, target.add(k * target_stride), *row);
+                }
             }
         }
     }
 
-    /// `Lanes::transpose` for a number of rows that the compiler knows.
+    /// `Lanes::transpose`, of a whole block or a part of it.
     #[inline(always)]
-    unsafe fn transpose_f64<const ROWS: usize>(
+    unsafe fn transpose_f64<const WHOLE: bool>(
         self,
+        [rows, columns]: [usize; 2],
         source: *const f64,
         source_stride: usize,
         target: *mut f64,
         target_stride: usize,
     ) {
-        // SAFETY: reads ROWS rows and writes 4, for which the caller answers.
+        let read = Lanes::<f64>::mask_between(self, 0, columns);
+        // SAFETY: reads `rows` rows and writes `columns`, for which the caller answers.
         unsafe {
             let mut r = [_mm256_setzero_pd(); 4];
             for (i, row) in r.iter_mut().enumerate() {
-                if i < ROWS {
-                    *row = _mm256_loadu_pd(source.add(i * source_stride));
+                if i < rows {
+                    let source = source.add(i * source_stride);
+                    *row = match WHOLE {
+                        true => Lanes::<f64>::load(self, source),
+                        false => Lanes::<f64>::load_where(self, read, source),
+                    };
                 }
             }
             let t = [
@@ -495,10 +506,13 @@ impl Avx2 {
                 _mm256_unpackhi_pd(r[2], r[3]),
             ];
             for i in 0..2 {
-                let low = _mm256_permute2f128_pd::<0x20>(t[i], t[i + 2]);
-                let high = _mm256_permute2f128_pd::<0x31>(t[i], t[i + 2]);
-                Lanes::<f64>::store_first(self, ROWS, target.add(i * target_stride), low);
-                Lanes::<f64>::store_first(self, ROWS, target.add((i + 2) * target_stride), high);
+                r[i] = _mm256_permute2f128_pd::<0x20>(t[i], t[i + 2]);
+                r[i + 2] = _mm256_permute2f128_pd::<0x31>(t[i], t[i + 2]);
+            }
+            for (k, row) in r.iter().enumerate() {
+                if k < columns {
+                    Lanes::<f64>::store_first(self, rows, target.add(k * target_stride), *row);
+                }
             }
         }
     }

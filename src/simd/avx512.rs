@@ -103,18 +103,19 @@ impl Lanes<f32> for Avx512 {
     #[inline(always)]
     unsafe fn transpose(
         self,
-        rows: usize,
+        [rows, columns]: [usize; 2],
         source: *const f32,
         source_stride: usize,
         target: *mut f32,
         target_stride: usize,
     ) {
-        // SAFETY: reads `rows` rows and writes 16, for which the caller answers.
+        // SAFETY: reads `rows` rows and writes `columns`, for which the caller answers.
         unsafe {
+            let read = Lanes::<f32>::mask_between(self, 0, columns);
             let mut r = [_mm512_setzero_ps(); 16];
             for (i, row) in r.iter_mut().enumerate() {
                 if i < rows {
-                    *row = _mm512_loadu_ps(source.add(i * source_stride));
+                    *row = _mm512_maskz_loadu_ps(read, source.add(i * source_stride));
                 }
             }
             // 2x2 blocks, 4x4 blocks, then the 128-bit quarters.
@@ -142,7 +143,9 @@ impl Lanes<f32> for Avx512 {
             }
             let mask = Lanes::<f32>::mask_between(self, 0, rows);
             for (k, row) in r.iter().enumerate() {
-                _mm512_mask_storeu_ps(target.add(k * target_stride), mask, *row);
+                if k < columns {
+                    _mm512_mask_storeu_ps(target.add(k * target_stride), mask, *row);
+                }
             }
         }
     }
@@ -304,18 +307,19 @@ impl Lanes<f64> for Avx512 {
     #[inline(always)]
     unsafe fn transpose(
         self,
-        rows: usize,
+        [rows, columns]: [usize; 2],
         source: *const f64,
         source_stride: usize,
         target: *mut f64,
         target_stride: usize,
     ) {
-        // SAFETY: reads `rows` rows and writes 8, for which the caller answers.
+        // SAFETY: reads `rows` rows and writes `columns`, for which the caller answers.
         unsafe {
+            let read = Lanes::<f64>::mask_between(self, 0, columns);
             let mut r = [_mm512_setzero_pd(); 8];
             for (i, row) in r.iter_mut().enumerate() {
                 if i < rows {
-                    *row = _mm512_loadu_pd(source.add(i * source_stride));
+                    *row = _mm512_maskz_loadu_pd(read, source.add(i * source_stride));
                 }
             }
             // 2x2 blocks, then the 128-bit quarters.
@@ -337,7 +341,9 @@ impl Lanes<f64> for Avx512 {
             r = t;
             let mask = Lanes::<f64>::mask_between(self, 0, rows);
             for (k, row) in r.iter().enumerate() {
-                _mm512_mask_storeu_pd(target.add(k * target_stride), mask, *row);
+                if k < columns {
+                    _mm512_mask_storeu_pd(target.add(k * target_stride), mask, *row);
+                }
             }
         }
     }

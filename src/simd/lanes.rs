@@ -136,10 +136,10 @@ pub trait Lanes<T: Element>: Copy {
     }
 
     /// Transposes a block: `target[k * target_stride + i] = source[i * source_stride + k]`
-    /// for i < rows <= LANES and k < LANES.
+    /// for i < rows <= LANES and k < columns <= LANES.
     unsafe fn transpose(
         self,
-        rows: usize,
+        extents: [usize; 2],
         source: *const T,
         source_stride: usize,
         target: *mut T,

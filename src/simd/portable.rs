@@ -153,14 +153,14 @@ macro_rules! portable_lanes {
             #[inline(always)]
             unsafe fn transpose(
                 self,
-                rows: usize,
+                [rows, columns]: [usize; 2],
                 source: *const $element,
                 source_stride: usize,
                 target: *mut $element,
                 target_stride: usize,
             ) {
                 for i in 0..rows {
-                    for k in 0..$lanes {
+                    for k in 0..columns {
                         // SAFETY: within the blocks for which the caller answers.
                         unsafe {
                             *target.add(k * target_stride + i) = *source.add(i * source_stride + k);

@@ -282,6 +282,22 @@ pub fn random_conv(random: &mut Random, products: usize) -> Conv2dParams {
     }
 }
 
+/// Shapes for im2col alone: kernels wider than the taps that are added at a time, windows wide apart, and windows
+/// whose rows no cache holds.
+pub fn im2col_edges() -> Vec<Conv2dParams> {
+    let new = Conv2dParams::new;
+    vec![
+        pad([0, 0, 3, 2], new(1, 2, 5, 40, 1, 2, 37)),
+        stride(1, 2, pad([1, 0, 4, 4], new(2, 3, 4, 45, 1, 2, 35))),
+        stride(1, 5, pad([0, 0, 9, 1], new(1, 2, 3, 150, 1, 2, 90))),
+        dilation(1, 2, pad([0, 0, 7, 8], new(1, 5, 3, 60, 1, 1, 20))),
+        stride(2, 3, dilation(1, 2, pad([0, 0, 7, 8], new(1, 5, 3, 90, 1, 1, 25)))),
+        stride(3, 20, new(2, 3, 7, 64, 1, 2, 18)),
+        stride(16, 16, new(1, 3, 32, 48, 1, 16, 16)),
+        new(1, 1, 39, 60, 1, 20, 20),
+    ]
+}
+
 /// A random shape for im2col, of at most `cells` cells.
 pub fn random_im2col(random: &mut Random, cells: usize) -> Conv2dParams {
     loop {

@@ -1,10 +1,10 @@
 //! A band of rows of some channels, copied plane by plane with its padding and parted by column
 //! remainders, so that every tap reads contiguous pixels.
 
-use crate::conv2d::patches::Taps;
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::shape::{Axis, ConvShape};
 use crate::simd::{Element, Lanes, TILE_LANES};
+use crate::taps::Taps;
 
 /// What a channel's copy may take, in elements, so that a few of them stay in the first-level cache,
 /// and what all channels' may take, in the second-level one.
@@ -267,12 +267,13 @@ impl<T: Element> Pixels<T> {
         unsafe {
             for pixel in (0..self.count).step_by(S::LANES) {
                 let pixels = S::LANES.min(self.count - pixel);
+                let extents = [pixels, S::LANES];
                 for term in (0..whole).step_by(S::LANES) {
                     let offset = pixel * self.stride + term;
                     let target = self.target.add(term * self.target_stride + pixel);
                     let source = self.source.add(offset);
                     if self.relu_output.is_null() {
-                        simd.transpose(pixels, source, self.stride, target, self.target_stride);
+                        simd.transpose(extents, source, self.stride, target, self.target_stride);
                         continue;
                     }
                     let mut block = [T::default(); TILE_LANES * TILE_LANES];
@@ -283,7 +284,7 @@ impl<T: Element> Pixels<T> {
                         simd.store(block.as_mut_ptr().add(number * S::LANES), value);
                     }
                     let block = block.as_ptr();
-                    simd.transpose(pixels, block, S::LANES, target, self.target_stride);
+                    simd.transpose(extents, block, S::LANES, target, self.target_stride);
                 }
             }
             for term in whole..terms {

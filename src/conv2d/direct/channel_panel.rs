@@ -8,11 +8,11 @@
 use super::even_parts;
 use super::panels::PanelPlan;
 use crate::conv2d::gather::Gather;
-use crate::conv2d::patches::Taps;
 use crate::gemm::lines::Lines;
 use crate::gemm::pack::TileShape;
 use crate::runs;
 use crate::simd::{CACHE_LINE, Element, Lanes, TileKernel};
+use crate::taps::Taps;
 
 /// A panel of a group's channels of some images.
 #[derive(Clone, Copy)]
@@ -338,7 +338,13 @@ impl<T: Element> Panel<'_, T> {
                     for pixel in (0..pixels).step_by(S::LANES) {
                         let source = sums.add(pixel * width + channel);
                         let count = S::LANES.min(pixels - pixel);
-                        simd.transpose(count, source, width, target.add(pixel), of_channel);
+                        simd.transpose(
+                            [count, S::LANES],
+                            source,
+                            width,
+                            target.add(pixel),
+                            of_channel,
+                        );
                     }
                     continue;
                 }

@@ -4,8 +4,8 @@
 use super::pixel_lanes::Place;
 use super::strip::Strip;
 use crate::conv2d::gather::Gather;
-use crate::conv2d::patches::Taps;
 use crate::simd::{Element, Kernel, Lanes};
+use crate::taps::Taps;
 
 /// Whether a pass is one of these.
 pub(super) fn fits<T>(pass: &Gather<T>) -> bool {

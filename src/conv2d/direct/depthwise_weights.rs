@@ -1,9 +1,9 @@
 //! dw of a depthwise convolution at stride 1 or 2, NCHW: x is read in place, a plane at a time.
 
 use super::strip::Strip;
-use crate::conv2d::patches::Taps;
 use crate::shape::{Axis, ConvShape};
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES};
+use crate::taps::Taps;
 
 /// Rows of a block, whose products are summed in registers.
 const ROWS: usize = 16;

@@ -10,7 +10,6 @@ use super::even_parts;
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, updated};
 use crate::conv2d::gradient::Gradient;
-use crate::conv2d::patches::Taps;
 use crate::conv2d::weights_panels::SumPanels;
 use crate::conv2d::weights_plan::parts_of_batch;
 use crate::error::Result;
@@ -22,6 +21,7 @@ use crate::scratch::ScratchLen;
 use crate::shape::{ConvShape, FilterLayout};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, Level, TILE_LANES, TileKernel};
+use crate::taps::Taps;
 
 /// Output and input channels of a task: its rows of x and dy stay in the second-level cache.
 const TASK_OUTPUTS: usize = 64;
@@ -643,7 +643,7 @@ impl<T: Element> AddUp<'_, T> {
                 simd.store(values.as_mut_ptr(), simd.mul(simd.splat(alpha), sum));
             }
             if outputs == S::LANES && w_out > 1 && beta == T::default() {
-                simd.transpose(weights, values.as_ptr(), S::LANES, dw, w_out);
+                simd.transpose([weights, S::LANES], values.as_ptr(), S::LANES, dw, w_out);
                 return;
             }
             // Lines of dw: of outputs where those lie side by side, else of weights.
@@ -653,7 +653,7 @@ impl<T: Element> AddUp<'_, T> {
             };
             if w_out > 1 {
                 let target = transposed.as_mut_ptr();
-                simd.transpose(weights, values.as_ptr(), S::LANES, target, S::LANES);
+                simd.transpose([weights, S::LANES], values.as_ptr(), S::LANES, target, S::LANES);
                 values = transposed;
             }
             for line in 0..lines {

@@ -11,12 +11,12 @@ use super::nhwc_pixels::{Mode, Pixels, TapKernel, load_taps, vectors_of};
 use super::nhwc_window::{Lines, Source, Tile, Tiles, Window, WindowKernel, for_each_size};
 use super::weights::gradient;
 use crate::conv2d::gradient::{Gradient, View};
-use crate::conv2d::patches::Taps;
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::pool2d::Region;
 use crate::runs;
 use crate::shape::ConvShape;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
+use crate::taps::Taps;
 
 /// The sums of a block of channels. The tensors have the rows and the channels; nobody else uses the sums of these
 /// channels.

@@ -9,9 +9,9 @@ use std::ptr;
 use super::nhwc_groups::Groups;
 use super::nhwc_pixels::{Masked, Mode, Partial, PartialMasked, Pixels, TapKernel, Whole};
 use crate::conv2d::gather::masked_at;
-use crate::conv2d::patches::Taps;
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::simd::{Element, Lanes, TILE_LANES};
+use crate::taps::Taps;
 
 /// The lines of a window, or of two that share some. (Cleared once a task: it is long.)
 pub(super) type Lines<T> = [Masked<T>; DEPTH_BLOCK];

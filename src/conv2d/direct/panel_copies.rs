@@ -5,10 +5,10 @@ use std::mem::MaybeUninit;
 
 use super::band::CopiedAxis;
 use crate::conv2d::gather::{Gather, masked_at};
-use crate::conv2d::patches::Taps;
 use crate::runs;
 use crate::shape::{ConvShape, Layout};
 use crate::simd::{Element, Lanes, TILE_LANES};
+use crate::taps::Taps;
 
 /// Channels of a panel.
 pub(super) const CHANNELS: usize = TILE_LANES;
@@ -276,7 +276,7 @@ unsafe fn transpose_planes<T: Element, S: Lanes<T>>(
             unsafe {
                 let target = panel.add(pixel * CHANNELS + channel);
                 if count == S::LANES && lanes == S::LANES && !masked {
-                    simd.transpose(lanes, source, stride, target, CHANNELS);
+                    simd.transpose([lanes, S::LANES], source, stride, target, CHANNELS);
                     continue;
                 }
                 for lane in 0..S::LANES {
@@ -290,7 +290,7 @@ unsafe fn transpose_planes<T: Element, S: Lanes<T>>(
                     }
                     simd.store(block.add(lane * S::LANES), value);
                 }
-                simd.transpose(S::LANES, block, S::LANES, target, CHANNELS);
+                simd.transpose([S::LANES; 2], block, S::LANES, target, CHANNELS);
             }
         }
     }
@@ -318,7 +318,7 @@ pub(super) unsafe fn from_panel<T: Element, S: Lanes<T>>(
             // SAFETY: the caller answers for the planes and the panel; the block has as many vectors.
             unsafe {
                 let source = panel.add(pixel * CHANNELS + channel);
-                simd.transpose(count, source, CHANNELS, block, S::LANES);
+                simd.transpose([count, S::LANES], source, CHANNELS, block, S::LANES);
                 for lane in 0..S::LANES.min(channels - channel) {
                     let channel = channel + lane;
                     let target = target.add(channel * stride + pixel);

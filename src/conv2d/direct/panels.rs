@@ -160,7 +160,13 @@ impl<T: Element> Kernel<T> for PackPanel<'_, T> {
                                         simd.prefetch(source.wrapping_add(ahead + line * stride));
                                     }
                                 }
-                                simd.transpose(count, source, stride, lanes.as_mut_ptr(), S::LANES);
+                                simd.transpose(
+                                    [count, S::LANES],
+                                    source,
+                                    stride,
+                                    lanes.as_mut_ptr(),
+                                    S::LANES,
+                                );
                             }
                         }
                         let value = match is_block {

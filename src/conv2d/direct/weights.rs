@@ -13,7 +13,6 @@ use super::{TASK_WORK, nhwc_depthwise};
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, updated};
 use crate::conv2d::gradient::Gradient;
-use crate::conv2d::patches::Taps;
 use crate::conv2d::weights_plan::parts_of_batch;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
@@ -22,6 +21,7 @@ use crate::runs;
 use crate::scratch::ScratchLen;
 use crate::shape::{ConvShape, Layout};
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
+use crate::taps::Taps;
 
 /// Planes of a task at the least.
 const PLANES: usize = 16;

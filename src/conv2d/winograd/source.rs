@@ -207,7 +207,7 @@ impl<T: Element> Planes<T> {
         unsafe {
             let source = source.add(column);
             if count == S::LANES && channels == S::LANES && relu_output.is_null() {
-                simd.transpose(S::LANES, source, of_channel, target, S::LANES);
+                simd.transpose([S::LANES; 2], source, of_channel, target, S::LANES);
                 return;
             }
             let mut block = [T::default(); TILE_LANES * TILE_LANES];
@@ -220,7 +220,7 @@ impl<T: Element> Planes<T> {
                 }
                 simd.store(block.as_mut_ptr().add(channel * S::LANES), value);
             }
-            simd.transpose(S::LANES, block.as_ptr(), S::LANES, target, S::LANES);
+            simd.transpose([S::LANES; 2], block.as_ptr(), S::LANES, target, S::LANES);
         }
     }
 }

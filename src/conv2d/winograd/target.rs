@@ -128,7 +128,7 @@ impl<T: Element, const OUTPUTS: usize> MultiplyBlock<'_, T, OUTPUTS> {
                     let pixels = S::LANES.min(columns - column);
                     let mut block = [T::default(); TILE_LANES * TILE_LANES];
                     let start = strip.add(column * S::LANES);
-                    simd.transpose(S::LANES, start, S::LANES, block.as_mut_ptr(), S::LANES);
+                    simd.transpose([S::LANES; 2], start, S::LANES, block.as_mut_ptr(), S::LANES);
                     for lane in 0..count {
                         let sum = simd.load(block.as_ptr().add(lane * S::LANES));
                         let target = target.add(lane * of_channel + column);
