@@ -25,6 +25,7 @@ mod panel_copies;
 mod panels;
 mod pixel_lanes;
 mod pixels;
+mod plane_weights;
 mod strip;
 pub(super) mod weights;
 

@@ -103,31 +103,34 @@ pub(super) unsafe fn gather<T: Element, S: Lanes<T>>(
         let outputs = Outputs { pass, band, products, place, output, filters, copies };
         // As many sums as registers hold: twelve or 24, or what hides the additions' latency.
         match (count, S::REGISTERS >= 32) {
-            (1, _) => simd.call(Tiles::<_, 1, 8>(outputs)),
-            (2, false) => simd.call(Tiles::<_, 2, 6>(outputs)),
-            (3, false) => simd.call(Tiles::<_, 3, 4>(outputs)),
-            (4, false) => simd.call(Tiles::<_, 4, 3>(outputs)),
-            (5, false) => simd.call(Tiles::<_, 5, 2>(outputs)),
-            (_, false) => simd.call(Tiles::<_, OUTPUTS, 2>(outputs)),
-            (2, true) => simd.call(Tiles::<_, 2, 12>(outputs)),
-            (3, true) => simd.call(Tiles::<_, 3, 8>(outputs)),
-            (4, true) => simd.call(Tiles::<_, 4, 6>(outputs)),
-            (5, true) => simd.call(Tiles::<_, 5, 4>(outputs)),
-            (_, true) => simd.call(Tiles::<_, OUTPUTS, 4>(outputs)),
+            (1, _) => outputs.call::<S, 1, 8>(simd),
+            (2, false) => outputs.call::<S, 2, 6>(simd),
+            (3, false) => outputs.call::<S, 3, 4>(simd),
+            (4, false) => outputs.call::<S, 4, 3>(simd),
+            (5, false) => outputs.call::<S, 5, 2>(simd),
+            (_, false) => outputs.call::<S, OUTPUTS, 2>(simd),
+            (2, true) => outputs.call::<S, 2, 12>(simd),
+            (3, true) => outputs.call::<S, 3, 8>(simd),
+            (4, true) => outputs.call::<S, 4, 6>(simd),
+            (5, true) => outputs.call::<S, 5, 4>(simd),
+            (_, true) => outputs.call::<S, OUTPUTS, 4>(simd),
         }
     }
 }
 
-/// `N` outputs of a band, by `V` vectors at a time. (Kernels of their own: together they take long to compile.)
-struct Tiles<'a, T, const N: usize, const V: usize>(Outputs<'a, T>);
+/// `N` outputs of a band, by `V` vectors at a time; `SKIPS` where taps that read padding alone are looked for. (Kernels of
+/// their own: together they take long to compile.)
+struct Tiles<'a, T, const N: usize, const V: usize, const SKIPS: bool>(Outputs<'a, T>);
 
-impl<T: Element, const N: usize, const V: usize> Kernel<T> for Tiles<'_, T, N, V> {
+impl<T: Element, const N: usize, const V: usize, const SKIPS: bool> Kernel<T>
+    for Tiles<'_, T, N, V, SKIPS>
+{
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         // SAFETY: whoever makes one answers for the target.
-        unsafe { self.0.run::<S, N, V>(simd) };
+        unsafe { self.0.run::<S, N, V, SKIPS>(simd) };
     }
 }
 
@@ -150,7 +153,7 @@ impl<T: Element> Outputs<'_, T> {
     /// # Safety
     /// The target has the outputs, and nobody else uses them.
     #[inline(always)]
-    unsafe fn run<S: Lanes<T>, const N: usize, const V: usize>(&self, simd: S) {
+    unsafe fn run<S: Lanes<T>, const N: usize, const V: usize, const SKIPS: bool>(&self, simd: S) {
         let width = self.pass.grid_width;
         let count = self.place.rows * width.div_ceil(S::LANES);
         let (mut row, mut column) = (0, 0);
@@ -171,6 +174,10 @@ impl<T: Element> Outputs<'_, T> {
                 }
             }
             self.prefetch::<S, N, V>(simd, vectors[real - 1]);
+            let taps = match SKIPS {
+                true => self.taps_inside([vectors[0].row, vectors[real - 1].row]),
+                false => (0, self.products.taps),
+            };
             // SAFETY: the copies have what whole vectors of outputs read; the caller answers for the
             // target.
             unsafe {
@@ -180,7 +187,7 @@ impl<T: Element> Outputs<'_, T> {
                 for term in (0..self.pass.terms).step_by(block_terms) {
                     let terms = block_terms.min(self.pass.terms - term);
                     let starts = &self.products.starts[..terms * self.products.taps];
-                    let block = self.sum::<S, N, V>(simd, starts, filters, pixels);
+                    let block = self.sum::<S, N, V, SKIPS>(simd, starts, taps, filters, pixels);
                     for (sums, block) in sums.iter_mut().zip(&block) {
                         for (sum, &block) in sums.iter_mut().zip(block) {
                             *sum = simd.add(*sum, block);
@@ -198,6 +205,30 @@ impl<T: Element> Outputs<'_, T> {
                 }
             }
         }
+    }
+
+    /// Runs `N` outputs, `V` vectors at a time. Looking for taps that read padding alone is worth it where they are many;
+    /// but x's padding counts, as zeros that meet weights.
+    #[inline(always)]
+    fn call<S: Lanes<T>, const N: usize, const V: usize>(self, simd: S) {
+        let (rows, count) = (&self.pass.rows, self.pass.grid_height);
+        let inside = |tap: usize| {
+            let (first, end) = rows.positions(tap, count);
+            end - first
+        };
+        let needed: usize = (0..rows.count).map(inside).sum();
+        match rows.offset_step < 0 && needed * 8 < rows.count * count * 7 {
+            true => simd.call(Tiles::<_, N, V, true>(self)),
+            false => simd.call(Tiles::<_, N, V, false>(self)),
+        }
+    }
+
+    /// The taps of a term that do not read padding alone for rows of the band from a first to a last one.
+    #[inline(always)]
+    fn taps_inside(&self, ends: [usize; 2]) -> (usize, usize) {
+        let Gather { rows, columns, .. } = &self.pass;
+        let [first, last] = ends.map(|row| rows.inside(self.place.row + row));
+        (first.0.min(last.0) * columns.count, first.1.max(last.1) * columns.count)
     }
 
     /// Asks for the lines that the tile after next writes, where an output's pixels lie side by side, as far
@@ -229,50 +260,64 @@ impl<T: Element> Outputs<'_, T> {
         )
     }
 
-    /// The sums of one block of terms.
+    /// The sums of one block of terms, over the taps of each from a first one on.
     ///
     /// # Safety
     /// There is a vector at each of the pixels plus each of the starts, and `N` weights for each.
     #[inline(always)]
-    unsafe fn sum<S: Lanes<T>, const N: usize, const V: usize>(
+    unsafe fn sum<S: Lanes<T>, const N: usize, const V: usize, const SKIPS: bool>(
         &self,
         simd: S,
         starts: &[u32],
-        mut filters: *const T,
+        (first, end): (usize, usize),
+        filters: *const T,
         pixels: [*const T; V],
     ) -> [[S::Vector; V]; N] {
         let mut sums = [[simd.splat(T::default()); V]; N];
-        for &start in starts {
-            // SAFETY: the caller answers for the pixels and the weights.
-            unsafe {
-                if V > N {
-                    // The smaller side stays in registers: the others pass by.
-                    let mut weights = [simd.splat(T::default()); N];
-                    for (n, weight) in weights.iter_mut().enumerate() {
-                        *weight = simd.splat(*filters.add(n));
-                    }
-                    for (v, &pixels) in pixels.iter().enumerate() {
-                        let lanes = simd.load(pixels.add(start as usize));
-                        for (sums, &weight) in sums.iter_mut().zip(&weights) {
-                            sums[v] = simd.mul_add(lanes, weight, sums[v]);
+        let taps = self.products.taps;
+        // Of each term, where some taps are skipped.
+        let (run, apart) = match SKIPS {
+            true => (end.saturating_sub(first), taps),
+            false => (starts.len(), starts.len()),
+        };
+        let mut begin = 0;
+        loop {
+            let mut filters = filters.wrapping_add((begin + first) * N);
+            for &start in &starts[begin + first..][..run] {
+                // SAFETY: the caller answers for the pixels and the weights.
+                unsafe {
+                    if V > N {
+                        // The smaller side stays in registers: the others pass by.
+                        let mut weights = [simd.splat(T::default()); N];
+                        for (n, weight) in weights.iter_mut().enumerate() {
+                            *weight = simd.splat(*filters.add(n));
+                        }
+                        for (v, &pixels) in pixels.iter().enumerate() {
+                            let lanes = simd.load(pixels.add(start as usize));
+                            for (sums, &weight) in sums.iter_mut().zip(&weights) {
+                                sums[v] = simd.mul_add(lanes, weight, sums[v]);
+                            }
+                        }
+                    } else {
+                        let mut lanes = [simd.splat(T::default()); V];
+                        for (lanes, &pixels) in lanes.iter_mut().zip(&pixels) {
+                            *lanes = simd.load(pixels.add(start as usize));
+                        }
+                        for (n, sums) in sums.iter_mut().enumerate() {
+                            let weight = simd.splat(*filters.add(n));
+                            for (sum, &lanes) in sums.iter_mut().zip(&lanes) {
+                                *sum = simd.mul_add(lanes, weight, *sum);
+                            }
                         }
                     }
-                } else {
-                    let mut lanes = [simd.splat(T::default()); V];
-                    for (lanes, &pixels) in lanes.iter_mut().zip(&pixels) {
-                        *lanes = simd.load(pixels.add(start as usize));
-                    }
-                    for (n, sums) in sums.iter_mut().enumerate() {
-                        let weight = simd.splat(*filters.add(n));
-                        for (sum, &lanes) in sums.iter_mut().zip(&lanes) {
-                            *sum = simd.mul_add(lanes, weight, *sum);
-                        }
-                    }
+                    filters = filters.add(N);
                 }
-                filters = filters.add(N);
+            }
+            begin += apart;
+            if !SKIPS || begin >= starts.len() {
+                return sums;
             }
         }
-        sums
     }
 
     /// Writes a vector of an output.

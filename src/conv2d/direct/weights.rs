@@ -9,7 +9,8 @@ use super::nhwc_groups::Groups;
 use super::nhwc_weights::{self, Sums};
 use super::nhwc_window::no_lines;
 use super::panel_copies::{self, Bands, CHANNELS, shape_of_panel, to_panel};
-use super::{TASK_WORK, nhwc_depthwise};
+use super::plane_weights::{self, Planes};
+use super::{TASK_WORK, even_parts, nhwc_depthwise};
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, updated};
 use crate::conv2d::gradient::Gradient;
@@ -118,7 +119,10 @@ impl Plan {
     /// All parts' sums, a copy of x, and a region of dy.
     fn scratch_len<T: Element>(&self, shape: &ConvShape, dy: &Gradient<'_, T>) -> ScratchLen {
         let region = match &self.copies {
-            Copies::Nchw(_) => dy.scratch_len(1, shape.out_height),
+            Copies::Nchw(_) => {
+                let channels = shape.group_out.min(plane_weights::OUTPUTS);
+                dy.scratch_len(channels, shape.out_height)
+            }
             Copies::Panels(bands) => dy.scratch_len(CHANNELS, bands.grid_rows),
             Copies::Nhwc => dy.scratch_len(self.channels, 1),
         };
@@ -234,19 +238,29 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
         match &self.copies {
             Copies::Nchw(band) => {
                 let mut totals = [[T::default(); TILE_LANES]; DEPTH_BLOCK + 1];
-                let totals = &mut totals[..self.taps + 1];
-                for channel in first..end {
+                let mut channel = first;
+                while channel < end {
+                    let group = (channel / self.shape.group_out + 1) * self.shape.group_out;
+                    let together = self.together(end.min(group) - channel);
+                    let totals = &mut totals[..together * (self.taps + 1)];
                     totals.fill([T::default(); TILE_LANES]);
                     for image in self.units.0..self.units.1 {
-                        // SAFETY: the tensors have the image and the channel.
+                        let totals = totals.as_flattened_mut();
+                        // SAFETY: the tensors have the image and the channels.
                         unsafe {
-                            self.plane(simd, band, image, channel, totals.as_flattened_mut())
-                        };
+                            match together {
+                                1 => self.plane(simd, band, image, channel, totals),
+                                _ => self.planes(simd, image, (channel, together), totals),
+                            }
+                        }
                     }
-                    for (tap, lanes) in totals.iter().enumerate() {
-                        // SAFETY: this task's sum.
-                        unsafe { *self.sum(tap, channel) = sum_of_lanes(lanes) };
+                    for (number, totals) in totals.chunks_exact(self.taps + 1).enumerate() {
+                        for (tap, lanes) in totals.iter().enumerate() {
+                            // SAFETY: this task's sum.
+                            unsafe { *self.sum(tap, channel + number) = sum_of_lanes(lanes) };
+                        }
                     }
+                    channel += together;
                 }
             }
             Copies::Panels(bands) => {
@@ -353,6 +367,53 @@ impl<T: Element> SumPart<'_, T> {
                 }
             }
         }
+    }
+
+    /// How many of so many outputs of one group are summed together.
+    #[inline(always)]
+    fn together(&self, outputs: usize) -> usize {
+        match self.taps > 0 && plane_weights::takes(self.shape) {
+            true => {
+                even_parts(outputs, plane_weights::OUTPUTS).next().map_or(1, |(_, count)| count)
+            }
+            false => 1,
+        }
+    }
+
+    /// Adds one image's sums of some channels, outputs of one input channel, to the lanes of each tap's total.
+    ///
+    /// # Safety
+    /// The tensors have the image and the channels.
+    #[inline(always)]
+    unsafe fn planes<S: Lanes<T>>(
+        &self,
+        simd: S,
+        image: usize,
+        (channel, outputs): (usize, usize),
+        totals: &mut [T],
+    ) {
+        let shape = self.shape;
+        let channels = channel..channel + outputs;
+        let region = Region { image, channels, rows: 0..shape.out_height };
+        // SAFETY: dy has the planes, and there is memory for them.
+        let view = unsafe { self.pass.gradient.view(shape, &region, self.region) };
+        let [dy_image, dy_channel, ..] = view.strides;
+        let [dy, relu_output] = view.at(image * dy_image + channel * dy_channel);
+        let [x_image, x_channel, ..] = shape.input_strides;
+        let x = self.pass.x.map_or(ptr::null(), <[T]>::as_ptr);
+        let planes = Planes {
+            x: x.wrapping_add(image * x_image + channel / shape.group_out * x_channel),
+            dy,
+            relu_output,
+            of_output: dy_channel,
+            outputs,
+            rows: self.rows,
+            columns: self.columns,
+            height: shape.out_height,
+            width: shape.out_width,
+        };
+        // SAFETY: the tensors have the planes.
+        unsafe { planes.add(simd, totals) };
     }
 
     /// Adds one image's sums of one channel to the lanes of each tap's total, NCHW.
