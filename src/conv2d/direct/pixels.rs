@@ -6,6 +6,7 @@ use super::even_parts;
 use super::pixel_lanes::Place;
 use crate::conv2d::gather::Gather;
 use crate::gemm::blocking::DEPTH_BLOCK;
+use crate::runs;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES};
 
 /// The most outputs that share a load of pixels.
@@ -198,9 +199,19 @@ impl<T: Element> Outputs<'_, T> {
                         *pixels = pixels.wrapping_add(terms * self.band.len());
                     }
                 }
-                for (n, sums) in sums.iter().enumerate() {
-                    for (&sum, &vector) in sums.iter().zip(&vectors[..real]) {
-                        self.finish(simd, self.output + n, vector, sum);
+                let is_plain = !self.pass.adds() && self.pass.target_strides[3] == 1;
+                for (n, &sums) in sums.iter().enumerate() {
+                    let output = self.output + n;
+                    if !is_plain {
+                        for (&sum, &vector) in sums.iter().zip(&vectors[..real]) {
+                            self.finish(simd, output, vector, sum);
+                        }
+                        continue;
+                    }
+                    let values = self.pass.results(simd, sums, sums, self.bias(simd, output));
+                    for (&value, &vector) in values.iter().zip(&vectors[..real]) {
+                        let count = S::LANES.min(width - vector.column);
+                        runs::store(simd, count, self.target(output, vector), value);
                     }
                 }
             }
@@ -320,25 +331,34 @@ impl<T: Element> Outputs<'_, T> {
         }
     }
 
+    /// An output's bias, 0 for none.
+    #[inline(always)]
+    fn bias<S: Lanes<T>>(&self, simd: S, output: usize) -> S::Vector {
+        let channel = self.place.group * self.pass.outputs + output;
+        match self.pass.bias.is_null() {
+            true => simd.splat(T::default()),
+            // SAFETY: the biases have the output.
+            false => simd.splat(unsafe { *self.pass.bias.add(channel) }),
+        }
+    }
+
     /// Writes a vector of an output.
     ///
     /// # Safety
     /// The target has the vector, and nobody else uses it.
     #[inline(always)]
     unsafe fn finish<S: Lanes<T>>(&self, simd: S, output: usize, vector: Vector, sum: S::Vector) {
-        let (pass, place) = (&self.pass, self.place);
-        // SAFETY: the caller answers for the target; the biases have the output.
+        let pass = &self.pass;
+        // SAFETY: the caller answers for the target.
         unsafe {
             let count = S::LANES.min(pass.grid_width - vector.column);
-            let channel = place.group * pass.outputs + output;
             let [_, of_channel, _, stride] = pass.target_strides;
             let target = self.target(output, vector);
             let old = match pass.adds() {
                 true => simd.gather_where(simd.mask_between(0, count), target, stride as isize),
                 false => sum,
             };
-            let bias = if pass.bias.is_null() { T::default() } else { *pass.bias.add(channel) };
-            let value = pass.result(simd, sum, old, simd.splat(bias));
+            let value = pass.result(simd, sum, old, self.bias(simd, output));
             if stride == 2 && of_channel > 1 && vector.column + S::LANES < pass.grid_width {
                 // What lies between belongs to this task too, and to another phase: it is kept.
                 let old = [simd.load(target), simd.load(target.add(S::LANES))];
@@ -352,10 +372,8 @@ impl<T: Element> Outputs<'_, T> {
                 for (lane, &value) in lanes.iter().enumerate().take(count) {
                     *target.add(lane * stride) = value;
                 }
-            } else if count == S::LANES {
-                simd.store(target, value);
             } else {
-                simd.store_first(count, target, value);
+                runs::store(simd, count, target, value);
             }
         }
     }
