@@ -1,8 +1,11 @@
 //! dw of several outputs of one input channel at stride 1, NCHW: pixels in the lanes, x read in place, and each of its
 //! vectors multiplied by the gradients of all outputs.
 
+use std::ptr;
+
 use super::even_parts;
 use crate::gemm::blocking::DEPTH_BLOCK;
+use crate::runs;
 use crate::shape::{Axis, ConvShape};
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 use crate::taps::Taps;
@@ -31,6 +34,8 @@ pub(super) struct Planes<T> {
     pub dy: *const T,
     /// Null for none.
     pub relu_output: *const T,
+    /// Room for what it leaves of dy.
+    pub memory: *mut T,
     /// From output to output.
     pub of_output: usize,
     /// Two at least.
@@ -52,9 +57,15 @@ impl<T: Element> Planes<T> {
     pub unsafe fn add<S: Lanes<T>>(&self, simd: S, totals: &mut [T]) {
         let most = if S::REGISTERS >= 32 { TAPS } else { FEW_TAPS };
         self.add_taps(simd, 0, (0, 0), totals);
+        let mut planes = *self;
+        if !self.relu_output.is_null() {
+            planes.dy = self.memory;
+            planes.of_output = self.height * self.width;
+            planes.relu_output = ptr::null();
+        }
         for row_tap in 0..self.rows.count {
             for (column_tap, count) in even_parts(self.columns.count, most) {
-                self.add_taps(simd, row_tap, (column_tap, count), totals);
+                planes.add_taps(simd, row_tap, (column_tap, count), totals);
             }
         }
     }
@@ -94,7 +105,8 @@ impl<T: Element> Planes<T> {
     }
 }
 
-/// Adds the products of `C` taps of a row for `N` outputs; of none: dy itself. (Kernels of their own: together they
+/// Adds the products of `C` taps of a row for `N` outputs; of none: dy itself, which it stores where a ReLU's output
+/// masks it. (Kernels of their own: together they
 /// take long to compile.)
 struct AddTaps<'a, T, const N: usize, const C: usize> {
     planes: &'a Planes<T>,
@@ -139,13 +151,16 @@ impl<T: Element, const N: usize, const C: usize> Kernel<T> for AddTaps<'_, T, N,
                             *pixels = simd.load_where(masks[c], x.wrapping_add(c));
                         }
                         for (n, sums) in sums.iter_mut().enumerate() {
-                            let place = n * planes.of_output + row * width + column;
+                            let pixel = row * width + column;
+                            let place = n * planes.of_output + pixel;
                             let mut dy = simd.load_where(mask, planes.dy.wrapping_add(place));
-                            if !planes.relu_output.is_null() {
-                                let output = planes.relu_output.wrapping_add(place);
-                                dy = simd.relu_gradient(simd.load_where(mask, output), dy);
-                            }
                             if C == 0 {
+                                if !planes.relu_output.is_null() {
+                                    let output = planes.relu_output.wrapping_add(place);
+                                    dy = simd.relu_gradient(simd.load_where(mask, output), dy);
+                                    let place = n * height * width + pixel;
+                                    runs::store(simd, count, planes.memory.add(place), dy);
+                                }
                                 sums_of_dy[n] = simd.add(sums_of_dy[n], dy);
                             }
                             for (sum, &pixels) in sums.iter_mut().zip(&pixels) {

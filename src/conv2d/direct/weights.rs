@@ -41,6 +41,8 @@ struct Plan {
     copies: Copies,
     /// Of an output, those of each input channel; 0 when dw is not wanted.
     taps: usize,
+    /// Elements of the planes of dy that are summed together, if several are.
+    masked: usize,
     /// Elements of a part's sums: `[rows, terms, columns, out_channels]` of dw, then `[out_channels]` of db.
     sums_of_part: usize,
     /// Images, or rows of y over all images in NHWC.
@@ -94,6 +96,10 @@ impl Plan {
             columns,
             copies,
             taps,
+            masked: match plane_weights::takes(shape) {
+                true => plane_weights::OUTPUTS * shape.out_height * shape.out_width,
+                false => 0,
+            },
             sums_of_part,
             units,
             units_of_part,
@@ -106,7 +112,7 @@ impl Plan {
     /// Elements of a copy of x; of a panel with one of dy, and of its and NHWC's sums of a block.
     fn copy_len(&self) -> usize {
         match &self.copies {
-            Copies::Nchw(band) => band.len(),
+            Copies::Nchw(band) => band.len().max(self.masked),
             Copies::Panels(bands) => {
                 let sums =
                     (self.taps + 1) * CHANNELS + nhwc_weights::scratch_len(self.taps, CHANNELS);
@@ -405,6 +411,7 @@ impl<T: Element> SumPart<'_, T> {
             x: x.wrapping_add(image * x_image + channel / shape.group_out * x_channel),
             dy,
             relu_output,
+            memory: self.copy,
             of_output: dy_channel,
             outputs,
             rows: self.rows,
