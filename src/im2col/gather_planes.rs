@@ -2,6 +2,7 @@
 //! are a row of windows side by side, and every stride-th column of x is a lane.
 
 use std::ops::Range;
+use std::slice;
 
 use super::lines::ANY;
 use super::places::Places;
@@ -57,6 +58,9 @@ fn channels_together(shape: &ConvShape) -> usize {
     ((1 << 14) / cells.max(1)).max(1)
 }
 
+/// Remainders of columns to the stride whose taps are found once; those of larger strides are found for each row.
+const REMAINDERS: usize = 16;
+
 /// Rows of x of which a vector's columns are written before the next ones, and that find the same taps: their cells lie
 /// close together.
 fn rows_together(width: &Axis) -> usize {
@@ -64,16 +68,18 @@ fn rows_together(width: &Axis) -> usize {
 }
 
 /// Where the cells of some channels lie: of each channel, tap and row of windows, those of its columns side by side.
-struct Cells<T> {
+struct Cells<'a, T> {
     start: *const T,
     ring: Option<Ring>,
     row: usize,
     channel: usize,
     kernel_row: usize,
     kernel_column: usize,
+    /// Those on the columns of each remainder.
+    taps: &'a [Taps],
 }
 
-impl<T> Cells<T> {
+impl<T> Cells<'_, T> {
     #[inline(always)]
     fn of_row(&self, channel: usize, window: usize, kernel_row: usize) -> *const T {
         let row = match self.ring {
@@ -101,6 +107,11 @@ impl<T: Element> GatherPlanes<'_, T> {
     #[inline(always)]
     fn gather<S: Lanes<T>, const STRIDE: usize>(&self, simd: S) {
         let &GatherPlanes { shape, ref rows, col, ref places, .. } = self;
+        let mut taps = [Taps::backward(&shape.width, 0); REMAINDERS];
+        for (remainder, taps) in taps.iter_mut().enumerate().take(shape.width.stride).skip(1) {
+            *taps = Taps::backward(&shape.width, remainder);
+        }
+        let taps = &taps[..shape.width.stride.clamp(2, REMAINDERS)];
         let Some(ring) = self.ring else {
             let some = channels_together(shape);
             for first in self.channels.clone().step_by(some) {
@@ -112,6 +123,7 @@ impl<T: Element> GatherPlanes<'_, T> {
                     channel: places.channel,
                     kernel_row: places.kernel_row,
                     kernel_column: places.kernel_column,
+                    taps,
                 };
                 for row in rows.clone().step_by(rows_together(&shape.width)) {
                     let some = row..rows.end.min(row + rows_together(&shape.width));
@@ -129,6 +141,7 @@ impl<T: Element> GatherPlanes<'_, T> {
             channel: of_channel * columns,
             kernel_row: shape.width.kernel * columns,
             kernel_column: columns,
+            taps,
         };
         ring::for_each_row(
             shape,
@@ -161,7 +174,7 @@ impl<T: Element> GatherPlanes<'_, T> {
         simd: S,
         channels: Range<usize>,
         rows: Range<usize>,
-        cells: &Cells<T>,
+        cells: &Cells<'_, T>,
     ) {
         let width = &self.shape.width;
         if STRIDE == ANY {
@@ -172,7 +185,7 @@ impl<T: Element> GatherPlanes<'_, T> {
             }
             return;
         }
-        let taps = [0, STRIDE - 1].map(|phase| Taps::backward(width, phase));
+        let taps = &cells.taps;
         for at in (0..width.input).step_by(STRIDE * S::LANES) {
             let count = (STRIDE * S::LANES).min(width.input - at);
             let position = at / STRIDE;
@@ -230,7 +243,7 @@ impl<T: Element> GatherPlanes<'_, T> {
         simd: S,
         [channel, row]: [usize; 2],
         x: *mut T,
-        cells: &Cells<T>,
+        cells: &Cells<'_, T>,
     ) {
         let width = &self.shape.width;
         let (stride, len) = (width.stride, remainder_len(width));
@@ -238,7 +251,14 @@ impl<T: Element> GatherPlanes<'_, T> {
         let windows = self.shape.height.windows(row).rev();
         for remainder in 0..stride.min(width.input) {
             let columns = (width.input - remainder).div_ceil(stride);
-            let taps = Taps::backward(width, remainder);
+            let of_remainder;
+            let taps = match cells.taps.get(remainder) {
+                Some(taps) => taps,
+                None => {
+                    of_remainder = Taps::backward(width, remainder);
+                    &of_remainder
+                }
+            };
             for at in (0..columns).step_by(S::LANES) {
                 let count = S::LANES.min(columns - at);
                 // SAFETY: elements of x, which is this task's, the cells that lie on them, and the memory.
@@ -250,12 +270,12 @@ impl<T: Element> GatherPlanes<'_, T> {
                         let before = simd.gather_where(mask, x, stride as isize);
                         sum = simd.mul(simd.splat(self.beta), before);
                     }
-                    for part in parts_over(&[taps], at, S::LANES) {
+                    for part in parts_over(slice::from_ref(taps), at, S::LANES) {
                         let mut found = Part::nothing(simd);
-                        found.find(simd, &taps, at, part);
+                        found.find(simd, taps, at, part);
                         for (window, kernel_row) in windows.clone() {
                             let source = cells.of_row(channel, window, kernel_row);
-                            sum = found.add(simd, &taps, source, cells.kernel_column, sum);
+                            sum = found.add(simd, taps, source, cells.kernel_column, sum);
                         }
                     }
                     runs::store(simd, count, memory.add(remainder * len + at), sum);
