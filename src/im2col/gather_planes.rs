@@ -25,12 +25,20 @@ pub(super) struct GatherPlanes<'a, T> {
     pub beta: T,
     /// Where patches are rows: of the cells of `channels`.
     pub ring: Option<Ring>,
-    /// Of `row_len` elements, and the ring's behind them.
+    /// Of `memory_len` elements, and the ring's behind them.
     pub memory: *mut T,
 }
 
+/// Rows of x whose columns are collected together.
+const PARTED_ROWS: usize = 8;
+
+/// Elements of memory that rows of x take.
+pub(super) fn memory_len(width: &Axis) -> usize {
+    PARTED_ROWS.saturating_mul(row_len(width))
+}
+
 /// Elements of memory that a row of x takes: its columns by their remainder to the stride, where that is more than 2.
-pub(super) fn row_len(width: &Axis) -> usize {
+fn row_len(width: &Axis) -> usize {
     match width.stride {
         1 | 2 => 0,
         stride => remainder_len(width).saturating_mul(stride.min(width.input)),
@@ -125,15 +133,19 @@ impl<T: Element> GatherPlanes<'_, T> {
                     kernel_column: places.kernel_column,
                     taps,
                 };
-                for row in rows.clone().step_by(rows_together(&shape.width)) {
-                    let some = row..rows.end.min(row + rows_together(&shape.width));
+                let together = match STRIDE {
+                    ANY => PARTED_ROWS,
+                    _ => rows_together(&shape.width),
+                };
+                for row in rows.clone().step_by(together) {
+                    let some = row..rows.end.min(row + together);
                     self.rows::<S, STRIDE>(simd, channels.clone(), some, &cells);
                 }
             }
             return;
         };
         let (columns, of_channel) = (shape.out_width, shape.window());
-        let memory = self.memory.wrapping_add(row_len(&shape.width));
+        let memory = self.memory.wrapping_add(memory_len(&shape.width));
         let cells = Cells {
             start: memory.cast_const(),
             ring: Some(ring),
@@ -178,10 +190,8 @@ impl<T: Element> GatherPlanes<'_, T> {
     ) {
         let width = &self.shape.width;
         if STRIDE == ANY {
-            for row in rows {
-                for (number, channel) in channels.clone().enumerate() {
-                    self.parted(simd, [number, row], self.x(channel, row), cells);
-                }
+            for (number, channel) in channels.enumerate() {
+                self.parted(simd, [number, channel], &rows, cells);
             }
             return;
         }
@@ -236,19 +246,19 @@ impl<T: Element> GatherPlanes<'_, T> {
         }
     }
 
-    /// Writes a row of x whose columns are collected by their remainders, and then put together.
+    /// Writes some rows of x, `PARTED_ROWS` at the most, whose columns are collected by their remainders, and then put
+    /// together.
     #[inline(always)]
     fn parted<S: Lanes<T>>(
         &self,
         simd: S,
-        [channel, row]: [usize; 2],
-        x: *mut T,
+        [number, channel]: [usize; 2],
+        rows: &Range<usize>,
         cells: &Cells<'_, T>,
     ) {
         let width = &self.shape.width;
         let (stride, len) = (width.stride, remainder_len(width));
-        let memory = self.memory;
-        let windows = self.shape.height.windows(row).rev();
+        let of_row = |number: usize| self.memory.wrapping_add(number * row_len(width));
         for remainder in 0..stride.min(width.input) {
             let columns = (width.input - remainder).div_ceil(stride);
             let of_remainder;
@@ -261,33 +271,43 @@ impl<T: Element> GatherPlanes<'_, T> {
             };
             for at in (0..columns).step_by(S::LANES) {
                 let count = S::LANES.min(columns - at);
-                // SAFETY: elements of x, which is this task's, the cells that lie on them, and the memory.
-                unsafe {
-                    let mut sum = simd.splat(T::default());
-                    if self.beta != T::default() {
-                        let mask = simd.mask_between(0, count);
-                        let x = x.add(remainder + at * stride).cast_const();
-                        let before = simd.gather_where(mask, x, stride as isize);
-                        sum = simd.mul(simd.splat(self.beta), before);
-                    }
-                    for part in parts_over(slice::from_ref(taps), at, S::LANES) {
-                        let mut found = Part::nothing(simd);
-                        found.find(simd, taps, at, part);
-                        for (window, kernel_row) in windows.clone() {
-                            let source = cells.of_row(channel, window, kernel_row);
-                            sum = found.add(simd, taps, source, cells.kernel_column, sum);
+                let parts = parts_over(slice::from_ref(taps), at, S::LANES);
+                for part in parts.clone() {
+                    let mut found = Part::nothing(simd);
+                    found.find(simd, taps, at, part);
+                    for (line, row) in rows.clone().enumerate() {
+                        let target = of_row(line).wrapping_add(remainder * len + at);
+                        // SAFETY: elements of x, which is this task's, the cells that lie on them, and the memory.
+                        unsafe {
+                            let mut sum = simd.splat(T::default());
+                            if part > parts.start {
+                                sum = runs::load(simd, count, target);
+                            } else if self.beta != T::default() {
+                                let mask = simd.mask_between(0, count);
+                                let x = self.x(channel, row).add(remainder + at * stride);
+                                let before = simd.gather_where(mask, x, stride as isize);
+                                sum = simd.mul(simd.splat(self.beta), before);
+                            }
+                            // The last window first: so an element gets its taps in their order.
+                            for (window, kernel_row) in self.shape.height.windows(row).rev() {
+                                let source = cells.of_row(number, window, kernel_row);
+                                sum = found.add(simd, taps, source, cells.kernel_column, sum);
+                            }
+                            runs::store(simd, count, target, sum);
                         }
                     }
-                    runs::store(simd, count, memory.add(remainder * len + at), sum);
                 }
             }
         }
-        // SAFETY: a row of x, which is this task's, of what lies in memory.
-        unsafe {
-            let (source, whole) = (memory.cast_const(), width.input / stride);
-            runs::transpose(simd, [stride.min(width.input), whole], source, len, x, stride);
-            for remainder in 0..width.input % stride {
-                *x.add(whole * stride + remainder) = *source.add(remainder * len + whole);
+        for (line, row) in rows.clone().enumerate() {
+            let (x, source) = (self.x(channel, row), of_row(line).cast_const());
+            let whole = width.input / stride;
+            // SAFETY: a row of x, which is this task's, of what lies in memory.
+            unsafe {
+                runs::transpose(simd, [stride.min(width.input), whole], source, len, x, stride);
+                for remainder in 0..width.input % stride {
+                    *x.add(whole * stride + remainder) = *source.add(remainder * len + whole);
+                }
             }
         }
     }

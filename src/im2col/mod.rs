@@ -187,13 +187,13 @@ impl<T: Element> AddCells<'_, T> {
 
     /// Elements of memory that each slot needs.
     pub fn memory_len(&self) -> usize {
-        let of_row = match self.shape.layout {
-            Layout::Nchw => gather_planes::row_len(&self.shape.width),
+        let of_rows = match self.shape.layout {
+            Layout::Nchw => gather_planes::memory_len(&self.shape.width),
             Layout::Nhwc => 0,
         };
         match self.way().0 {
-            Way::Direct => of_row,
-            Way::Transposed(ring) => of_row + ring.len(),
+            Way::Direct => of_rows,
+            Way::Transposed(ring) => of_rows + ring.len(),
             Way::Cells => 0,
         }
     }
