@@ -3,6 +3,7 @@
 mod cut;
 mod fill_pixels;
 mod fill_planes;
+mod gather_apart;
 mod gather_cells;
 mod gather_pixels;
 mod gather_planes;
@@ -13,6 +14,7 @@ mod ring;
 use cut::Cut;
 use fill_pixels::FillPixels;
 use fill_planes::FillPlanes;
+use gather_apart::GatherApart;
 use gather_cells::GatherCells;
 use gather_pixels::GatherPixels;
 use gather_planes::GatherPlanes;
@@ -151,6 +153,8 @@ pub(crate) struct AddCells<'a, T> {
 
 /// How elements are made of cells.
 enum Way {
+    /// Of one each.
+    Apart,
     /// Where the cells lie.
     Direct,
     /// Where they were transposed to.
@@ -164,16 +168,22 @@ impl<T: Element> AddCells<'_, T> {
         Places::of_col(self.shape, self.col_layout)
     }
 
-    /// The way, and its tasks: each owns some rows of an image, or of some of its channels, and gathers what every
-    /// element is a sum of.
-    fn way(&self) -> (Way, Cut) {
+    /// The tasks, each of which owns some rows of an image, or of some of its channels; and whether elements are sums of
+    /// cells where these lie.
+    fn cut(&self) -> (Cut, bool) {
         let (shape, rows) = (self.shape, self.shape.height.input);
         let (channels, is_direct) = match (shape.layout, self.places().is_patch_rows()) {
             (Layout::Nchw, true) => (gather_planes::ring_channels(shape), false),
             (Layout::Nchw, false) => (1, true),
             (Layout::Nhwc, is_patch_rows) => (shape.in_channels, is_patch_rows),
         };
-        let cut = Cut::new(shape, rows, channels);
+        (Cut::new(shape, rows, channels), is_direct)
+    }
+
+    /// The way of elements that may be sums, and its tasks.
+    fn way_of_sums(&self) -> (Way, Cut) {
+        let shape = self.shape;
+        let (cut, is_direct) = self.cut();
         if is_direct {
             return (Way::Direct, cut);
         }
@@ -185,16 +195,23 @@ impl<T: Element> AddCells<'_, T> {
         }
     }
 
-    /// Elements of memory that each slot needs.
+    fn way(&self) -> (Way, Cut) {
+        match self.beta == T::default() && gather_apart::fits(self.shape) {
+            true => (Way::Apart, self.cut().0),
+            false => self.way_of_sums(),
+        }
+    }
+
+    /// Elements of memory that each slot needs, whatever beta is.
     pub fn memory_len(&self) -> usize {
         let of_rows = match self.shape.layout {
             Layout::Nchw => gather_planes::memory_len(&self.shape.width),
             Layout::Nhwc => 0,
         };
-        match self.way().0 {
+        match self.way_of_sums().0 {
             Way::Direct => of_rows,
             Way::Transposed(ring) => of_rows + ring.len(),
-            Way::Cells => 0,
+            Way::Apart | Way::Cells => 0,
         }
     }
 
@@ -214,6 +231,10 @@ impl<T: Element> AddCells<'_, T> {
             let (col, x) =
                 (col[image * places.image..].as_ptr(), x.at(image * shape.input_strides[0]));
             let (ring, memory) = match way {
+                Way::Apart => {
+                    let gather = GatherApart { shape, rows, channels, col, places, x };
+                    return T::dispatch(context.level(), gather);
+                }
                 Way::Direct => (None, memory(slot)),
                 Way::Transposed(ring) => (Some(ring), memory(slot)),
                 Way::Cells => {

@@ -39,7 +39,7 @@ impl Ring {
 }
 
 /// The rows of windows that reach some rows of x.
-pub(super) fn windows_over(shape: &ConvShape, rows: &Range<usize>) -> Range<usize> {
+fn windows_over(shape: &ConvShape, rows: &Range<usize>) -> Range<usize> {
     let height = &shape.height;
     let start = height.windows_over(rows.start).start;
     start..height.windows_over(rows.end - 1).end.max(start)
