@@ -109,9 +109,19 @@ impl Axis {
         &self,
         position: usize,
     ) -> impl DoubleEndedIterator<Item = (usize, usize)> + Clone + use<> {
+        self.windows_among(position, self.windows_over(position))
+    }
+
+    /// The same of some outputs, whose windows all reach over the position.
+    #[inline(always)]
+    pub fn windows_among(
+        &self,
+        position: usize,
+        over: Range<usize>,
+    ) -> impl DoubleEndedIterator<Item = (usize, usize)> + Clone + use<> {
         let padded = position + self.pad_before;
         let (stride, dilation) = (self.stride, self.dilation);
-        self.windows_over(position).filter_map(move |output| {
+        over.filter_map(move |output| {
             let offset = padded - output * stride;
             if dilation == 1 {
                 Some((output, offset))

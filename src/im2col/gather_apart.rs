@@ -1,23 +1,13 @@
 //! col2im where no window overlaps another, and none reaches into padding: every element has one cell, or none.
 
-use std::ops::Range;
-
-use super::places::Places;
+use super::share::Share;
 use crate::runs;
 use crate::shape::{Axis, ConvShape, Layout};
 use crate::simd::{Element, Kernel, Lanes};
 
 /// Writes some rows of an image, or of some of its channels.
 pub(super) struct GatherApart<'a, T> {
-    pub shape: &'a ConvShape,
-    pub rows: Range<usize>,
-    /// All of them for NHWC.
-    pub channels: Range<usize>,
-    /// The image's part of the column matrix.
-    pub col: *const T,
-    pub places: Places,
-    /// The image.
-    pub x: *mut T,
+    pub share: Share<'a, T>,
 }
 
 /// Whether windows lie so.
@@ -34,7 +24,7 @@ impl<T: Element> Kernel<T> for GatherApart<'_, T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        let GatherApart { shape, ref rows, ref channels, col, ref places, x } = self;
+        let Share { shape, ref rows, ref channels, col, ref places, x, .. } = self.share;
         let (height, width) = (&shape.height, &shape.width);
         let [_, x_channel, x_row, x_column] = shape.input_strides;
         // Cells of a window that follow each other in a row of x.

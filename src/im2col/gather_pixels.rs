@@ -3,23 +3,16 @@
 
 use std::ops::Range;
 
-use super::places::Places;
 use super::ring::{self, Ring};
+use super::share::Share;
 use crate::runs;
-use crate::shape::{Axis, ConvShape};
+use crate::shape::Axis;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 use crate::taps::Taps;
 
 /// Writes some rows of an image.
 pub(super) struct GatherPixels<'a, T> {
-    pub shape: &'a ConvShape,
-    pub rows: Range<usize>,
-    /// The image's part of the column matrix.
-    pub col: *const T,
-    pub places: Places,
-    /// The image, and what its elements count before their cells are added.
-    pub x: *mut T,
-    pub beta: T,
+    pub share: Share<'a, T>,
     /// Where patches are columns, and its memory.
     pub ring: Option<Ring>,
     pub memory: *mut T,
@@ -33,7 +26,8 @@ impl<T: Element> Kernel<T> for GatherPixels<'_, T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        let GatherPixels { shape, ref rows, col, ref places, memory, .. } = self;
+        let Share { shape, ref rows, col, ref places, .. } = self.share;
+        let memory = self.memory;
         // From the cells of a tap on a pixel to those of the next one.
         let Taps { offset_step, kernel_step, .. } = Taps::backward(&shape.width, 0);
         let patch = shape.in_channels * shape.window();
@@ -84,27 +78,32 @@ impl<T: Element> GatherPixels<'_, T> {
         patches: impl Fn(usize) -> *const T,
     ) {
         // The last window first: so an element gets its taps in their order.
-        let windows = self.shape.height.windows(row).rev();
-        let of_row = self.shape.width.kernel * self.shape.in_channels;
+        let windows = self.share.shape.height.windows(row).rev();
+        let of_row = self.share.shape.width.kernel * self.share.shape.in_channels;
         let lines = windows.map(
             #[inline(always)]
             |(window, kernel_row)| patches(window).wrapping_add(kernel_row * of_row),
         );
-        let x = self.x.wrapping_add(row * self.shape.input_strides[2]);
-        match self.shape.width.dilation {
-            1 if self.shape.in_channels < TILE_LANES => self.runs(simd, x, lines),
+        let x = self.share.x.wrapping_add(row * self.share.shape.input_strides[2]);
+        match self.share.shape.width.dilation {
+            1 if self.share.shape.in_channels < TILE_LANES => self.runs(simd, x, lines, apart),
             _ => self.pixels(simd, x, lines, apart),
         }
     }
 
-    /// Writes a row of x from runs of cells, whose taps are neighbours: from `lines`, each the first of those of a row
-    /// of windows.
+    /// Writes a row of x from runs of cells, whose taps are neighbours, `apart` elements from one on an element to the
+    /// next: from `lines`, each the first of those of a row of windows.
     #[inline(always)]
-    fn runs<S: Lanes<T>>(&self, simd: S, x: *mut T, lines: impl Iterator<Item = *const T> + Clone) {
-        let (shape, width, channels) = (self.shape, &self.shape.width, self.shape.in_channels);
+    fn runs<S: Lanes<T>>(
+        &self,
+        simd: S,
+        x: *mut T,
+        lines: impl Iterator<Item = *const T> + Clone,
+        apart: usize,
+    ) {
+        let (shape, width, channels) =
+            (self.share.shape, &self.share.shape.width, self.share.shape.in_channels);
         let (patch, run) = (channels * shape.window(), width.kernel * channels);
-        // From the cell of a window to that of the window before it, on the same element.
-        let apart = width.stride.wrapping_mul(channels).wrapping_sub(patch);
         // The windows over a vector, whose first and last pixel these are, and where they begin.
         let mut over = 0..0;
         let mut ends = [(width.pad_before, 0); 2];
@@ -118,7 +117,7 @@ impl<T: Element> GatherPixels<'_, T> {
             }
             let [(first, _), (last, _)] = ends;
             slide(width, &mut over, [first, last]);
-            let mut beta = self.beta;
+            let mut beta = self.share.beta;
             // In parts that are the same whatever the vector.
             for part in (over.start / WINDOWS..over.end.div_ceil(WINDOWS)).rev() {
                 let some = over.start.max(part * WINDOWS)..over.end.min((part + 1) * WINDOWS);
@@ -158,8 +157,7 @@ impl<T: Element> GatherPixels<'_, T> {
         }
     }
 
-    /// Writes a row of x from the cells of single taps, `apart` elements from one on a pixel to the next: from
-    /// `lines`, as for `runs`.
+    /// Writes a row of x from the cells of single taps: from `lines`, `apart`, as for `runs`.
     #[inline(always)]
     fn pixels<S: Lanes<T>>(
         &self,
@@ -168,22 +166,15 @@ impl<T: Element> GatherPixels<'_, T> {
         lines: impl Iterator<Item = *const T> + Clone,
         apart: usize,
     ) {
-        let (shape, width, channels) = (self.shape, &self.shape.width, self.shape.in_channels);
+        let (shape, width, channels) =
+            (self.share.shape, &self.share.shape.width, self.share.shape.in_channels);
         let patch = channels * shape.window();
         let mut over = 0..0;
         for column in 0..width.input {
             let padded = column + width.pad_before;
             slide(width, &mut over, [padded; 2]);
             // Those with a tap on the pixel.
-            let mut windows = over.clone().rev().filter_map(|window| {
-                let offset = padded - window * width.stride;
-                match width.dilation {
-                    1 => Some((window, offset)),
-                    dilation => {
-                        offset.is_multiple_of(dilation).then(|| (window, offset / dilation))
-                    }
-                }
-            });
+            let mut windows = width.windows_among(column, over.clone()).rev();
             let (first, taps) = match windows.next() {
                 Some((window, tap)) => (window * patch + tap * channels, 1 + windows.count()),
                 None => (0, 0),
@@ -193,7 +184,7 @@ impl<T: Element> GatherPixels<'_, T> {
                 // SAFETY: elements of x, which is this task's, and the cells that lie on them.
                 unsafe {
                     let x = x.add(column * channels + at);
-                    let mut sum = self.begin(simd, self.beta, x, count);
+                    let mut sum = self.begin(simd, self.share.beta, x, count);
                     for line in lines.clone() {
                         let mut source = line.wrapping_add(first + at);
                         for _ in 0..taps {

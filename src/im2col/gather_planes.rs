@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::slice;
 
 use super::lines::ANY;
-use super::places::Places;
 use super::ring::{self, Ring};
+use super::share::Share;
 use crate::runs;
 use crate::shape::{Axis, ConvShape};
 use crate::simd::{Element, Kernel, Lanes};
@@ -14,15 +14,7 @@ use crate::taps::Taps;
 
 /// Writes some rows of an image, in some channels.
 pub(super) struct GatherPlanes<'a, T> {
-    pub shape: &'a ConvShape,
-    pub rows: Range<usize>,
-    pub channels: Range<usize>,
-    /// The image's part of the column matrix.
-    pub col: *const T,
-    pub places: Places,
-    /// The image, and what its elements count before their cells are added.
-    pub x: *mut T,
-    pub beta: T,
+    pub share: Share<'a, T>,
     /// Where patches are rows: of the cells of `channels`.
     pub ring: Option<Ring>,
     /// Of `memory_len` elements, and the ring's behind them.
@@ -103,7 +95,7 @@ impl<T: Element> Kernel<T> for GatherPlanes<'_, T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        match self.shape.width.stride {
+        match self.share.shape.width.stride {
             1 => self.gather::<S, 1>(simd),
             2 => self.gather::<S, 2>(simd),
             _ => self.gather::<S, ANY>(simd),
@@ -114,7 +106,7 @@ impl<T: Element> Kernel<T> for GatherPlanes<'_, T> {
 impl<T: Element> GatherPlanes<'_, T> {
     #[inline(always)]
     fn gather<S: Lanes<T>, const STRIDE: usize>(&self, simd: S) {
-        let &GatherPlanes { shape, ref rows, col, ref places, .. } = self;
+        let Share { shape, ref rows, col, ref places, .. } = self.share;
         let mut taps = [Taps::backward(&shape.width, 0); REMAINDERS];
         for (remainder, taps) in taps.iter_mut().enumerate().take(shape.width.stride).skip(1) {
             *taps = Taps::backward(&shape.width, remainder);
@@ -122,8 +114,8 @@ impl<T: Element> GatherPlanes<'_, T> {
         let taps = &taps[..shape.width.stride.clamp(2, REMAINDERS)];
         let Some(ring) = self.ring else {
             let some = channels_together(shape);
-            for first in self.channels.clone().step_by(some) {
-                let channels = first..self.channels.end.min(first + some);
+            for first in self.share.channels.clone().step_by(some) {
+                let channels = first..self.share.channels.end.min(first + some);
                 let cells = Cells {
                     start: col.wrapping_add(first * places.channel),
                     ring: None,
@@ -160,23 +152,23 @@ impl<T: Element> GatherPlanes<'_, T> {
             rows,
             #[inline(always)]
             |window| {
-                let first = self.channels.start * places.channel;
+                let first = self.share.channels.start * places.channel;
                 let source = col.wrapping_add(window * places.row + first);
                 let target = memory.wrapping_add(ring.place(window));
-                let extents = [columns, self.channels.len() * of_channel];
+                let extents = [columns, self.share.channels.len() * of_channel];
                 // SAFETY: the cells of these channels in a row of patches, and a row of the ring.
                 unsafe { runs::transpose(simd, extents, source, places.column, target, columns) };
             },
             #[inline(always)]
-            |row| self.rows::<S, STRIDE>(simd, self.channels.clone(), row..row + 1, &cells),
+            |row| self.rows::<S, STRIDE>(simd, self.share.channels.clone(), row..row + 1, &cells),
         );
     }
 
     /// A row of x.
     #[inline(always)]
     fn x(&self, channel: usize, row: usize) -> *mut T {
-        let [_, x_channel, x_row, _] = self.shape.input_strides;
-        self.x.wrapping_add(channel * x_channel + row * x_row)
+        let [_, x_channel, x_row, _] = self.share.shape.input_strides;
+        self.share.x.wrapping_add(channel * x_channel + row * x_row)
     }
 
     /// Writes some rows of x in some channels, whose cells these are.
@@ -188,7 +180,7 @@ impl<T: Element> GatherPlanes<'_, T> {
         rows: Range<usize>,
         cells: &Cells<'_, T>,
     ) {
-        let width = &self.shape.width;
+        let width = &self.share.shape.width;
         if STRIDE == ANY {
             for (number, channel) in channels.enumerate() {
                 self.parted(simd, [number, channel], &rows, cells);
@@ -199,7 +191,7 @@ impl<T: Element> GatherPlanes<'_, T> {
         for at in (0..width.input).step_by(STRIDE * S::LANES) {
             let count = (STRIDE * S::LANES).min(width.input - at);
             let position = at / STRIDE;
-            let mut beta = self.beta;
+            let mut beta = self.share.beta;
             for part in parts_over(&taps[..STRIDE], position, S::LANES) {
                 let mut found = [Part::nothing(simd), Part::nothing(simd)];
                 found[0].find(simd, &taps[0], position, part);
@@ -208,7 +200,7 @@ impl<T: Element> GatherPlanes<'_, T> {
                 }
                 for row in rows.clone() {
                     // The last window first: so an element gets its taps in their order.
-                    let windows = self.shape.height.windows(row).rev();
+                    let windows = self.share.shape.height.windows(row).rev();
                     for (number, channel) in channels.clone().enumerate() {
                         let x = self.x(channel, row).wrapping_add(at);
                         // SAFETY: elements of x, which is this task's, and the cells that lie on them.
@@ -256,7 +248,7 @@ impl<T: Element> GatherPlanes<'_, T> {
         rows: &Range<usize>,
         cells: &Cells<'_, T>,
     ) {
-        let width = &self.shape.width;
+        let width = &self.share.shape.width;
         let (stride, len) = (width.stride, remainder_len(width));
         let of_row = |number: usize| self.memory.wrapping_add(number * row_len(width));
         for remainder in 0..stride.min(width.input) {
@@ -282,14 +274,14 @@ impl<T: Element> GatherPlanes<'_, T> {
                             let mut sum = simd.splat(T::default());
                             if part > parts.start {
                                 sum = runs::load(simd, count, target);
-                            } else if self.beta != T::default() {
+                            } else if self.share.beta != T::default() {
                                 let mask = simd.mask_between(0, count);
                                 let x = self.x(channel, row).add(remainder + at * stride);
                                 let before = simd.gather_where(mask, x, stride as isize);
-                                sum = simd.mul(simd.splat(self.beta), before);
+                                sum = simd.mul(simd.splat(self.share.beta), before);
                             }
                             // The last window first: so an element gets its taps in their order.
-                            for (window, kernel_row) in self.shape.height.windows(row).rev() {
+                            for (window, kernel_row) in self.share.shape.height.windows(row).rev() {
                                 let source = cells.of_row(number, window, kernel_row);
                                 sum = found.add(simd, taps, source, cells.kernel_column, sum);
                             }

@@ -10,6 +10,7 @@ mod gather_planes;
 mod lines;
 mod places;
 mod ring;
+mod share;
 
 use cut::Cut;
 use fill_pixels::FillPixels;
@@ -20,6 +21,7 @@ use gather_pixels::GatherPixels;
 use gather_planes::GatherPlanes;
 use places::Places;
 use ring::Ring;
+use share::Share;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -230,26 +232,17 @@ impl<T: Element> AddCells<'_, T> {
             let (image, rows, channels) = cut.part(index);
             let (col, x) =
                 (col[image * places.image..].as_ptr(), x.at(image * shape.input_strides[0]));
-            let (ring, memory) = match way {
-                Way::Apart => {
-                    let gather = GatherApart { shape, rows, channels, col, places, x };
-                    return T::dispatch(context.level(), gather);
-                }
-                Way::Direct => (None, memory(slot)),
-                Way::Transposed(ring) => (Some(ring), memory(slot)),
-                Way::Cells => {
-                    return GatherCells { shape, rows, channels, col, places, x, beta }.run();
-                }
+            let share = Share { shape, rows, channels, col, places, x, beta };
+            let ring = match way {
+                Way::Apart => return T::dispatch(context.level(), GatherApart { share }),
+                Way::Cells => return GatherCells { share }.run(),
+                Way::Direct => None,
+                Way::Transposed(ring) => Some(ring),
             };
+            let (level, memory) = (context.level(), memory(slot));
             match shape.layout {
-                Layout::Nchw => T::dispatch(
-                    context.level(),
-                    GatherPlanes { shape, rows, channels, col, places, x, beta, ring, memory },
-                ),
-                Layout::Nhwc => T::dispatch(
-                    context.level(),
-                    GatherPixels { shape, rows, col, places, x, beta, ring, memory },
-                ),
+                Layout::Nchw => T::dispatch(level, GatherPlanes { share, ring, memory }),
+                Layout::Nhwc => T::dispatch(level, GatherPixels { share, ring, memory }),
             }
         });
     }
