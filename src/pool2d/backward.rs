@@ -6,6 +6,7 @@ use super::backward_apart::Apart;
 use super::backward_pixels::{self as pixels, DealtPixels, Pixels};
 use super::backward_planes::Planes;
 use super::backward_rows::{Lines, Rows};
+use super::backward_strips::Strips;
 use super::path;
 use super::place::Places;
 use super::planes::Plane;
@@ -15,8 +16,8 @@ use crate::runs;
 use crate::scratch::ScratchLen;
 use crate::shape::PoolShape;
 use crate::shared_mut::SharedMut;
-use crate::simd::{Element, Lanes};
-use crate::tasks::{GRAIN, Tasks};
+use crate::simd::{CACHE_LINE, Element, Lanes};
+use crate::tasks::{GRAIN, Tasks, by_plane};
 
 /// What a pooling's windows give to their cells.
 pub(super) trait Gradient<T: Element>: Copy + Sync {
@@ -253,6 +254,47 @@ pub(super) fn run_pixels<T: Element, G: Gradient<T>>(
             streamed,
         };
         T::dispatch(context.level(), kernel);
+    });
+    Ok(())
+}
+
+/// Writes dx by [`Strips`].
+pub(super) fn run_strips<T: Element>(
+    context: &Context,
+    shape: &PoolShape,
+    inputs: InputSlices<'_, T>,
+    dx: &mut [T],
+    band: usize,
+) -> Result<()> {
+    let (rows, lanes) = (shape.height.input, shape.channels);
+    let are_aligned = |address: usize| address.is_multiple_of(CACHE_LINE);
+    let streams = runs::streams::<T>(shape.input_len() + shape.output_len())
+        && are_aligned(dx.as_ptr() as usize)
+        && are_aligned(lanes * size_of::<T>());
+    // In memory, rows that are written at once had better be few.
+    let band = if streams { band / 2 } else { band };
+    let band_rows = band * shape.height.stride;
+    let bands = rows.div_ceil(band_rows);
+    let work = (shape.width.input + shape.output_plane / rows + 1) * band_rows;
+    let tasks = Tasks::new(shape.batch * bands, lanes, work, 64);
+    let dx = SharedMut::new(dx);
+    context.run(tasks.count(), &|_, index| {
+        let (numbers, some) = tasks.part(index);
+        for (image, numbers) in by_plane(numbers, bands) {
+            let kernel = Strips {
+                shape,
+                rows: numbers.start * band_rows..rows.min(numbers.end * band_rows),
+                pixels: Pixels {
+                    strides: [lanes; 2],
+                    lanes: some.len(),
+                    dx: dx.at(image * shape.input_plane * lanes + some.start),
+                },
+                inputs: inputs.from(image * shape.output_plane * lanes + some.start),
+                band,
+                streams,
+            };
+            T::dispatch(context.level(), kernel);
+        }
     });
     Ok(())
 }

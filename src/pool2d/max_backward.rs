@@ -3,7 +3,8 @@
 use super::backward::{self, Gradient, InputSlices, Inputs};
 use super::backward_pixels as pixels;
 use super::backward_rows::Lines;
-use super::{backward_apart, backward_planes, path, scatter};
+use super::path::BLOCK;
+use super::{backward_apart, backward_planes, backward_strips, path, scatter};
 use crate::context::Context;
 use crate::error::Result;
 use crate::shape::PoolShape;
@@ -15,6 +16,8 @@ pub(super) enum Way {
     Apart,
     /// A gather along the rows of dx.
     Rows(Lines),
+    /// Down so many rows of windows, along the channels of a pixel: see [`backward_strips::band`].
+    Strips(usize),
     /// A gather along the channels of a pixel, so many at a time. It looks at every window over a cell.
     Pixels(usize),
     /// A gradient at a time.
@@ -32,6 +35,12 @@ impl Way {
         }
         if let Some(lines) = Lines::new::<T>(shape, true) {
             return Way::Rows(lines);
+        }
+        if let Some(band) = backward_strips::band(shape)
+            && !is_planar
+            && shape.channels >= BLOCK
+        {
+            return Way::Strips(band);
         }
         match pixels::ring_lanes(shape, shape.channels, true) {
             Some(lanes) if !is_planar && shape.window_len() <= FEW_CELLS => Way::Pixels(lanes),
@@ -57,6 +66,7 @@ pub(super) fn run<T: Element>(
     match Way::new::<T>(shape) {
         Way::Apart => backward::run_apart(context, shape, gradient, inputs, dx),
         Way::Rows(lines) => backward::run_rows(context, shape, gradient, inputs, dx, &lines),
+        Way::Strips(band) => backward::run_strips(context, shape, inputs, dx, band),
         Way::Pixels(lanes) => backward::run_pixels(context, shape, gradient, inputs, dx, lanes),
         Way::Scatter => {
             scatter::run(context, shape, inputs, dx);

@@ -7,6 +7,7 @@ mod backward_apart;
 mod backward_pixels;
 mod backward_planes;
 mod backward_rows;
+mod backward_strips;
 mod check_places;
 mod forward;
 mod forward_pixels;

@@ -365,6 +365,7 @@ fn odd_shapes() {
         with_stride(Pool2dParams::new(1, 17, 30, 11, 3, 3), 2, 1),
         with_stride(Pool2dParams::new(1, 70, 21, 12, 3, 3), 2, 0),
         with_stride(Pool2dParams::new(1, 33, 27, 14, 2, 2), 2, 1),
+        with_stride(Pool2dParams::new(1, 19, 20, 9, 2, 2), 1, 0),
         // Windows that lie in the padding altogether beside some that share rows.
         Pool2dParams {
             pad_top: 4,
@@ -416,6 +417,10 @@ fn check_aligned<T: Element>(context: &Context, params: &Pool2dParams) {
     let maxima = written_aligned(y_len, |y| max_forward(context, params, &x, y, argmax).unwrap());
     assert_same_bits(&maxima, &y);
     assert_eq!(found, places);
+    let dy: Vec<T> = values(5, y_len);
+    let gradient =
+        |dx: &mut [T]| max_backward(context, params, &dy, Argmax::U8(&places), dx).unwrap();
+    assert_same_bits(&written_aligned(x_len, gradient), &written(x_len, gradient));
     let mean = |y: &mut [T]| avg_forward(context, params, &x, y).unwrap();
     assert_same_bits(&written_aligned(y_len, mean), &written(y_len, mean));
 }
@@ -425,7 +430,7 @@ fn check_aligned<T: Element>(context: &Context, params: &Pool2dParams) {
 fn whole_cache_lines() {
     for context in contexts() {
         for (kernel, stride, pad) in
-            [(2, 2, 0), (3, 2, 1), (3, 1, 1), (5, 1, 2), (7, 1, 3), (4, 4, 0)]
+            [(2, 2, 0), (2, 1, 0), (3, 2, 1), (3, 1, 1), (5, 1, 2), (7, 1, 3), (4, 4, 0)]
         {
             for channels in [16, 48] {
                 let params = Pool2dParams::new(1, channels, 24, 27, kernel, kernel);

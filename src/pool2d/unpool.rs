@@ -8,6 +8,7 @@ use super::backward::InputSlices;
 use super::backward_apart::Apart;
 use super::backward_pixels::{self as pixels, DealtPixels, Pixels};
 use super::backward_rows::Rows;
+use super::backward_strips::Strips;
 use super::max_backward::{ToMaximum, Way};
 use super::path;
 use super::scatter::Scatter;
@@ -55,7 +56,7 @@ impl<'a, T: Element> Unpool<'a, T> {
             Way::Pixels(lanes) => {
                 pixels::memory_len(self.shape, pixels::ring(self.shape, lanes, true), true)
             }
-            Way::Apart | Way::Scatter => 0,
+            Way::Apart | Way::Strips(_) | Way::Scatter => 0,
         }
     }
 
@@ -97,6 +98,21 @@ impl<'a, T: Element> Unpool<'a, T> {
                 let (rows, dx) = (0..planes * rows.len(), target);
                 let lines = &lines.of_rows(shape);
                 T::dispatch(level, Rows { shape, gradient, rows, inputs, dx, lines, memory });
+            }
+            Way::Strips(band) => {
+                let kernel = Strips {
+                    shape,
+                    rows: 0..rows.len(),
+                    pixels: Pixels {
+                        strides: [all, channels.len()],
+                        lanes: channels.len(),
+                        dx: target,
+                    },
+                    inputs,
+                    band,
+                    streams: false,
+                };
+                T::dispatch(level, kernel);
             }
             Way::Pixels(lanes) => {
                 for first in (0..channels.len()).step_by(lanes) {
