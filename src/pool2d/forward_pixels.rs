@@ -85,13 +85,19 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         let numbers = simd.splat(self.reduction.number(&numbers));
         let lanes = self.pixels.lanes;
         let window = [kernel_height, kernel_width];
+        let is_all = lanes == self.pixels.stride;
+        match S::LANES / lanes {
+            2 | 3 if is_all => return self.together::<S, 2>(simd, row, columns, numbers, window),
+            4.. if is_all => return self.together::<S, 4>(simd, row, columns, numbers, window),
+            _ => {}
+        }
         // Several vectors at a time: the processor waits for each cell of one.
         let several = match kernel_height * kernel_width >= MANY_CELLS {
             true => lanes - lanes % (SEVERAL * S::LANES),
             false => 0,
         };
-        // Pixels of less than a vector: what is written past one is written again.
-        let whole = match lanes < S::LANES && lanes == self.pixels.stride {
+        // Pixels of less than a vector: what is written past one is written again by the next one.
+        let whole = match lanes < S::LANES && is_all {
             true => (columns.end + 1).saturating_sub(S::LANES.div_ceil(lanes)),
             false => 0,
         };
@@ -99,12 +105,24 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
             let first = self.cell([row, column], [0, 0]);
             let at = self.at(row, column);
             if column < whole {
-                self.vectors::<S, 1>(simd, first, at, S::LANES, numbers, window);
+                self.vector(simd, first, at, S::LANES, numbers, window);
                 continue;
             }
             for lane in (0..several).step_by(SEVERAL * S::LANES) {
                 let (first, at) = (first.wrapping_add(lane), at + lane);
-                self.vectors::<S, SEVERAL>(simd, first, at, S::LANES, numbers, window);
+                self.vectors::<S, SEVERAL>(
+                    simd,
+                    first,
+                    at,
+                    S::LANES,
+                    numbers,
+                    window,
+                    #[inline(always)]
+                    |cell, i| {
+                        // SAFETY: cells of the input, whose windows lie in it.
+                        unsafe { simd.load(cell.wrapping_add(i * S::LANES)) }
+                    },
+                );
             }
             for_each_vector(
                 simd,
@@ -112,14 +130,89 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
                 #[inline(always)]
                 |lane, count| {
                     let (first, at) = (first.wrapping_add(several + lane), at + several + lane);
-                    self.vectors::<S, 1>(simd, first, at, count, numbers, window);
+                    self.vector(simd, first, at, count, numbers, window);
                 },
             );
         }
     }
 
-    /// `V` vectors of the window whose first cell is `first`, and of the pixel `at`.
+    /// Windows of a row that lie in the input, where a vector has room for those of `PIXELS` pixels.
     #[inline(always)]
+    fn together<S: Lanes<T>, const PIXELS: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+        numbers: S::Vector,
+        window: [usize; 2],
+    ) {
+        let lanes = self.pixels.lanes;
+        let mut masks = [simd.mask_between(0, 0); PIXELS];
+        for (pixel, mask) in masks.iter_mut().enumerate() {
+            *mask = simd.mask_between(pixel * lanes, (pixel + 1) * lanes);
+        }
+        let step = self.shape.width.stride * lanes;
+        let mut column = columns.start;
+        while column < columns.end {
+            let pixels = PIXELS.min(columns.end - column);
+            // What is written past the last pixel of a vector is written again by the next one.
+            let is_followed = (columns.end - column) * lanes >= S::LANES;
+            let count = if is_followed { S::LANES } else { pixels * lanes };
+            let (first, at) = (self.cell([row, column], [0, 0]), self.at(row, column));
+            self.vectors::<S, 1>(
+                simd,
+                first,
+                at,
+                count,
+                numbers,
+                window,
+                #[inline(always)]
+                |cell, _| {
+                    let mut vector = simd.splat(T::default());
+                    for (place, &mask) in masks.iter().enumerate() {
+                        // Where there are no more, the last one.
+                        let pixel = place.min(pixels - 1);
+                        let cell = cell.wrapping_add(pixel * step).wrapping_sub(place * lanes);
+                        // SAFETY: a cell of the input, whose windows lie in it.
+                        vector = simd.select(mask, unsafe { simd.load_where(mask, cell) }, vector);
+                    }
+                    vector
+                },
+            );
+            column += pixels;
+        }
+    }
+
+    /// The first `count` lanes of the window whose first cell is `first`, and of the pixel `at`.
+    #[inline(always)]
+    fn vector<S: Lanes<T>>(
+        &self,
+        simd: S,
+        first: *const T,
+        at: usize,
+        count: usize,
+        numbers: S::Vector,
+        window: [usize; 2],
+    ) {
+        self.vectors::<S, 1>(
+            simd,
+            first,
+            at,
+            count,
+            numbers,
+            window,
+            #[inline(always)]
+            |cell, _| {
+                // SAFETY: cells of the input, whose windows lie in it.
+                unsafe { runs::load(simd, count, cell) }
+            },
+        );
+    }
+
+    /// `V` vectors of the window whose first cell is `first`, and of the pixel `at`. `load(cell, i)` is the vector
+    /// number i of a cell, given as its place in the first window.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "a window, and where its results go")]
     fn vectors<S: Lanes<T>, const V: usize>(
         &self,
         simd: S,
@@ -128,6 +221,7 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         count: usize,
         numbers: S::Vector,
         [kernel_height, kernel_width]: [usize; 2],
+        load: impl Fn(*const T, usize) -> S::Vector,
     ) {
         let reduction = self.reduction;
         let [down, along] = self.steps();
@@ -135,13 +229,13 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         for kh in 0..kernel_height {
             let mut lines = totals;
             let first = first.wrapping_add(kh * down);
-            for (line, value) in lines.iter_mut().zip(load::<T, S, V>(simd, first, count)) {
-                *line = line::cell(simd, value, 0);
+            for (i, line) in lines.iter_mut().enumerate() {
+                *line = line::cell(simd, load(first, i), 0);
             }
             for kw in 1..kernel_width {
-                let values = load::<T, S, V>(simd, first.wrapping_add(kw * along), count);
-                for (line, value) in lines.iter_mut().zip(values) {
-                    reduction.cell(simd, line, value, kw);
+                let cell = first.wrapping_add(kw * along);
+                for (i, line) in lines.iter_mut().enumerate() {
+                    reduction.cell(simd, line, load(cell, i), kw);
                 }
             }
             for (total, line) in totals.iter_mut().zip(lines) {
@@ -194,19 +288,4 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
             },
         );
     }
-}
-
-/// Vectors one behind the other, of `count` lanes each.
-#[inline(always)]
-fn load<T: Element, S: Lanes<T>, const V: usize>(
-    simd: S,
-    first: *const T,
-    count: usize,
-) -> [S::Vector; V] {
-    let mut vectors = [simd.splat(T::default()); V];
-    for (i, vector) in vectors.iter_mut().enumerate() {
-        // SAFETY: cells of the input, whose windows lie in it.
-        *vector = unsafe { runs::load(simd, count, first.wrapping_add(i * S::LANES)) };
-    }
-    vectors
 }
