@@ -103,7 +103,7 @@ fn winograd_is_taken_where_it_pays() {
         assert_eq!(windows(Algorithm::Auto, 5, [64, 56], pass), Algorithm::Winograd);
         assert_eq!(windows(Algorithm::Auto, 7, [64, 56], pass), Algorithm::Gemm);
         assert_eq!(by(Algorithm::Auto, [64, 56], pass), Algorithm::Winograd);
-        assert_eq!(by(Algorithm::Auto, [512, 7], pass), Algorithm::Gemm);
+        assert_eq!(by(Algorithm::Auto, [512, 4], pass), Algorithm::Gemm);
         assert_eq!(by(Algorithm::Auto, [8, 56], pass), Algorithm::Gemm);
         assert_eq!(by(Algorithm::Gemm, [64, 56], pass), Algorithm::Gemm);
         assert_eq!(by(Algorithm::Winograd, [8, 5], pass), Algorithm::Winograd);

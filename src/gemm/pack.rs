@@ -238,47 +238,34 @@ impl<T: Element> Run<'_, T> {
         }
     }
 
-    /// Places contiguous along the depth: square blocks are transposed in registers.
+    /// Places contiguous along the depth: blocks are transposed in registers.
     #[inline(always)]
     unsafe fn transpose<S: Lanes<T>>(&self, simd: S) {
         let stride = self.pack.line_stride;
-        let whole = self.count / S::LANES * S::LANES;
         let masked = !self.pack.relu_output.is_null();
         // SAFETY: within the lines and places of `self`, for which the caller answers.
         unsafe {
             for first in (0..self.lines).step_by(S::LANES) {
                 let lines = S::LANES.min(self.lines - first);
                 let offset = self.offset + (first * stride) as isize;
-                for place in (0..whole).step_by(S::LANES) {
+                for place in (0..self.count).step_by(S::LANES) {
+                    let places = S::LANES.min(self.count - place);
                     let target = self.target.add(place * self.width + first);
                     let offset = offset + place as isize;
+                    let extents = [lines, places];
                     if masked {
+                        let mask = (places < S::LANES).then(|| simd.mask_between(0, places));
                         let mut block = [T::default(); TILE_LANES * TILE_LANES];
                         for line in 0..lines {
-                            let value = self.load(simd, offset + (line * stride) as isize, None);
+                            let value = self.load(simd, offset + (line * stride) as isize, mask);
                             simd.store(block.as_mut_ptr().add(line * S::LANES), value);
                         }
-                        simd.transpose(
-                            [lines, S::LANES],
-                            block.as_ptr(),
-                            S::LANES,
-                            target,
-                            self.width,
-                        );
+                        simd.transpose(extents, block.as_ptr(), S::LANES, target, self.width);
                     } else {
                         let source = self.pack.source.offset(offset);
-                        simd.transpose([lines, S::LANES], source, stride, target, self.width);
+                        simd.transpose(extents, source, stride, target, self.width);
                     }
                 }
-            }
-            if whole < self.count {
-                let rest = Run {
-                    offset: self.offset + whole as isize,
-                    count: self.count - whole,
-                    target: self.target.add(whole * self.width),
-                    ..*self
-                };
-                rest.gather(simd);
             }
         }
     }

@@ -1,22 +1,25 @@
 //! The filters at the points: packed in panels of target channels, as the products read them.
 
-use super::plan::{FILTER_TERMS, Plan};
+use std::ops::Range;
+
+use super::plan::Plan;
 use super::transforms::{self, POINTS};
 use crate::conv2d::gather::Gather;
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape};
 use crate::simd::{Element, Kernel, Lanes};
 
-/// Transforms the filters of `FILTER_TERMS` source channels from `term` on to one panel of target
-/// channels.
+/// Transforms the filters of up to `FILTER_TERMS` source channels to one panel of target channels.
 pub(super) struct TransformFilters<'a, T, const TAPS: usize> {
     pub pass: &'a Gather<T>,
     pub plan: &'a Plan,
     pub group: usize,
     pub panel: usize,
-    pub term: usize,
+    pub terms: Range<usize>,
+    /// The first source channel that is kept.
+    pub first_kept: usize,
     /// Room for the filters as they are.
     pub unpacked: *mut T,
-    /// All panels.
+    /// All panels that are kept.
     pub target: *mut T,
 }
 
@@ -28,7 +31,8 @@ impl<T: Element, const TAPS: usize> Kernel<T> for TransformFilters<'_, T, TAPS> 
         let (pass, plan) = (self.pass, self.plan);
         let strides = pass.filter_strides;
         let first = self.panel * plan.panel;
-        let terms = FILTER_TERMS.min(pass.terms - self.term);
+        let first_term = self.terms.start;
+        let terms = self.terms.len();
         // Read along what is contiguous.
         let [term_step, row_step, column_step] =
             [strides.term, strides.row_tap, strides.column_tap].map(|stride| stride as isize);
@@ -41,7 +45,7 @@ impl<T: Element, const TAPS: usize> Kernel<T> for TransformFilters<'_, T, TAPS> 
             true => (plan.panel, terms * plan.panel),
             false => (TAPS * TAPS * plan.panel, plan.panel),
         };
-        let start = self.group * strides.group + first * strides.output + self.term * strides.term;
+        let start = self.group * strides.group + first * strides.output + first_term * strides.term;
         let pack = PackMatrix {
             source: pass.filters.wrapping_add(start),
             relu_output: std::ptr::null(),
@@ -66,7 +70,8 @@ impl<T: Element, const TAPS: usize> Kernel<T> for TransformFilters<'_, T, TAPS> 
         for term in 0..terms {
             for lane in (0..plan.panel).step_by(S::LANES) {
                 let source = self.unpacked.wrapping_add(first_tap + term * of_term + lane);
-                let target = target.wrapping_add((self.term + term) * plan.panel + lane);
+                let target =
+                    target.wrapping_add((first_term - self.first_kept + term) * plan.panel + lane);
                 // SAFETY: the unpacked filters have the term's taps, the panel its points.
                 unsafe { transform::<T, S, TAPS>(simd, source, tap_step, target, of_point) };
             }

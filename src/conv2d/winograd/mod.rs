@@ -26,9 +26,9 @@ use crate::scratch::ScratchLen;
 use crate::shape::{Axis, ConvShape};
 use crate::simd::{Element, Level};
 use filters::TransformFilters;
-use plan::{BLOCK_OUTPUTS, FILTER_TERMS, Plan};
+use plan::{FILTER_TERMS, Plan};
 use source::{CHUNK, Images, TransformTiles};
-use target::MultiplyBlock;
+use target::{MultiplyBlock, WriteBlock};
 use transforms::{POINTS, outputs_of};
 
 /// Whether the transforms are made for the windows: 3 x 3 or 5 x 5, without stride and dilation.
@@ -41,13 +41,56 @@ pub(super) fn fits(shape: &ConvShape) -> bool {
 /// With fewer channels on either side a tile of the products has little to do.
 const FEWEST_CHANNELS: usize = 16;
 
-/// What the filters, the tiles and the products take beside their work: each is a parallel region.
-const THREE_REGIONS: f64 = 25_000.0;
+/// What takes time, in the products of a direct convolution that take as long. For one group.
+struct Costs {
+    /// The regions that threads are called for.
+    call: f64,
+    /// The 36 products of a tile and a filter.
+    products: f64,
+    /// The transforms of a tile for each term and for each output.
+    tile_term: f64,
+    tile_output: f64,
+    /// A filter's transform: it is written and read again, in a cache or in memory.
+    filter: f64,
+    /// What a direct convolution takes for each tap of a filter beside its products.
+    direct_tap: f64,
+}
 
-/// Whether it is faster than a direct convolution, in processor cycles of AVX2 for one group; where it is
-/// close, direct is taken. For y and dx of one image, never of the batch, so that an image's bits do not
-/// depend on it. Measured for 16 to 512 channels and extents of 5 to 56; `cargo bench --bench choice`
-/// holds it against a sample.
+impl Costs {
+    fn new(pass: Pass, filters: usize) -> Costs {
+        let gathering = |filter| Costs {
+            call: 25_000.0,
+            products: 36.0,
+            tile_term: 1050.0,
+            tile_output: 390.0,
+            filter,
+            direct_tap: 71.0,
+        };
+        match pass {
+            Pass::Forward => gathering(840.0),
+            // They lie across, which direct convolutions of many filters wait for as well.
+            Pass::BackwardData if filters < 65_536 => gathering(1000.0),
+            Pass::BackwardData => gathering(900.0),
+            // Sums over tiles, short ones, that are added to what there is.
+            Pass::BackwardWeights => Costs {
+                call: 220_000.0,
+                products: 84.0,
+                tile_term: 220.0,
+                tile_output: 355.0,
+                filter: match filters {
+                    0..65_536 => 670.0,
+                    65_536..131_072 => 800.0,
+                    _ => 1330.0,
+                },
+                direct_tap: 0.0,
+            },
+        }
+    }
+}
+
+/// Whether it is faster than a direct convolution, on any instruction set; where it is close, direct is taken.
+/// For y and dx of one image, never of the batch, so that an image's bits do not depend on it. Measured for 16
+/// to 512 channels and extents of 5 to 56; `cargo bench --bench choice` holds it against a sample.
 pub(super) fn pays(shape: &ConvShape, pass: Pass) -> bool {
     let forward = [shape.group_in, shape.group_out, shape.out_height, shape.out_width];
     let [terms, outputs, height, width] = match pass {
@@ -61,31 +104,16 @@ pub(super) fn pays(shape: &ConvShape, pass: Pass) -> bool {
     if !fits(shape) || terms.min(outputs) < FEWEST_CHANNELS || few_products {
         return false;
     }
+    let costs = Costs::new(pass, terms.saturating_mul(outputs));
     let images = if pass == Pass::BackwardWeights { shape.batch as f64 } else { 1.0 };
     let extent = outputs_of(shape.height.kernel);
     let tiles = images * height.div_ceil(extent) as f64 * width.div_ceil(extent) as f64;
     let pixels = images * height as f64 * width as f64;
     let (terms, outputs) = (terms as f64, outputs as f64);
     let filters = terms * outputs;
-    // A filter's points are written and read again, in a cache or in memory. The filters of dx lie
-    // across; those of dw are sums that are added to.
-    let of_filter = match (pass, filters) {
-        (Pass::Forward, ..16_384.0) => 30.0,
-        (Pass::Forward, ..65_536.0) => 40.0,
-        (Pass::BackwardWeights, ..65_536.0) => 75.0,
-        (Pass::BackwardData, ..65_536.0) => 90.0,
-        (Pass::Forward, ..131_072.0) => 50.0,
-        (_, ..131_072.0) => 90.0,
-        (Pass::Forward, _) => 90.0,
-        (Pass::BackwardData, _) => 130.0,
-        (Pass::BackwardWeights, _) => 150.0,
-    };
-    // Each product of dw is a short sum over tiles, added to what there is.
-    let of_product = if pass == Pass::BackwardWeights { 9.5 } else { 3.0 };
-    let products = of_product * tiles * filters;
-    let transforms = 25.0 * tiles * terms + 40.0 * tiles * outputs + of_filter * filters;
-    let direct = shape.window() as f64 * pixels * filters / 16.0 / 0.5;
-    THREE_REGIONS + products + transforms < 0.9 * direct
+    let of_tile = costs.products * filters + costs.tile_term * terms + costs.tile_output * outputs;
+    let direct = shape.window() as f64 * (pixels + costs.direct_tap) * filters;
+    costs.call + costs.filter * filters + tiles * of_tile < direct
 }
 
 pub(super) fn scratch_len<T: Element>(level: Level, pass: &Gather<T>) -> ScratchLen {
@@ -107,29 +135,37 @@ fn gather_tiles<T: Element, const OUTPUTS: usize, const TAPS: usize>(
     let level = context.level();
     let plan = Plan::new(pass, TileShape::of::<T>(level));
     let scratch = context.scratch::<T>(plan.scratch_len())?;
-    let panels = plan.panels();
-    let source_start = plan.filters();
-    let term_blocks = pass.terms.div_ceil(FILTER_TERMS);
-    let chunks = pass.terms.div_ceil(CHUNK);
     let (tiles, images, strides) = (&plan.tiles, Images::source_of(pass), pass.filter_strides);
+    let (panels, chunks) = (plan.panels(), pass.terms.div_ceil(CHUNK));
+    let source_start = plan.shared_filters();
     for group in 0..pass.groups {
-        context.run(panels * term_blocks, &|slot, task| {
-            // In the order in which they lie in memory.
-            let (panel, block) = match strides.output < strides.term {
-                true => (task % panels, task / panels),
-                false => (task / term_blocks, task % term_blocks),
-            };
+        let transform_filters = |panel, terms, first_kept, unpacked, target| {
+            let plan = &plan;
             let transform = TransformFilters::<T, TAPS> {
                 pass,
-                plan: &plan,
+                plan,
                 group,
                 panel,
-                term: block * FILTER_TERMS,
-                unpacked: scratch.slot(slot),
-                target: scratch.shared(),
+                terms,
+                first_kept,
+                unpacked,
+                target,
             };
             T::dispatch(level, transform);
-        });
+        };
+        if !plan.own_filters {
+            let term_blocks = pass.terms.div_ceil(FILTER_TERMS);
+            context.run(panels * term_blocks, &|slot, task| {
+                // In the order in which they lie in memory.
+                let (panel, block) = match strides.output < strides.term {
+                    true => (task % panels, task / panels),
+                    false => (task / term_blocks, task % term_blocks),
+                };
+                let term = block * FILTER_TERMS;
+                let terms = term..pass.terms.min(term + FILTER_TERMS);
+                transform_filters(panel, terms, 0, scratch.slot(slot), scratch.shared());
+            });
+        }
         for first in (0..tiles.segments).step_by(plan.segments_together) {
             let segments = plan.segments_together.min(tiles.segments - first);
             let first_tile = tiles.first_tile(first);
@@ -157,22 +193,46 @@ fn gather_tiles<T: Element, const OUTPUTS: usize, const TAPS: usize>(
             let blocks = segments.div_ceil(plan.block_segments);
             context.run(blocks * plan.output_blocks(), &|slot, task| {
                 // One block of filters after another, so that each is read from memory once.
-                let (block, output) = (task % blocks, task / blocks * BLOCK_OUTPUTS);
+                let (block, number) = (task % blocks, task / blocks);
                 let start = first + block * plan.block_segments;
-                let end = (first + segments).min(start + plan.block_segments);
+                let segments = start..(first + segments).min(start + plan.block_segments);
+                let tiles = tiles.first_tile(segments.end) - tiles.first_tile(start);
+                let output = number * plan.block_outputs;
+                let outputs = (output, plan.block_outputs.min(pass.outputs - output));
                 let products = scratch.slot(slot);
-                let multiply = MultiplyBlock::<T, OUTPUTS> {
-                    pass,
-                    plan: &plan,
-                    group,
-                    segments: (start, end),
-                    output,
-                    source: transformed(start),
-                    filters: scratch.shared(),
-                    products,
-                    strip: products.wrapping_add(plan.products()),
+                let strip = products.wrapping_add(plan.products());
+                let unpacked = products.wrapping_add(plan.own_filters_start());
+                let filters = match plan.own_filters {
+                    true => unpacked.wrapping_add(plan.unpacked()),
+                    false => scratch.shared(),
                 };
-                T::dispatch(level, multiply);
+                for term in (0..pass.terms).step_by(plan.kept_terms()) {
+                    let terms = term..pass.terms.min(term + plan.kept_terms());
+                    if plan.own_filters {
+                        let panel = number * plan.block_panels();
+                        for panel in panel..panels.min(panel + plan.block_panels()) {
+                            for some in terms.clone().step_by(FILTER_TERMS) {
+                                let some = some..terms.end.min(some + FILTER_TERMS);
+                                transform_filters(panel, some, term, unpacked, filters);
+                            }
+                        }
+                    }
+                    let (plan, source) = (&plan, transformed(start));
+                    let multiply =
+                        MultiplyBlock { plan, tiles, outputs, terms, source, filters, products };
+                    T::dispatch(level, multiply);
+                }
+                let (plan, products) = (&plan, products.cast_const());
+                let write = WriteBlock::<T, OUTPUTS> {
+                    pass,
+                    plan,
+                    group,
+                    segments,
+                    outputs,
+                    products,
+                    strip,
+                };
+                T::dispatch(level, write);
             });
         }
     }

@@ -12,8 +12,15 @@ use crate::simd::TILE_LANES;
 /// tasks.
 const BLOCK_TILES: usize = 56;
 const FEWEST_BLOCK_TILES: usize = 28;
-/// Target channels of a block, a multiple of every panel.
-pub(super) const BLOCK_OUTPUTS: usize = 64;
+/// Target channels of a block, a multiple of every panel, and where there would be few blocks.
+const BLOCK_OUTPUTS: usize = 64;
+const FEW_BLOCKS_OUTPUTS: usize = 32;
+/// Tiles up to which a task has all of them, and so its filters for itself: its products stay in the
+/// second-level cache beside them.
+const OWN_TILES: usize = 64;
+/// Source channels that are summed in registers; the sums of such blocks are then added, which halves the
+/// error of long sums.
+const BLOCK_TERMS: usize = 64;
 /// Source channels whose filters are unpacked at a time.
 pub(super) const FILTER_TERMS: usize = 16;
 /// Tasks from which on threads are kept busy.
@@ -26,6 +33,11 @@ pub(super) struct Plan {
     /// Segments that are transformed together.
     pub segments_together: usize,
     pub block_segments: usize,
+    /// Target channels of a block.
+    pub block_outputs: usize,
+    /// Whether each task transforms the filters that it multiplies by, a block of source channels at a time:
+    /// where no other task needs them, they never leave its caches.
+    pub own_filters: bool,
     terms: usize,
     outputs: usize,
     /// Columns of a panel of filters.
@@ -38,14 +50,41 @@ impl Plan {
         let tiles = Tiles::new(pass.batch, grid, outputs_of(pass.rows.count));
         let (terms, outputs) = (pass.terms, pass.outputs);
         let segments_together = tiles.together(PLANES * spread(terms) * size_of::<T>());
+        let all_tiles = tiles.first_tile(tiles.segments);
+        let own_filters = segments_together == tiles.segments && all_tiles <= OWN_TILES;
+        let few_blocks = 2 * outputs.div_ceil(BLOCK_OUTPUTS) < TASKS;
+        let block_outputs = match own_filters && few_blocks {
+            true => FEW_BLOCKS_OUTPUTS,
+            false => BLOCK_OUTPUTS,
+        };
         // Smaller blocks where there would be too few tasks.
         let together = segments_together * tiles.part_tiles;
         let block_tiles = together.saturating_mul(outputs.div_ceil(BLOCK_OUTPUTS)) / TASKS;
         let block_tiles = block_tiles.clamp(FEWEST_BLOCK_TILES, BLOCK_TILES);
         let most = (block_tiles / tiles.part_tiles).max(1);
-        let blocks = segments_together.div_ceil(most);
+        let blocks = if own_filters { 1 } else { segments_together.div_ceil(most) };
         let block_segments = segments_together.div_ceil(blocks).max(1);
-        Plan { tiles, segments_together, block_segments, terms, outputs, panel: tile.columns }
+        let panel = tile.columns;
+        Plan {
+            tiles,
+            segments_together,
+            block_segments,
+            block_outputs,
+            own_filters,
+            terms,
+            outputs,
+            panel,
+        }
+    }
+
+    /// Source channels that are summed at a time.
+    pub fn block_terms(&self) -> usize {
+        self.terms.div_ceil(self.terms.div_ceil(BLOCK_TERMS).max(1))
+    }
+
+    /// Source channels whose transformed filters are kept at a time.
+    pub fn kept_terms(&self) -> usize {
+        if self.own_filters { self.block_terms() } else { self.terms }
     }
 
     /// Elements from tile to tile of the transformed source.
@@ -60,35 +99,46 @@ impl Plan {
 
     /// Blocks of target channels.
     pub fn output_blocks(&self) -> usize {
-        self.outputs.div_ceil(BLOCK_OUTPUTS)
+        self.outputs.div_ceil(self.block_outputs)
     }
 
     pub fn panels(&self) -> usize {
         self.outputs.div_ceil(self.panel)
     }
 
+    /// Panels of a block of target channels, but for the last one.
+    pub fn block_panels(&self) -> usize {
+        self.block_outputs / self.panel
+    }
+
     /// Where a panel of the transformed filters begins, and the elements from point to point. The panels
     /// of a block of target channels lie side by side at each point: so products read them in order.
     pub fn filter_place(&self, panel: usize) -> (usize, usize) {
-        let in_block = BLOCK_OUTPUTS / self.panel;
+        let in_block = self.block_panels();
         let (block, number) = (panel / in_block, panel % in_block);
-        let of_panel = self.terms * self.panel;
+        let of_panel = self.kept_terms() * self.panel;
         let of_point = |panels: usize| spread(panels * of_panel);
-        let before = block * PLANES * of_point(in_block);
+        let before = if self.own_filters { 0 } else { block * PLANES * of_point(in_block) };
         let panels = in_block.min(self.panels() - block * in_block);
         (before + number * of_panel, of_point(panels))
     }
 
-    /// Elements of all transformed filters.
-    pub fn filters(&self) -> usize {
-        let last_block = (self.panels() - 1) * self.panel / BLOCK_OUTPUTS;
-        let (before, of_point) = self.filter_place(last_block * BLOCK_OUTPUTS / self.panel);
+    /// Elements of the transformed filters that are kept, by all tasks or by each.
+    fn filters(&self) -> usize {
+        let in_block = self.block_panels();
+        let last = if self.own_filters { 0 } else { (self.panels() - 1) / in_block * in_block };
+        let (before, of_point) = self.filter_place(last);
         before + PLANES * of_point
+    }
+
+    /// Elements of shared memory before the transformed source.
+    pub fn shared_filters(&self) -> usize {
+        if self.own_filters { 0 } else { self.filters() }
     }
 
     /// Elements from point to point of a block's products.
     pub fn product_plane(&self) -> usize {
-        spread(self.block_segments * self.tiles.part_tiles * BLOCK_OUTPUTS)
+        spread(self.block_segments * self.tiles.part_tiles * self.block_outputs)
     }
 
     /// Columns of a strip of target rows.
@@ -106,14 +156,24 @@ impl Plan {
         PLANES * self.product_plane()
     }
 
+    /// Where the strip ends and a task's own filters begin: as they are, then transformed.
+    pub fn own_filters_start(&self) -> usize {
+        self.products() + self.target_strip()
+    }
+
+    /// Elements of filters as they are.
+    pub fn unpacked(&self) -> usize {
+        let taps = POINTS + 1 - self.tiles.extent;
+        FILTER_TERMS * taps * taps * self.panel
+    }
+
     /// The filters, then the source, for all; a strip, unpacked filters or products for each.
     pub fn scratch_len(&self) -> ScratchLen {
-        let taps = POINTS + 1 - self.tiles.extent;
-        let filters = FILTER_TERMS * taps * taps * self.panel;
         let source = strip_len::<POINTS>(&self.tiles);
+        let own_filters = if self.own_filters { self.unpacked() + self.filters() } else { 0 };
         ScratchLen {
-            shared: self.filters() + PLANES * self.source_plane(),
-            per_slot: (self.products() + self.target_strip()).max(source).max(filters),
+            shared: self.shared_filters() + PLANES * self.source_plane(),
+            per_slot: (self.own_filters_start() + own_filters).max(source).max(self.unpacked()),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Products at the points, and what becomes of them in the target.
 
-use super::plan::{BLOCK_OUTPUTS, Plan};
+use std::ops::Range;
+
+use super::plan::Plan;
 use super::tiles::Segment;
 use super::transforms::{self, POINTS};
 use crate::conv2d::gather::Gather;
@@ -8,69 +10,84 @@ use crate::gemm::in_place::InPlaceProduct;
 use crate::runs;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
-/// Source channels that are summed in registers; the sums of such blocks are then added, which halves the
-/// error of long sums.
-const BLOCK_TERMS: usize = 64;
-
-/// Multiplies some tiles with the filters of some target channels, and writes these.
-pub(super) struct MultiplyBlock<'a, T, const OUTPUTS: usize> {
-    pub pass: &'a Gather<T>,
+/// Multiplies some tiles with the filters of some target channels, and adds what some source channels
+/// come to.
+pub(super) struct MultiplyBlock<'a, T> {
     pub plan: &'a Plan,
-    pub group: usize,
-    /// First segment, and the one behind the last.
-    pub segments: (usize, usize),
-    /// First target channel of the group.
-    pub output: usize,
+    pub tiles: usize,
+    /// First target channel of the group, and the number of them.
+    pub outputs: (usize, usize),
+    /// The source channels whose filters are kept.
+    pub terms: Range<usize>,
     /// The transformed source of the first tile.
     pub source: *const T,
-    /// All transformed filters.
+    /// The transformed filters that are kept.
     pub filters: *const T,
     pub products: *mut T,
-    pub strip: *mut T,
 }
 
-impl<T: Element, const OUTPUTS: usize> Kernel<T> for MultiplyBlock<'_, T, OUTPUTS> {
+impl<T: Element> Kernel<T> for MultiplyBlock<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        let (pass, plan) = (self.pass, self.plan);
-        let outputs = BLOCK_OUTPUTS.min(pass.outputs - self.output);
-        let first_tile = plan.tiles.first_tile(self.segments.0);
-        let tiles = plan.tiles.first_tile(self.segments.1) - first_tile;
-        let blocks = pass.terms.div_ceil(BLOCK_TERMS);
-        let block_terms = pass.terms.div_ceil(blocks.max(1));
+        let plan = self.plan;
+        let (output, outputs) = self.outputs;
+        let block_terms = plan.block_terms();
         for point in 0..POINTS * POINTS {
             for column in (0..outputs).step_by(plan.panel) {
-                let (panel, of_point) = plan.filter_place((self.output + column) / plan.panel);
+                let (panel, of_point) = plan.filter_place((output + column) / plan.panel);
                 let panel = self.filters.wrapping_add(panel + point * of_point);
-                for term in (0..pass.terms).step_by(block_terms) {
+                for term in self.terms.clone().step_by(block_terms) {
                     let product = InPlaceProduct {
-                        m: tiles,
+                        m: self.tiles,
                         n: plan.panel,
-                        k: block_terms.min(pass.terms - term),
+                        k: block_terms.min(self.terms.end - term),
                         alpha: T::from_f64(1.0),
                         a: self.source.wrapping_add(point * plan.source_plane() + term),
                         a_strides: [plan.term_stride(), 1],
-                        b: panel.wrapping_add(term * plan.panel),
+                        b: panel.wrapping_add((term - self.terms.start) * plan.panel),
                         ldb: plan.panel,
                         beta: if term == 0 { T::default() } else { T::from_f64(1.0) },
                         c: self.products.wrapping_add(point * plan.product_plane() + column),
-                        ldc: BLOCK_OUTPUTS,
+                        ldc: plan.block_outputs,
                     };
                     product.run(simd);
                 }
             }
         }
-        for number in self.segments.0..self.segments.1 {
+    }
+}
+
+/// Writes some target channels of some segments of their products.
+pub(super) struct WriteBlock<'a, T, const OUTPUTS: usize> {
+    pub pass: &'a Gather<T>,
+    pub plan: &'a Plan,
+    pub group: usize,
+    pub segments: Range<usize>,
+    /// First target channel of the group, and the number of them.
+    pub outputs: (usize, usize),
+    pub products: *const T,
+    pub strip: *mut T,
+}
+
+impl<T: Element, const OUTPUTS: usize> Kernel<T> for WriteBlock<'_, T, OUTPUTS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let plan = self.plan;
+        let (output, outputs) = self.outputs;
+        let first_tile = plan.tiles.first_tile(self.segments.start);
+        for number in self.segments.clone() {
             let segment = plan.tiles.segment(number);
-            let products = (segment.first - first_tile) * BLOCK_OUTPUTS;
+            let products = (segment.first - first_tile) * plan.block_outputs;
             for column in (0..outputs).step_by(S::LANES) {
                 // SAFETY: the products have the segment's tiles and these channels, the strip has
                 // OUTPUTS rows of vectors.
                 unsafe {
                     for tile in 0..segment.tiles {
-                        let place = products + tile * BLOCK_OUTPUTS + column;
+                        let place = products + tile * plan.block_outputs + column;
                         let source = self.products.add(place);
                         let target = self.strip.add(tile * OUTPUTS * S::LANES);
                         let of_row = plan.target_strip_columns() * S::LANES;
@@ -83,14 +100,14 @@ impl<T: Element, const OUTPUTS: usize> Kernel<T> for MultiplyBlock<'_, T, OUTPUT
                         );
                     }
                     let count = S::LANES.min(outputs - column);
-                    self.write(simd, &segment, self.output + column, count);
+                    self.write(simd, &segment, output + column, count);
                 }
             }
         }
     }
 }
 
-impl<T: Element, const OUTPUTS: usize> MultiplyBlock<'_, T, OUTPUTS> {
+impl<T: Element, const OUTPUTS: usize> WriteBlock<'_, T, OUTPUTS> {
     /// Writes the strip's pixels of `count` target channels from `output` on.
     ///
     /// # Safety
