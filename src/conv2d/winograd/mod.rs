@@ -73,16 +73,12 @@ impl Costs {
             Pass::BackwardData => gathering(900.0),
             // Sums over tiles, short ones, that are added to what there is.
             Pass::BackwardWeights => Costs {
-                call: 220_000.0,
-                products: 84.0,
-                tile_term: 220.0,
-                tile_output: 355.0,
-                filter: match filters {
-                    0..65_536 => 670.0,
-                    65_536..131_072 => 800.0,
-                    _ => 1330.0,
-                },
-                direct_tap: 0.0,
+                call: 10_000.0,
+                products: 52.0,
+                tile_term: 100.0,
+                tile_output: 470.0,
+                filter: if filters < 65_536 { 660.0 } else { 850.0 },
+                direct_tap: 19.0,
             },
         }
     }

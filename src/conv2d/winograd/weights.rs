@@ -8,12 +8,13 @@ use super::source::{CHUNK, Images, TransformTiles, strip_len};
 use super::tiles::{Tiles, spread};
 use super::transforms::{self, MOST_TAPS, PLANES, POINTS, outputs_of};
 use crate::context::Context;
-use crate::conv2d::backward_weights::BackwardWeights;
+use crate::conv2d::backward_weights::{BackwardWeights, updated};
 use crate::conv2d::gradient::Gradient;
 use crate::error::Result;
 use crate::gemm::in_place::InPlaceProduct;
 use crate::gemm::pack::TileShape;
 use crate::pool2d::Region;
+use crate::runs;
 use crate::scratch::ScratchLen;
 use crate::shape::ConvShape;
 use crate::shared_mut::SharedMut;
@@ -315,29 +316,71 @@ impl<T: Element, const TAPS: usize> Kernel<T> for FilterTaps<'_, T, TAPS> {
     fn run<S: Lanes<T>>(self, simd: S) {
         let plan = self.plan;
         let [w_out, w_in, w_row, w_column] = self.shape.filter_strides();
+        let mut by_tap = [T::default(); MOST_TAPS * MOST_TAPS * TILE_LANES];
+        let mut by_filter = by_tap;
         for output in self.outputs.0..self.outputs.0 + self.outputs.1 {
             let filters = (self.group * plan.outputs + output) * w_out;
             for input in (0..plan.inputs).step_by(S::LANES) {
                 let count = S::LANES.min(plan.inputs - input);
-                let mut taps = [T::default(); MOST_TAPS * MOST_TAPS * TILE_LANES];
                 // SAFETY: the sums have these channels, rounded up to vectors; dw has the filters, and
                 // this task alone uses those of its outputs.
                 unsafe {
                     let sums = self.sums.add(output * spread(plan.inputs) + input);
-                    transform::<T, S, TAPS>(simd, sums, plan.sums_plane(), taps.as_mut_ptr());
+                    transform::<T, S, TAPS>(simd, sums, plan.sums_plane(), by_tap.as_mut_ptr());
+                    if [w_in, w_row, w_column] == [TAPS * TAPS, TAPS, 1] {
+                        let extents = [TAPS * TAPS, count];
+                        let (source, target) = (by_tap.as_ptr(), by_filter.as_mut_ptr());
+                        runs::transpose(simd, extents, source, TILE_LANES, target, w_in);
+                        let target = self.target.at(filters + input * w_in);
+                        self.update(simd, by_filter.as_ptr(), target, 1, count * w_in);
+                        continue;
+                    }
                     for tap in 0..TAPS * TAPS {
                         let (row, column) = (tap / TAPS, tap % TAPS);
                         let place = filters + input * w_in + row * w_row + column * w_column;
-                        for lane in 0..count {
-                            let target = self.target.at(place + lane * w_in);
-                            let value = self.alpha * taps[tap * TILE_LANES + lane];
-                            *target = match self.beta == T::default() {
-                                true => value,
-                                false => value + self.beta * *target,
-                            };
-                        }
+                        let source = by_tap.as_ptr().add(tap * TILE_LANES);
+                        self.update(simd, source, self.target.at(place), w_in, count);
                     }
                 }
+            }
+        }
+    }
+}
+
+impl<T: Element, const TAPS: usize> FilterTaps<'_, T, TAPS> {
+    /// Updates `count` elements of dw, `stride` apart, with as many sums.
+    ///
+    /// # Safety
+    /// There are as many of both, and nobody else uses dw's.
+    #[inline(always)]
+    unsafe fn update<S: Lanes<T>>(
+        &self,
+        simd: S,
+        sums: *const T,
+        target: *mut T,
+        stride: usize,
+        count: usize,
+    ) {
+        let overwrites = self.beta == T::default();
+        // SAFETY: as the caller answers for.
+        unsafe {
+            if stride > 1 {
+                for place in 0..count {
+                    let target = target.add(place * stride);
+                    *target = updated(self.alpha, *sums.add(place), self.beta, *target);
+                }
+                return;
+            }
+            let [alpha, beta] = [self.alpha, self.beta].map(|factor| simd.splat(factor));
+            for place in (0..count).step_by(S::LANES) {
+                let count = S::LANES.min(count - place);
+                let target = target.add(place);
+                let mut value = simd.mul(alpha, runs::load(simd, count, sums.add(place)));
+                if !overwrites {
+                    let old = runs::load(simd, count, target);
+                    value = simd.add(value, simd.mul(beta, old));
+                }
+                runs::store(simd, count, target, value);
             }
         }
     }
