@@ -10,6 +10,7 @@
 //! the bits that it has alone, on any number of threads.
 
 mod filters;
+mod gathering;
 mod plan;
 mod source;
 mod target;
@@ -25,11 +26,8 @@ use crate::gemm::pack::TileShape;
 use crate::scratch::ScratchLen;
 use crate::shape::{Axis, ConvShape};
 use crate::simd::{Element, Level};
-use filters::TransformFilters;
-use plan::{FILTER_TERMS, Plan};
-use source::{CHUNK, Images, TransformTiles};
-use target::{MultiplyBlock, WriteBlock};
-use transforms::{POINTS, outputs_of};
+use plan::Plan;
+use transforms::outputs_of;
 
 /// Whether the transforms are made for the windows: 3 x 3 or 5 x 5, without stride and dilation.
 pub(super) fn fits(shape: &ConvShape) -> bool {
@@ -119,118 +117,7 @@ pub(super) fn scratch_len<T: Element>(level: Level, pass: &Gather<T>) -> Scratch
 /// Runs a gathering pass of windows that fit.
 pub(super) fn gather<T: Element>(context: &Context, pass: &Gather<T>) -> Result<()> {
     match pass.rows.count {
-        3 => gather_tiles::<T, 4, 3>(context, pass),
-        _ => gather_tiles::<T, 2, 5>(context, pass),
+        3 => gathering::run::<T, 4, 3>(context, pass),
+        _ => gathering::run::<T, 2, 5>(context, pass),
     }
-}
-
-fn gather_tiles<T: Element, const OUTPUTS: usize, const TAPS: usize>(
-    context: &Context,
-    pass: &Gather<T>,
-) -> Result<()> {
-    let level = context.level();
-    let plan = Plan::new(pass, TileShape::of::<T>(level));
-    let scratch = context.scratch::<T>(plan.scratch_len())?;
-    let (tiles, images, strides) = (&plan.tiles, Images::source_of(pass), pass.filter_strides);
-    let (panels, chunks) = (plan.panels(), pass.terms.div_ceil(CHUNK));
-    let source_start = plan.shared_filters();
-    for group in 0..pass.groups {
-        let transform_filters = |panel, terms, first_kept, unpacked, target| {
-            let plan = &plan;
-            let transform = TransformFilters::<T, TAPS> {
-                pass,
-                plan,
-                group,
-                panel,
-                terms,
-                first_kept,
-                unpacked,
-                target,
-            };
-            T::dispatch(level, transform);
-        };
-        if !plan.own_filters {
-            let term_blocks = pass.terms.div_ceil(FILTER_TERMS);
-            context.run(panels * term_blocks, &|slot, task| {
-                // In the order in which they lie in memory.
-                let (panel, block) = match strides.output < strides.term {
-                    true => (task % panels, task / panels),
-                    false => (task / term_blocks, task % term_blocks),
-                };
-                let term = block * FILTER_TERMS;
-                let terms = term..pass.terms.min(term + FILTER_TERMS);
-                transform_filters(panel, terms, 0, scratch.slot(slot), scratch.shared());
-            });
-        }
-        for first in (0..tiles.segments).step_by(plan.segments_together) {
-            let segments = plan.segments_together.min(tiles.segments - first);
-            let first_tile = tiles.first_tile(first);
-            let transformed = |segment: usize| {
-                let tile = tiles.first_tile(segment) - first_tile;
-                scratch.shared().wrapping_add(source_start + tile * plan.term_stride())
-            };
-            context.run(segments * chunks, &|slot, task| {
-                let number = first + task / chunks;
-                let term = task % chunks * CHUNK;
-                let transform = TransformTiles::<T, POINTS> {
-                    images: &images,
-                    tiles,
-                    segment: tiles.segment(number),
-                    group_first: group * pass.terms,
-                    channels: (term, CHUNK.min(pass.terms - term)),
-                    strip: scratch.slot(slot),
-                    target: transformed(number),
-                    tile_stride: plan.term_stride(),
-                    plane: plan.source_plane(),
-                    channel_sums: std::ptr::null_mut(),
-                };
-                T::dispatch(level, transform);
-            });
-            let blocks = segments.div_ceil(plan.block_segments);
-            context.run(blocks * plan.output_blocks(), &|slot, task| {
-                // One block of filters after another, so that each is read from memory once.
-                let (block, number) = (task % blocks, task / blocks);
-                let start = first + block * plan.block_segments;
-                let segments = start..(first + segments).min(start + plan.block_segments);
-                let tiles = tiles.first_tile(segments.end) - tiles.first_tile(start);
-                let output = number * plan.block_outputs;
-                let outputs = (output, plan.block_outputs.min(pass.outputs - output));
-                let products = scratch.slot(slot);
-                let strip = products.wrapping_add(plan.products());
-                let unpacked = products.wrapping_add(plan.own_filters_start());
-                let filters = match plan.own_filters {
-                    true => unpacked.wrapping_add(plan.unpacked()),
-                    false => scratch.shared(),
-                };
-                for term in (0..pass.terms).step_by(plan.kept_terms()) {
-                    let terms = term..pass.terms.min(term + plan.kept_terms());
-                    if plan.own_filters {
-                        let panel = number * plan.block_panels();
-                        for panel in panel..panels.min(panel + plan.block_panels()) {
-                            for some in terms.clone().step_by(FILTER_TERMS) {
-                                let some = some..terms.end.min(some + FILTER_TERMS);
-                                transform_filters(panel, some, term, unpacked, filters);
-                            }
-                        }
-                    }
-                    let (plan, source) = (&plan, transformed(start));
-                    let multiply =
-                        MultiplyBlock { plan, tiles, outputs, terms, source, filters, products };
-                    T::dispatch(level, multiply);
-                }
-                let (plan, products) = (&plan, products.cast_const());
-                let write = WriteBlock::<T, OUTPUTS> {
-                    pass,
-                    plan,
-                    group,
-                    segments,
-                    outputs,
-                    products,
-                    strip,
-                };
-                T::dispatch(level, write);
-            });
-        }
-    }
-    Ok(())
 }

@@ -1,5 +1,7 @@
 //! How a gathering pass is cut into blocks and tasks. By the shape alone.
 
+use std::ops::Range;
+
 use super::source::strip_len;
 use super::tiles::{Tiles, spread};
 use super::transforms::{PLANES, POINTS, outputs_of};
@@ -18,6 +20,9 @@ const FEW_BLOCKS_OUTPUTS: usize = 32;
 /// Tiles up to which a task has all of them, and so its filters for itself: its products stay in the
 /// second-level cache beside them.
 const OWN_TILES: usize = 64;
+/// Source channels up to which a task has its tiles for itself, where there are enough tasks of the fewest: they
+/// stay in the second-level cache beside the filters.
+const OWN_TERMS: usize = 128;
 /// Source channels that are summed in registers; the sums of such blocks are then added, which halves the
 /// error of long sums.
 const BLOCK_TERMS: usize = 64;
@@ -38,6 +43,8 @@ pub(super) struct Plan {
     /// Whether each task transforms the filters that it multiplies by, a block of source channels at a time:
     /// where no other task needs them, they never leave its caches.
     pub own_filters: bool,
+    /// Whether each task transforms the tiles that it multiplies, for all target channels.
+    pub own_source: bool,
     terms: usize,
     outputs: usize,
     /// Columns of a panel of filters.
@@ -61,9 +68,12 @@ impl Plan {
         let together = segments_together * tiles.part_tiles;
         let block_tiles = together.saturating_mul(outputs.div_ceil(BLOCK_OUTPUTS)) / TASKS;
         let block_tiles = block_tiles.clamp(FEWEST_BLOCK_TILES, BLOCK_TILES);
+        let own_source = terms <= OWN_TERMS && all_tiles >= TASKS * FEWEST_BLOCK_TILES;
+        let block_tiles = if own_source { FEWEST_BLOCK_TILES } else { block_tiles };
         let most = (block_tiles / tiles.part_tiles).max(1);
-        let blocks = if own_filters { 1 } else { segments_together.div_ceil(most) };
-        let block_segments = segments_together.div_ceil(blocks).max(1);
+        let of_blocks = if own_source { tiles.segments } else { segments_together };
+        let blocks = if own_filters { 1 } else { of_blocks.div_ceil(most) };
+        let block_segments = of_blocks.div_ceil(blocks).max(1);
         let panel = tile.columns;
         Plan {
             tiles,
@@ -71,6 +81,7 @@ impl Plan {
             block_segments,
             block_outputs,
             own_filters,
+            own_source,
             terms,
             outputs,
             panel,
@@ -92,9 +103,15 @@ impl Plan {
         spread(self.terms)
     }
 
-    /// Elements from point to point of the transformed source.
+    /// Elements from point to point of the transformed source, of all that is transformed together.
     pub fn source_plane(&self) -> usize {
-        spread(self.segments_together * self.tiles.part_tiles * self.term_stride())
+        let segments = if self.own_source { self.block_segments } else { self.segments_together };
+        spread(segments * self.tiles.part_tiles * self.term_stride())
+    }
+
+    /// Tiles of some segments.
+    pub fn tiles_of(&self, segments: &Range<usize>) -> usize {
+        self.tiles.first_tile(segments.end) - self.tiles.first_tile(segments.start)
     }
 
     /// Blocks of target channels.
@@ -167,13 +184,21 @@ impl Plan {
         FILTER_TERMS * taps * taps * self.panel
     }
 
-    /// The filters, then the source, for all; a strip, unpacked filters or products for each.
+    /// Where a task's own tiles begin, behind the strip that they are read from as well.
+    pub fn own_source_start(&self) -> usize {
+        self.own_filters_start().max(strip_len::<POINTS>(&self.tiles))
+    }
+
+    /// The filters, then the source, for all; for each a strip, unpacked filters or products, and what is its own.
     pub fn scratch_len(&self) -> ScratchLen {
-        let source = strip_len::<POINTS>(&self.tiles);
         let own_filters = if self.own_filters { self.unpacked() + self.filters() } else { 0 };
+        let source = PLANES * self.source_plane();
+        let (shared_source, own_source) = if self.own_source { (0, source) } else { (source, 0) };
         ScratchLen {
-            shared: self.shared_filters() + PLANES * self.source_plane(),
-            per_slot: (self.own_filters_start() + own_filters).max(source).max(self.unpacked()),
+            shared: self.shared_filters() + shared_source,
+            per_slot: (self.own_filters_start() + own_filters)
+                .max(self.own_source_start() + own_source)
+                .max(self.unpacked()),
         }
     }
 }

@@ -83,23 +83,18 @@ impl<T: Element, const OUTPUTS: usize> Kernel<T> for WriteBlock<'_, T, OUTPUTS> 
             let segment = plan.tiles.segment(number);
             let products = (segment.first - first_tile) * plan.block_outputs;
             for column in (0..outputs).step_by(S::LANES) {
+                let count = S::LANES.min(outputs - column);
                 // SAFETY: the products have the segment's tiles and these channels, the strip has
                 // OUTPUTS rows of vectors.
                 unsafe {
+                    let bias = self.bias(simd, output + column, count);
                     for tile in 0..segment.tiles {
                         let place = products + tile * plan.block_outputs + column;
                         let source = self.products.add(place);
                         let target = self.strip.add(tile * OUTPUTS * S::LANES);
                         let of_row = plan.target_strip_columns() * S::LANES;
-                        transform::<T, S, OUTPUTS>(
-                            simd,
-                            source,
-                            plan.product_plane(),
-                            target,
-                            of_row,
-                        );
+                        self.transform(simd, source, bias, target, of_row);
                     }
-                    let count = S::LANES.min(outputs - column);
                     self.write(simd, &segment, output + column, count);
                 }
             }
@@ -108,6 +103,61 @@ impl<T: Element, const OUTPUTS: usize> Kernel<T> for WriteBlock<'_, T, OUTPUTS> 
 }
 
 impl<T: Element, const OUTPUTS: usize> WriteBlock<'_, T, OUTPUTS> {
+    /// The biases of `count` target channels, or zeros.
+    ///
+    /// # Safety
+    /// The group has these channels.
+    #[inline(always)]
+    unsafe fn bias<S: Lanes<T>>(&self, simd: S, output: usize, count: usize) -> S::Vector {
+        let bias = self.pass.bias;
+        if bias.is_null() {
+            return simd.splat(T::default());
+        }
+        // SAFETY: as the caller answers for.
+        unsafe { runs::load(simd, count, bias.add(self.group * self.pass.outputs + output)) }
+    }
+
+    /// Transforms the products of one tile for a vector of target channels: to sums where the target's values
+    /// before count, else to results.
+    ///
+    /// # Safety
+    /// The source has the tile's products at each point; the target has OUTPUTS rows, `of_row` apart, of OUTPUTS
+    /// vectors side by side.
+    #[inline(always)]
+    unsafe fn transform<S: Lanes<T>>(
+        &self,
+        simd: S,
+        source: *const T,
+        bias: S::Vector,
+        target: *mut T,
+        of_row: usize,
+    ) {
+        let of_point = self.plan.product_plane();
+        let mut rows = [[simd.splat(T::default()); POINTS]; OUTPUTS];
+        // SAFETY: as the caller answers for.
+        unsafe {
+            for column in 0..POINTS {
+                let mut products = [simd.splat(T::default()); POINTS];
+                for (row, product) in products.iter_mut().enumerate() {
+                    *product = simd.load(source.add((row * POINTS + column) * of_point));
+                }
+                let results = transforms::interpolate::<T, S, OUTPUTS>(simd, products);
+                for (row, result) in rows.iter_mut().zip(results) {
+                    row[column] = result;
+                }
+            }
+            for (row, &products) in rows.iter().enumerate() {
+                let mut results = transforms::interpolate::<T, S, OUTPUTS>(simd, products);
+                if !self.pass.adds() {
+                    results = self.pass.results(simd, results, results, bias);
+                }
+                for (column, &result) in results.iter().enumerate() {
+                    simd.store(target.add(row * of_row + column * S::LANES), result);
+                }
+            }
+        }
+    }
+
     /// Writes the strip's pixels of `count` target channels from `output` on.
     ///
     /// # Safety
@@ -117,10 +167,6 @@ impl<T: Element, const OUTPUTS: usize> WriteBlock<'_, T, OUTPUTS> {
         let pass = self.pass;
         let [of_image, of_channel, of_row, of_column] = pass.target_strides;
         let channel = self.group * pass.outputs + output;
-        let bias = match pass.bias.is_null() {
-            true => pass.bias,
-            false => pass.bias.wrapping_add(channel),
-        };
         let rows = OUTPUTS.min(pass.grid_height - segment.row);
         let columns = (segment.tiles * OUTPUTS).min(pass.grid_width - segment.column);
         let first = segment.image * of_image
@@ -135,68 +181,49 @@ impl<T: Element, const OUTPUTS: usize> WriteBlock<'_, T, OUTPUTS> {
                     self.strip.add(row * self.plan.target_strip_columns() * S::LANES).cast_const();
                 if of_channel == 1 {
                     for column in 0..columns {
-                        let sums = [simd.load(strip.add(column * S::LANES))];
-                        let place = (target.add(column * of_column), 0);
-                        pass.write_vectors(simd, sums, bias, count, place);
+                        let value = simd.load(strip.add(column * S::LANES));
+                        self.write_vector(simd, value, count, target.add(column * of_column));
                     }
                     continue;
                 }
                 for column in (0..columns).step_by(S::LANES) {
                     let pixels = S::LANES.min(columns - column);
+                    let (strip, target) = (strip.add(column * S::LANES), target.add(column));
+                    if !pass.adds() {
+                        let extents = [pixels, count];
+                        simd.transpose(extents, strip, S::LANES, target, of_channel);
+                        continue;
+                    }
                     let mut block = [T::default(); TILE_LANES * TILE_LANES];
-                    let start = strip.add(column * S::LANES);
-                    simd.transpose([S::LANES; 2], start, S::LANES, block.as_mut_ptr(), S::LANES);
+                    simd.transpose([S::LANES; 2], strip, S::LANES, block.as_mut_ptr(), S::LANES);
                     for lane in 0..count {
                         let sum = simd.load(block.as_ptr().add(lane * S::LANES));
-                        let target = target.add(lane * of_channel + column);
-                        let mut old = sum;
-                        if pass.adds() {
-                            old = runs::load(simd, pixels, target);
-                        }
-                        let mut addend = simd.splat(T::default());
-                        if !bias.is_null() {
-                            addend = simd.splat(*bias.add(lane));
-                        }
-                        let value = pass.result(simd, sum, old, addend);
-                        runs::store(simd, pixels, target, value);
+                        self.write_vector(simd, sum, pixels, target.add(lane * of_channel));
                     }
                 }
             }
         }
     }
-}
 
-/// Transforms the products of one tile for a vector of target channels.
-///
-/// # Safety
-/// The source has POINTS * POINTS vectors, `of_point` apart; the target has OUTPUTS rows, `of_row` apart,
-/// of OUTPUTS vectors side by side.
-#[inline(always)]
-unsafe fn transform<T: Element, S: Lanes<T>, const OUTPUTS: usize>(
-    simd: S,
-    source: *const T,
-    of_point: usize,
-    target: *mut T,
-    of_row: usize,
-) {
-    let mut rows = [[simd.splat(T::default()); POINTS]; OUTPUTS];
-    // SAFETY: as the caller answers for.
-    unsafe {
-        for column in 0..POINTS {
-            let mut products = [simd.splat(T::default()); POINTS];
-            for (row, product) in products.iter_mut().enumerate() {
-                *product = simd.load(source.add((row * POINTS + column) * of_point));
+    /// Writes the first `count` lanes of results, or adds sums to what there is. (There is no bias then.)
+    ///
+    /// # Safety
+    /// The target has them, and nobody else uses them.
+    #[inline(always)]
+    unsafe fn write_vector<S: Lanes<T>>(
+        &self,
+        simd: S,
+        mut value: S::Vector,
+        count: usize,
+        target: *mut T,
+    ) {
+        // SAFETY: as the caller answers for.
+        unsafe {
+            if self.pass.adds() {
+                let old = runs::load(simd, count, target);
+                value = self.pass.result(simd, value, old, simd.splat(T::default()));
             }
-            let results = transforms::interpolate::<T, S, OUTPUTS>(simd, products);
-            for (row, result) in rows.iter_mut().zip(results) {
-                row[column] = result;
-            }
-        }
-        for (row, &products) in rows.iter().enumerate() {
-            let results = transforms::interpolate::<T, S, OUTPUTS>(simd, products);
-            for (column, &result) in results.iter().enumerate() {
-                simd.store(target.add(row * of_row + column * S::LANES), result);
-            }
+            runs::store(simd, count, target, value);
         }
     }
 }
