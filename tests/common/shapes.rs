@@ -138,10 +138,11 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     all.push(pad([0, 2, 1, 3], new(2, 33, 7, 8, 17, 3, 3)));
     all.push(pad([1, 1, 1, 1], new(1, 16, 5, 230, 16, 3, 3)));
     all.push(pad([2, 0, 0, 2], new(1, 130, 4, 5, 65, 3, 3)));
-    // more tiles: too many for one task, for one region, and enough that each task has its own
+    // more tiles: too many for one task, for one region, enough that each task has its own, and its sums of dw
     all.push(pad([1, 1, 1, 1], new(7, 18, 9, 14, 70, 3, 3)));
     all.push(pad([1, 0, 1, 0], new(1, 130, 50, 45, 3, 3, 3)));
     all.push(pad([1, 1, 1, 1], new(2, 5, 61, 63, 70, 3, 3)));
+    all.push(pad([1, 1, 1, 1], new(2, 3, 93, 91, 7, 3, 3)));
     all.push(groups(2, pad([1, 1, 1, 1], new(2, 34, 10, 11, 40, 3, 3))));
     // channels in the lanes: several blocks of terms in either pass, rows longer than what is
     // summed before it is written, and images of more than one band

@@ -13,6 +13,7 @@ mod filters;
 mod gathering;
 mod plan;
 mod source;
+mod taps;
 mod target;
 mod tiles;
 mod transforms;

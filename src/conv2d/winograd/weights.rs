@@ -4,9 +4,12 @@
 //! At each point it is a matrix product over all tiles. These are cut by the shape alone and added in
 //! their order, so that dw has the same bits on any number of threads.
 
+use std::ops::Range;
+
 use super::source::{CHUNK, Images, TransformTiles, strip_len};
+use super::taps::{AddRows, FilterTaps};
 use super::tiles::{Tiles, spread};
-use super::transforms::{self, MOST_TAPS, PLANES, POINTS, outputs_of};
+use super::transforms::{PLANES, POINTS, outputs_of};
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, updated};
 use crate::conv2d::gradient::Gradient;
@@ -14,11 +17,10 @@ use crate::error::Result;
 use crate::gemm::in_place::InPlaceProduct;
 use crate::gemm::pack::TileShape;
 use crate::pool2d::Region;
-use crate::runs;
-use crate::scratch::ScratchLen;
+use crate::scratch::{Scratch, ScratchLen};
 use crate::shape::ConvShape;
 use crate::shared_mut::SharedMut;
-use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
+use crate::simd::{Element, Level};
 
 /// Output channels of a product's task.
 const TASK_OUTPUTS: usize = 64;
@@ -26,12 +28,23 @@ const TASK_OUTPUTS: usize = 64;
 const BLOCK_TILES: usize = 128;
 /// Filters of which one task makes the taps, about.
 const TASK_FILTERS: usize = 256;
+/// Bytes of sums up to which a task has some tiles and their sums for itself, where there are so many tiles for
+/// each part of them: both stay in the second-level cache, of the tiles about as many as `OWN_TILES`.
+const OWN_SUMS: usize = 3 << 19;
+const PART_TILES: usize = 2 * OWN_TILES;
+const OWN_TILES: usize = 32;
+/// The most parts, and the bytes of the sums of all.
+const PARTS: usize = 16;
+const SUMS_OF_PARTS: usize = 12 << 20;
 
 /// How the tiles and the sums lie in scratch memory: x at the points, dy at the points, the sums.
 #[derive(Clone, Copy)]
 struct Plan {
     tiles: Tiles,
+    /// Segments that are transformed together.
     segments_together: usize,
+    /// Parts of the segments, each summed for itself by one task, if there is more than one.
+    parts: usize,
     inputs: usize,
     outputs: usize,
 }
@@ -42,7 +55,22 @@ impl Plan {
         let tiles = Tiles::new(shape.batch, [shape.out_height, shape.out_width], extent);
         let (inputs, outputs) = (shape.group_in, shape.group_out);
         let tile_bytes = PLANES * (spread(inputs) + spread(outputs)) * size_of::<T>();
-        Plan { tiles, segments_together: tiles.together(tile_bytes), inputs, outputs }
+        let mut plan = Plan { tiles, segments_together: 1, parts: 1, inputs, outputs };
+        let many = tiles.first_tile(tiles.segments) >= PARTS * PART_TILES;
+        let sums = plan.sums_len().saturating_mul(size_of::<T>());
+        if many && sums <= OWN_SUMS {
+            plan.segments_together = (OWN_TILES / tiles.part_tiles).max(1);
+            plan.parts = (SUMS_OF_PARTS / sums).min(PARTS).min(tiles.segments);
+        } else {
+            plan.segments_together = tiles.together(tile_bytes);
+        }
+        plan
+    }
+
+    /// The segments of a part.
+    fn part(&self, number: usize) -> Range<usize> {
+        let segments = self.tiles.segments;
+        number * segments / self.parts..(number + 1) * segments / self.parts
     }
 
     /// Elements from point to point of tiles with so many channels.
@@ -55,26 +83,52 @@ impl Plan {
         spread(self.outputs * spread(self.inputs))
     }
 
-    /// Where the tiles of dy and the sums of dw begin, those of db, and where these end: for each segment,
-    /// and in all, a row of channels.
-    fn parts(&self) -> [usize; 4] {
-        let gradient = PLANES * self.tiles_plane(self.inputs);
-        let sums = gradient + PLANES * self.tiles_plane(self.outputs);
-        let channel_sums = sums + PLANES * self.sums_plane();
-        [
-            gradient,
-            sums,
-            channel_sums,
-            channel_sums + (self.segments_together + 1) * spread(self.outputs),
-        ]
+    /// Where the tiles of dy begin, behind those of x.
+    fn gradient_start(&self) -> usize {
+        PLANES * self.tiles_plane(self.inputs)
     }
 
-    /// A slot has a strip, and a region of dy behind it.
+    /// Elements of the tiles of x and of dy that are transformed together.
+    fn tiles_len(&self) -> usize {
+        self.gradient_start() + PLANES * self.tiles_plane(self.outputs)
+    }
+
+    /// Chunks of the channels of x, and of dy behind them.
+    fn chunks(&self) -> usize {
+        self.inputs.div_ceil(CHUNK) + self.outputs.div_ceil(CHUNK)
+    }
+
+    /// Blocks of outputs.
+    fn output_blocks(&self) -> usize {
+        self.outputs.div_ceil(TASK_OUTPUTS)
+    }
+
+    /// Elements of a part's sums of dw.
+    fn sums_len(&self) -> usize {
+        PLANES * self.sums_plane()
+    }
+
+    /// Where the sums of dw begin in shared memory, behind the tiles where those are shared, and those of db: of
+    /// all, and of each segment that these are summed with.
+    fn places(&self) -> [usize; 2] {
+        let sums = if self.parts > 1 { 0 } else { self.tiles_len() };
+        [sums, sums + self.parts * self.sums_len()]
+    }
+
+    /// A slot has a strip, a region of dy behind it, and then the tiles where those are its own.
     fn scratch_len<T: Element>(&self, dy: &Gradient<'_, T>) -> ScratchLen {
-        let region = dy.scratch_len(CHUNK.min(self.outputs), self.tiles.extent);
+        let rows = if self.parts > 1 { self.tiles.segments } else { self.segments_together };
+        let own_tiles = if self.parts > 1 { self.tiles_len() } else { 0 };
+        ScratchLen {
+            shared: self.places()[1] + (rows + 1) * spread(self.outputs),
+            per_slot: self.own_tiles_start(dy) + own_tiles,
+        }
+    }
+
+    fn own_tiles_start<T: Element>(&self, dy: &Gradient<'_, T>) -> usize {
         // A tile of dy is smaller.
         let strip = strip_len::<POINTS>(&self.tiles);
-        ScratchLen { shared: self.parts()[3], per_slot: strip + region }
+        strip + dy.scratch_len(CHUNK.min(self.outputs), self.tiles.extent)
     }
 }
 
@@ -105,10 +159,8 @@ fn run_tiles<T: Element, const OUTPUTS: usize, const TAPS: usize>(
     dw: &mut [T],
     db: Option<&mut [T]>,
 ) -> Result<()> {
-    let level = context.level();
     let plan = Plan::new::<T>(shape);
     let scratch = context.scratch::<T>(plan.scratch_len(&pass.gradient))?;
-    let tiles = &plan.tiles;
     let pads = [shape.height.pad_before, shape.width.pad_before];
     let sources = Images {
         start: x.as_ptr(),
@@ -117,131 +169,28 @@ fn run_tiles<T: Element, const OUTPUTS: usize, const TAPS: usize>(
         first: pads.map(|pad| -(pad as isize)),
         extents: [shape.height.input, shape.width.input],
     };
-    let (dw, db) = (SharedMut::new(dw), db.map(SharedMut::new));
-    let (inputs, outputs) = (plan.inputs, plan.outputs);
-    let (source_stride, gradient_stride) = (spread(inputs), spread(outputs));
-    let [gradient_start, sums_start, channels_start, _] = plan.parts();
-    let source_chunks = inputs.div_ceil(CHUNK);
-    let chunks = source_chunks + outputs.div_ceil(CHUNK);
-    let output_blocks = outputs.div_ceil(TASK_OUTPUTS);
+    let level = context.level();
     let lanes = TileShape::of::<T>(level).lanes;
-    let columns = inputs.next_multiple_of(lanes);
-    // A segment's sums of db; number 0 is for those of all segments.
-    let channel_sums =
-        |row: usize| scratch.shared().wrapping_add(channels_start + row * gradient_stride);
+    let with_db = db.is_some();
+    let sums = Sums { level, lanes, shape, pass, plan, sources, scratch, with_db };
+    let (dw, db) = (SharedMut::new(dw), db.map(SharedMut::new));
     for group in 0..shape.groups {
-        for first in (0..tiles.segments).step_by(plan.segments_together) {
-            let segments = plan.segments_together.min(tiles.segments - first);
-            let first_tile = tiles.first_tile(first);
-            context.run(segments * chunks, &|slot, task| {
-                let (number, chunk) = (first + task / chunks, task % chunks);
-                let segment = tiles.segment(number);
-                let tile = segment.first - first_tile;
-                let strip = scratch.slot(slot);
-                match chunk.checked_sub(source_chunks) {
-                    None => {
-                        let channel = chunk * CHUNK;
-                        let transform = TransformTiles::<T, POINTS> {
-                            images: &sources,
-                            tiles,
-                            segment,
-                            group_first: group * inputs,
-                            channels: (channel, CHUNK.min(inputs - channel)),
-                            strip,
-                            target: scratch.shared().wrapping_add(tile * source_stride),
-                            tile_stride: source_stride,
-                            plane: plan.tiles_plane(inputs),
-                            channel_sums: std::ptr::null_mut(),
-                        };
-                        T::dispatch(level, transform);
-                    }
-                    Some(chunk) => {
-                        let channel = chunk * CHUNK;
-                        let place = gradient_start + tile * gradient_stride;
-                        let sums = db.map(|_| channel_sums(1 + number - first));
-                        let channels = CHUNK.min(outputs - channel);
-                        let first_channel = group * outputs + channel;
-                        let region = Region {
-                            image: segment.image,
-                            channels: first_channel..first_channel + channels,
-                            rows: segment.row..shape.out_height.min(segment.row + OUTPUTS),
-                        };
-                        // SAFETY: dy has the region, and behind the strip there is memory for it.
-                        let view = unsafe {
-                            let memory = strip.add(strip_len::<POINTS>(tiles));
-                            pass.gradient.view(shape, &region, memory)
-                        };
-                        let gradients = Images {
-                            start: view.dy,
-                            relu_output: view.relu_output,
-                            strides: view.strides,
-                            first: [0, 0],
-                            extents: [shape.out_height, shape.out_width],
-                        };
-                        let transform = TransformTiles::<T, OUTPUTS> {
-                            images: &gradients,
-                            tiles,
-                            segment,
-                            group_first: group * outputs,
-                            channels: (channel, channels),
-                            strip,
-                            target: scratch.shared().wrapping_add(place),
-                            tile_stride: gradient_stride,
-                            plane: plan.tiles_plane(outputs),
-                            channel_sums: sums.unwrap_or(std::ptr::null_mut()),
-                        };
-                        T::dispatch(level, transform);
-                    }
-                }
-            });
-            let count = tiles.first_tile(first + segments) - first_tile;
-            let blocks = count.div_ceil(BLOCK_TILES);
-            let block = count.div_ceil(blocks.max(1)).max(1);
-            context.run(PLANES * output_blocks + usize::from(db.is_some()), &|_, task| {
-                if task == PLANES * output_blocks {
-                    let add = AddRows {
-                        rows: channel_sums(1),
-                        count: segments,
-                        stride: gradient_stride,
-                        len: outputs.next_multiple_of(lanes),
-                        target: channel_sums(0),
-                        overwrites: first == 0,
-                    };
-                    T::dispatch(level, add);
-                    return;
-                }
-                let (point, output) = (task / output_blocks, task % output_blocks * TASK_OUTPUTS);
-                let source = point * plan.tiles_plane(inputs);
-                let gradient = gradient_start + point * plan.tiles_plane(outputs) + output;
-                let sums = sums_start + point * plan.sums_plane() + output * source_stride;
-                for tile in (0..count).step_by(block) {
-                    let is_first = first + tile == 0;
-                    let product = InPlaceProduct {
-                        m: TASK_OUTPUTS.min(outputs - output),
-                        n: columns,
-                        k: block.min(count - tile),
-                        alpha: T::from_f64(1.0),
-                        a: scratch.shared().wrapping_add(gradient + tile * gradient_stride),
-                        a_strides: [1, gradient_stride],
-                        b: scratch.shared().wrapping_add(source + tile * source_stride),
-                        ldb: source_stride,
-                        beta: if is_first { T::default() } else { T::from_f64(1.0) },
-                        c: scratch.shared().wrapping_add(sums),
-                        ldc: source_stride,
-                    };
-                    T::dispatch(level, product);
-                }
-            });
+        match plan.parts {
+            1 => sums.share::<OUTPUTS>(context, group),
+            _ => sums.part::<OUTPUTS>(context, group),
         }
+        let (inputs, outputs) = (plan.inputs, plan.outputs);
         let rows = (TASK_FILTERS / inputs).max(1);
         context.run(outputs.div_ceil(rows), &|_, task| {
             let first = task * rows;
             let taps = FilterTaps::<T, TAPS> {
-                plan: &plan,
                 shape,
                 group,
                 outputs: (first, rows.min(outputs - first)),
-                sums: scratch.shared().wrapping_add(sums_start),
+                sums: sums.of_part(0),
+                of_output: spread(inputs),
+                of_point: plan.sums_plane(),
+                parts: (plan.parts, plan.sums_len()),
                 target: dw,
                 alpha: pass.dw_alpha,
                 beta: pass.dw_beta,
@@ -251,170 +200,205 @@ fn run_tiles<T: Element, const OUTPUTS: usize, const TAPS: usize>(
         for output in 0..db.map_or(0, |_| outputs) {
             let db = db.expect("wanted").at(group * outputs + output);
             // SAFETY: the sums have the outputs, and so has db, which nobody else uses.
-            unsafe {
-                let value = pass.db_alpha * *channel_sums(0).add(output);
-                *db = match pass.db_beta == T::default() {
-                    true => value,
-                    false => value + pass.db_beta * *db,
-                };
-            }
+            unsafe { *db = updated(pass.db_alpha, *sums.of_db(0).add(output), pass.db_beta, *db) };
         }
     }
     Ok(())
 }
 
-/// Adds rows, `stride` apart, up in their order, and to the target or instead of it.
-struct AddRows<T> {
-    rows: *const T,
-    count: usize,
-    stride: usize,
-    /// Whole vectors.
-    len: usize,
-    target: *mut T,
-    overwrites: bool,
-}
-
-impl<T: Element> Kernel<T> for AddRows<T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, simd: S) {
-        for place in (0..self.len).step_by(S::LANES) {
-            // SAFETY: the rows and the target have `len` elements.
-            unsafe {
-                let target = self.target.add(place);
-                let mut sum = simd.splat(T::default());
-                if !self.overwrites {
-                    sum = simd.load(target);
-                }
-                for row in 0..self.count {
-                    sum = simd.add(sum, simd.load(self.rows.add(row * self.stride + place)));
-                }
-                simd.store(target, sum);
-            }
-        }
-    }
-}
-
-/// Makes the taps of some output channels' filters, and updates dw with them.
-struct FilterTaps<'a, T, const TAPS: usize> {
-    plan: &'a Plan,
+/// The sums over tiles, at each point, that filters are made of.
+struct Sums<'a, T: Element> {
+    level: Level,
+    lanes: usize,
     shape: &'a ConvShape,
-    group: usize,
-    /// First and number, in the group.
-    outputs: (usize, usize),
-    sums: *const T,
-    target: SharedMut<'a, T>,
-    alpha: T,
-    beta: T,
+    pass: &'a BackwardWeights<'a, T>,
+    plan: Plan,
+    sources: Images<T>,
+    scratch: Scratch<'a, T>,
+    with_db: bool,
 }
 
-impl<T: Element, const TAPS: usize> Kernel<T> for FilterTaps<'_, T, TAPS> {
-    type Output = ();
+impl<T: Element> Sums<'_, T> {
+    /// The sums of dw of a part.
+    fn of_part(&self, part: usize) -> *mut T {
+        let [first, _] = self.plan.places();
+        self.scratch.shared().wrapping_add(first + part * self.plan.sums_len())
+    }
 
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, simd: S) {
-        let plan = self.plan;
-        let [w_out, w_in, w_row, w_column] = self.shape.filter_strides();
-        let mut by_tap = [T::default(); MOST_TAPS * MOST_TAPS * TILE_LANES];
-        let mut by_filter = by_tap;
-        for output in self.outputs.0..self.outputs.0 + self.outputs.1 {
-            let filters = (self.group * plan.outputs + output) * w_out;
-            for input in (0..plan.inputs).step_by(S::LANES) {
-                let count = S::LANES.min(plan.inputs - input);
-                // SAFETY: the sums have these channels, rounded up to vectors; dw has the filters, and
-                // this task alone uses those of its outputs.
-                unsafe {
-                    let sums = self.sums.add(output * spread(plan.inputs) + input);
-                    transform::<T, S, TAPS>(simd, sums, plan.sums_plane(), by_tap.as_mut_ptr());
-                    if [w_in, w_row, w_column] == [TAPS * TAPS, TAPS, 1] {
-                        let extents = [TAPS * TAPS, count];
-                        let (source, target) = (by_tap.as_ptr(), by_filter.as_mut_ptr());
-                        runs::transpose(simd, extents, source, TILE_LANES, target, w_in);
-                        let target = self.target.at(filters + input * w_in);
-                        self.update(simd, by_filter.as_ptr(), target, 1, count * w_in);
-                        continue;
+    /// A row of sums of db: number 0 is for those of all segments, the others are added to it next.
+    fn of_db(&self, row: usize) -> *mut T {
+        let [_, first] = self.plan.places();
+        self.scratch.shared().wrapping_add(first + row * spread(self.plan.outputs))
+    }
+
+    /// Sums a group's tiles in parts, each in a task that transforms its own.
+    fn part<const OUTPUTS: usize>(&self, context: &Context, group: usize) {
+        let plan = &self.plan;
+        context.run(plan.parts, &|slot, part| {
+            let strip = self.scratch.slot(slot);
+            let tiles = strip.wrapping_add(plan.own_tiles_start(&self.pass.gradient));
+            let segments = plan.part(part);
+            for first in segments.clone().step_by(plan.segments_together) {
+                let end = segments.end.min(first + plan.segments_together);
+                for number in first..end {
+                    for chunk in 0..plan.chunks() {
+                        let row = 1 + number;
+                        let memory = [strip, tiles];
+                        self.transform::<OUTPUTS>(group, (first, number), chunk, row, memory);
                     }
-                    for tap in 0..TAPS * TAPS {
-                        let (row, column) = (tap / TAPS, tap % TAPS);
-                        let place = filters + input * w_in + row * w_row + column * w_column;
-                        let source = by_tap.as_ptr().add(tap * TILE_LANES);
-                        self.update(simd, source, self.target.at(place), w_in, count);
+                }
+                let count = plan.tiles.first_tile(end) - plan.tiles.first_tile(first);
+                let begins = first == segments.start;
+                for point in 0..PLANES {
+                    for block in 0..plan.output_blocks() {
+                        self.multiply(point, block, count, begins, tiles, self.of_part(part));
                     }
                 }
             }
+        });
+        if self.with_db {
+            self.add_rows(plan.tiles.segments, true);
         }
     }
-}
 
-impl<T: Element, const TAPS: usize> FilterTaps<'_, T, TAPS> {
-    /// Updates `count` elements of dw, `stride` apart, with as many sums.
-    ///
-    /// # Safety
-    /// There are as many of both, and nobody else uses dw's.
-    #[inline(always)]
-    unsafe fn update<S: Lanes<T>>(
+    /// Sums a group's tiles some segments at a time: all tasks transform them, then each multiplies them at a
+    /// point.
+    fn share<const OUTPUTS: usize>(&self, context: &Context, group: usize) {
+        let plan = &self.plan;
+        let (chunks, blocks) = (plan.chunks(), plan.output_blocks());
+        for first in (0..plan.tiles.segments).step_by(plan.segments_together) {
+            let end = plan.tiles.segments.min(first + plan.segments_together);
+            context.run((end - first) * chunks, &|slot, task| {
+                let (number, chunk) = (first + task / chunks, task % chunks);
+                let memory = [self.scratch.slot(slot), self.scratch.shared()];
+                let row = 1 + number - first;
+                self.transform::<OUTPUTS>(group, (first, number), chunk, row, memory);
+            });
+            let count = plan.tiles.first_tile(end) - plan.tiles.first_tile(first);
+            let begins = first == 0;
+            context.run(PLANES * blocks + usize::from(self.with_db), &|_, task| {
+                if task == PLANES * blocks {
+                    return self.add_rows(end - first, begins);
+                }
+                let (point, block) = (task / blocks, task % blocks);
+                self.multiply(point, block, count, begins, self.scratch.shared(), self.of_part(0));
+            });
+        }
+    }
+
+    /// Transforms a chunk of the channels of segment `number` to its place among the tiles from segment `first`
+    /// on, and sums dy's pixels in a row for db. `memory`: a strip, and the tiles.
+    fn transform<const OUTPUTS: usize>(
         &self,
-        simd: S,
-        sums: *const T,
-        target: *mut T,
-        stride: usize,
-        count: usize,
+        group: usize,
+        (first, number): (usize, usize),
+        chunk: usize,
+        row: usize,
+        [strip, transformed]: [*mut T; 2],
     ) {
-        let overwrites = self.beta == T::default();
-        // SAFETY: as the caller answers for.
-        unsafe {
-            if stride > 1 {
-                for place in 0..count {
-                    let target = target.add(place * stride);
-                    *target = updated(self.alpha, *sums.add(place), self.beta, *target);
-                }
-                return;
-            }
-            let [alpha, beta] = [self.alpha, self.beta].map(|factor| simd.splat(factor));
-            for place in (0..count).step_by(S::LANES) {
-                let count = S::LANES.min(count - place);
-                let target = target.add(place);
-                let mut value = simd.mul(alpha, runs::load(simd, count, sums.add(place)));
-                if !overwrites {
-                    let old = runs::load(simd, count, target);
-                    value = simd.add(value, simd.mul(beta, old));
-                }
-                runs::store(simd, count, target, value);
-            }
+        let Sums { level, shape, ref plan, .. } = *self;
+        let tiles = &plan.tiles;
+        let segment = tiles.segment(number);
+        let tile = segment.first - tiles.first_tile(first);
+        let Some(chunk) = chunk.checked_sub(plan.inputs.div_ceil(CHUNK)) else {
+            let channel = chunk * CHUNK;
+            let transform = TransformTiles::<T, POINTS> {
+                images: &self.sources,
+                tiles,
+                segment,
+                group_first: group * plan.inputs,
+                channels: (channel, CHUNK.min(plan.inputs - channel)),
+                strip,
+                target: transformed.wrapping_add(tile * spread(plan.inputs)),
+                tile_stride: spread(plan.inputs),
+                plane: plan.tiles_plane(plan.inputs),
+                channel_sums: std::ptr::null_mut(),
+            };
+            return T::dispatch(level, transform);
+        };
+        let channel = chunk * CHUNK;
+        let channels = CHUNK.min(plan.outputs - channel);
+        let first_channel = group * plan.outputs + channel;
+        let region = Region {
+            image: segment.image,
+            channels: first_channel..first_channel + channels,
+            rows: segment.row..shape.out_height.min(segment.row + OUTPUTS),
+        };
+        // SAFETY: dy has the region, and behind the strip there is memory for it.
+        let view = unsafe {
+            let memory = strip.add(strip_len::<POINTS>(tiles));
+            self.pass.gradient.view(shape, &region, memory)
+        };
+        let gradients = Images {
+            start: view.dy,
+            relu_output: view.relu_output,
+            strides: view.strides,
+            first: [0, 0],
+            extents: [shape.out_height, shape.out_width],
+        };
+        let place = plan.gradient_start() + tile * spread(plan.outputs);
+        let transform = TransformTiles::<T, OUTPUTS> {
+            images: &gradients,
+            tiles,
+            segment,
+            group_first: group * plan.outputs,
+            channels: (channel, channels),
+            strip,
+            target: transformed.wrapping_add(place),
+            tile_stride: spread(plan.outputs),
+            plane: plan.tiles_plane(plan.outputs),
+            channel_sums: if self.with_db { self.of_db(row) } else { std::ptr::null_mut() },
+        };
+        T::dispatch(level, transform);
+    }
+
+    /// Adds the products of `count` tiles at a point, of a block of outputs, to a part's sums; or begins these
+    /// with them.
+    fn multiply(
+        &self,
+        point: usize,
+        block: usize,
+        count: usize,
+        begins: bool,
+        tiles: *const T,
+        sums: *mut T,
+    ) {
+        let plan = &self.plan;
+        let (source_stride, gradient_stride) = (spread(plan.inputs), spread(plan.outputs));
+        let output = block * TASK_OUTPUTS;
+        let source = point * plan.tiles_plane(plan.inputs);
+        let gradient = plan.gradient_start() + point * plan.tiles_plane(plan.outputs) + output;
+        let sums = sums.wrapping_add(point * plan.sums_plane() + output * source_stride);
+        let blocks = count.div_ceil(BLOCK_TILES);
+        let together = count.div_ceil(blocks.max(1)).max(1);
+        for tile in (0..count).step_by(together) {
+            let product = InPlaceProduct {
+                m: TASK_OUTPUTS.min(plan.outputs - output),
+                n: plan.inputs.next_multiple_of(self.lanes),
+                k: together.min(count - tile),
+                alpha: T::from_f64(1.0),
+                a: tiles.wrapping_add(gradient + tile * gradient_stride),
+                a_strides: [1, gradient_stride],
+                b: tiles.wrapping_add(source + tile * source_stride),
+                ldb: source_stride,
+                beta: if begins && tile == 0 { T::default() } else { T::from_f64(1.0) },
+                c: sums,
+                ldc: source_stride,
+            };
+            T::dispatch(self.level, product);
         }
     }
-}
 
-/// Transforms the sums of one output and a vector of input channels to its taps, `TILE_LANES` apart.
-///
-/// # Safety
-/// The source has POINTS * POINTS vectors, `of_point` apart; the target has TAPS * TAPS.
-#[inline(always)]
-unsafe fn transform<T: Element, S: Lanes<T>, const TAPS: usize>(
-    simd: S,
-    source: *const T,
-    of_point: usize,
-    target: *mut T,
-) {
-    let mut rows = [[simd.splat(T::default()); POINTS]; TAPS];
-    // SAFETY: as the caller answers for.
-    unsafe {
-        for column in 0..POINTS {
-            let mut products = [simd.splat(T::default()); POINTS];
-            for (row, product) in products.iter_mut().enumerate() {
-                *product = simd.load(source.add((row * POINTS + column) * of_point));
-            }
-            let results = transforms::interpolate::<T, S, TAPS>(simd, products);
-            for (row, result) in rows.iter_mut().zip(results) {
-                row[column] = result;
-            }
-        }
-        for (row, &products) in rows.iter().enumerate() {
-            let results = transforms::interpolate::<T, S, TAPS>(simd, products);
-            for (column, &result) in results.iter().enumerate() {
-                simd.store(target.add((row * TAPS + column) * TILE_LANES), result);
-            }
-        }
+    /// Adds `count` rows of sums of db to those of all, or begins these with them.
+    fn add_rows(&self, count: usize, begins: bool) {
+        let add = AddRows {
+            rows: self.of_db(1),
+            count,
+            stride: spread(self.plan.outputs),
+            len: self.plan.outputs.next_multiple_of(self.lanes),
+            target: self.of_db(0),
+            overwrites: begins,
+        };
+        T::dispatch(self.level, add);
     }
 }
