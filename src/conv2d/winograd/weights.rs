@@ -109,19 +109,23 @@ impl Plan {
     }
 
     /// Where the sums of dw begin in shared memory, behind the tiles where those are shared, and those of db: of
-    /// all, and of each segment that these are summed with.
+    /// all, and of each part or segment that these are summed with.
     fn places(&self) -> [usize; 2] {
         let sums = if self.parts > 1 { 0 } else { self.tiles_len() };
         [sums, sums + self.parts * self.sums_len()]
     }
 
-    /// A slot has a strip, a region of dy behind it, and then the tiles where those are its own.
+    /// A slot has a strip, a region of dy behind it, and then the tiles and the segments' sums of db where those
+    /// are its own.
     fn scratch_len<T: Element>(&self, dy: &Gradient<'_, T>) -> ScratchLen {
-        let rows = if self.parts > 1 { self.tiles.segments } else { self.segments_together };
-        let own_tiles = if self.parts > 1 { self.tiles_len() } else { 0 };
+        let segments = self.segments_together * spread(self.outputs);
+        let (own, rows) = match self.parts {
+            1 => (0, self.segments_together),
+            parts => (self.tiles_len() + segments, parts),
+        };
         ScratchLen {
             shared: self.places()[1] + (rows + 1) * spread(self.outputs),
-            per_slot: self.own_tiles_start(dy) + own_tiles,
+            per_slot: self.own_tiles_start(dy) + own,
         }
     }
 
@@ -237,14 +241,16 @@ impl<T: Element> Sums<'_, T> {
         context.run(plan.parts, &|slot, part| {
             let strip = self.scratch.slot(slot);
             let tiles = strip.wrapping_add(plan.own_tiles_start(&self.pass.gradient));
+            let segment_sums = |segment: usize| {
+                tiles.wrapping_add(plan.tiles_len() + segment * spread(plan.outputs))
+            };
             let segments = plan.part(part);
             for first in segments.clone().step_by(plan.segments_together) {
                 let end = segments.end.min(first + plan.segments_together);
                 for number in first..end {
                     for chunk in 0..plan.chunks() {
-                        let row = 1 + number;
-                        let memory = [strip, tiles];
-                        self.transform::<OUTPUTS>(group, (first, number), chunk, row, memory);
+                        let memory = [strip, tiles, segment_sums(number - first)];
+                        self.transform::<OUTPUTS>(group, (first, number), chunk, memory);
                     }
                 }
                 let count = plan.tiles.first_tile(end) - plan.tiles.first_tile(first);
@@ -254,10 +260,13 @@ impl<T: Element> Sums<'_, T> {
                         self.multiply(point, block, count, begins, tiles, self.of_part(part));
                     }
                 }
+                if self.with_db {
+                    self.add_rows(segment_sums(0), end - first, self.of_db(1 + part), begins);
+                }
             }
         });
         if self.with_db {
-            self.add_rows(plan.tiles.segments, true);
+            self.add_rows(self.of_db(1), plan.parts, self.of_db(0), true);
         }
     }
 
@@ -270,15 +279,15 @@ impl<T: Element> Sums<'_, T> {
             let end = plan.tiles.segments.min(first + plan.segments_together);
             context.run((end - first) * chunks, &|slot, task| {
                 let (number, chunk) = (first + task / chunks, task % chunks);
-                let memory = [self.scratch.slot(slot), self.scratch.shared()];
-                let row = 1 + number - first;
-                self.transform::<OUTPUTS>(group, (first, number), chunk, row, memory);
+                let of_db = self.of_db(1 + number - first);
+                let memory = [self.scratch.slot(slot), self.scratch.shared(), of_db];
+                self.transform::<OUTPUTS>(group, (first, number), chunk, memory);
             });
             let count = plan.tiles.first_tile(end) - plan.tiles.first_tile(first);
             let begins = first == 0;
             context.run(PLANES * blocks + usize::from(self.with_db), &|_, task| {
                 if task == PLANES * blocks {
-                    return self.add_rows(end - first, begins);
+                    return self.add_rows(self.of_db(1), end - first, self.of_db(0), begins);
                 }
                 let (point, block) = (task / blocks, task % blocks);
                 self.multiply(point, block, count, begins, self.scratch.shared(), self.of_part(0));
@@ -287,14 +296,13 @@ impl<T: Element> Sums<'_, T> {
     }
 
     /// Transforms a chunk of the channels of segment `number` to its place among the tiles from segment `first`
-    /// on, and sums dy's pixels in a row for db. `memory`: a strip, and the tiles.
+    /// on, and sums dy's pixels for db. `memory`: a strip, the tiles, and a row of sums.
     fn transform<const OUTPUTS: usize>(
         &self,
         group: usize,
         (first, number): (usize, usize),
         chunk: usize,
-        row: usize,
-        [strip, transformed]: [*mut T; 2],
+        [strip, transformed, of_db]: [*mut T; 3],
     ) {
         let Sums { level, shape, ref plan, .. } = *self;
         let tiles = &plan.tiles;
@@ -347,7 +355,7 @@ impl<T: Element> Sums<'_, T> {
             target: transformed.wrapping_add(place),
             tile_stride: spread(plan.outputs),
             plane: plan.tiles_plane(plan.outputs),
-            channel_sums: if self.with_db { self.of_db(row) } else { std::ptr::null_mut() },
+            channel_sums: if self.with_db { of_db } else { std::ptr::null_mut() },
         };
         T::dispatch(level, transform);
     }
@@ -389,14 +397,14 @@ impl<T: Element> Sums<'_, T> {
         }
     }
 
-    /// Adds `count` rows of sums of db to those of all, or begins these with them.
-    fn add_rows(&self, count: usize, begins: bool) {
+    /// Adds `count` rows of sums of db to another, or begins it with them.
+    fn add_rows(&self, rows: *const T, count: usize, target: *mut T, begins: bool) {
         let add = AddRows {
-            rows: self.of_db(1),
+            rows,
             count,
             stride: spread(self.plan.outputs),
             len: self.plan.outputs.next_multiple_of(self.lanes),
-            target: self.of_db(0),
+            target,
             overwrites: begins,
         };
         T::dispatch(self.level, add);
