@@ -69,7 +69,7 @@ impl Costs {
             Pass::Forward => gathering(840.0),
             // They lie across, which direct convolutions of many filters wait for as well.
             Pass::BackwardData if filters < 65_536 => gathering(1000.0),
-            Pass::BackwardData => gathering(900.0),
+            Pass::BackwardData => gathering(918.0),
             // Sums over tiles, short ones, that are added to what there is.
             Pass::BackwardWeights => Costs {
                 call: 10_000.0,
