@@ -3,7 +3,7 @@
 //! # Safety of these functions
 //! Each is sound when the elements that it names may be read (written) at its pointers.
 
-use crate::simd::{Element, Lanes};
+use crate::simd::{CACHE_LINE, Element, Lanes};
 
 /// Calls `visit(offset, count)` for vectors that cover `0..len`. All have `count` = LANES, of which
 /// the last may overlap the one before it; a `len` below LANES is one vector of `count` = len.
@@ -113,6 +113,12 @@ const STREAMED: usize = if cfg!(debug_assertions) { 1 << 14 } else { 100 << 20 }
 /// Whether a call that reads and writes so many elements had better write by [`stream`].
 pub(crate) fn streams<T>(len: usize) -> bool {
     len >= STREAMED / size_of::<T>()
+}
+
+/// Whether it had better write pixels of so many elements so, from `target` on, by whole vectors: each begins
+/// with a cache line then.
+pub(crate) fn streams_pixels<T>(len: usize, target: *const T, lanes: usize) -> bool {
+    streams::<T>(len) && (target.addr() | (lanes * size_of::<T>())).is_multiple_of(CACHE_LINE)
 }
 
 /// Writes `len` elements past the caches: `value(offset, count)` is the vector whose first `count` lanes go to

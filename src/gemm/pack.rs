@@ -1,5 +1,6 @@
 //! Packs lines of a matrix into the panels that the block product reads.
 
+use crate::runs;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES};
 
 /// How the lines of one operand are cut into panels.
@@ -242,29 +243,29 @@ impl<T: Element> Run<'_, T> {
     #[inline(always)]
     unsafe fn transpose<S: Lanes<T>>(&self, simd: S) {
         let stride = self.pack.line_stride;
-        let masked = !self.pack.relu_output.is_null();
         // SAFETY: within the lines and places of `self`, for which the caller answers.
         unsafe {
+            if self.pack.relu_output.is_null() {
+                let (source, extents) =
+                    (self.pack.source.offset(self.offset), [self.lines, self.count]);
+                return runs::transpose(simd, extents, source, stride, self.target, self.width);
+            }
             for first in (0..self.lines).step_by(S::LANES) {
                 let lines = S::LANES.min(self.lines - first);
                 let offset = self.offset + (first * stride) as isize;
                 for place in (0..self.count).step_by(S::LANES) {
                     let places = S::LANES.min(self.count - place);
-                    let target = self.target.add(place * self.width + first);
-                    let offset = offset + place as isize;
-                    let extents = [lines, places];
-                    if masked {
-                        let mask = (places < S::LANES).then(|| simd.mask_between(0, places));
-                        let mut block = [T::default(); TILE_LANES * TILE_LANES];
-                        for line in 0..lines {
-                            let value = self.load(simd, offset + (line * stride) as isize, mask);
-                            simd.store(block.as_mut_ptr().add(line * S::LANES), value);
-                        }
-                        simd.transpose(extents, block.as_ptr(), S::LANES, target, self.width);
-                    } else {
-                        let source = self.pack.source.offset(offset);
-                        simd.transpose(extents, source, stride, target, self.width);
+                    let mask = (places < S::LANES).then(|| simd.mask_between(0, places));
+                    let mut block = [T::default(); TILE_LANES * TILE_LANES];
+                    for line in 0..lines {
+                        let offset = offset + (place + line * stride) as isize;
+                        simd.store(
+                            block.as_mut_ptr().add(line * S::LANES),
+                            self.load(simd, offset, mask),
+                        );
                     }
+                    let target = self.target.add(place * self.width + first);
+                    simd.transpose([lines, places], block.as_ptr(), S::LANES, target, self.width);
                 }
             }
         }

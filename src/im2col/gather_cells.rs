@@ -11,28 +11,25 @@ pub(super) struct GatherCells<'a, T> {
 
 impl<T: Element> GatherCells<'_, T> {
     pub fn run(&self) {
-        let (height, width) = (&self.share.shape.height, &self.share.shape.width);
-        let [_, x_channel, x_row, x_column] = self.share.shape.input_strides;
-        for channel in self.share.channels.clone() {
-            for row in self.share.rows.clone() {
+        let Share { shape, ref rows, ref channels, col, ref places, x, beta } = self.share;
+        let (height, width) = (&shape.height, &shape.width);
+        let [_, x_channel, x_row, x_column] = shape.input_strides;
+        for channel in channels.clone() {
+            for row in rows.clone() {
                 for column in 0..width.input {
                     let place = channel * x_channel + row * x_row + column * x_column;
                     // SAFETY: an element of x, which is this task's, and the cells that lie on it.
                     unsafe {
-                        let x = self.share.x.add(place);
+                        let x = x.add(place);
                         let mut sum = T::default();
-                        if self.share.beta != sum {
-                            sum = self.share.beta * *x;
+                        if beta != sum {
+                            sum = beta * *x;
                         }
                         // The last window first: so an element gets its taps in their order.
                         for (row, kernel_row) in height.windows(row).rev() {
                             for (column, kernel_column) in width.windows(column).rev() {
                                 let tap = (kernel_row, kernel_column);
-                                sum = sum
-                                    + *self
-                                        .share
-                                        .col
-                                        .add(self.share.places.at([row, column, channel], tap));
+                                sum = sum + *col.add(places.at([row, column, channel], tap));
                             }
                         }
                         *x = sum;

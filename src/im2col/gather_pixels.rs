@@ -77,16 +77,17 @@ impl<T: Element> GatherPixels<'_, T> {
         apart: usize,
         patches: impl Fn(usize) -> *const T,
     ) {
+        let shape = self.share.shape;
         // The last window first: so an element gets its taps in their order.
-        let windows = self.share.shape.height.windows(row).rev();
-        let of_row = self.share.shape.width.kernel * self.share.shape.in_channels;
+        let windows = shape.height.windows(row).rev();
+        let of_row = shape.width.kernel * shape.in_channels;
         let lines = windows.map(
             #[inline(always)]
             |(window, kernel_row)| patches(window).wrapping_add(kernel_row * of_row),
         );
-        let x = self.share.x.wrapping_add(row * self.share.shape.input_strides[2]);
-        match self.share.shape.width.dilation {
-            1 if self.share.shape.in_channels < TILE_LANES => self.runs(simd, x, lines, apart),
+        let x = self.share.x.wrapping_add(row * shape.input_strides[2]);
+        match shape.width.dilation {
+            1 if shape.in_channels < TILE_LANES => self.runs(simd, x, lines, apart),
             _ => self.pixels(simd, x, lines, apart),
         }
     }
@@ -101,8 +102,8 @@ impl<T: Element> GatherPixels<'_, T> {
         lines: impl Iterator<Item = *const T> + Clone,
         apart: usize,
     ) {
-        let (shape, width, channels) =
-            (self.share.shape, &self.share.shape.width, self.share.shape.in_channels);
+        let shape = self.share.shape;
+        let (width, channels) = (&shape.width, shape.in_channels);
         let (patch, run) = (channels * shape.window(), width.kernel * channels);
         // The windows over a vector, whose first and last pixel these are, and where they begin.
         let mut over = 0..0;
@@ -166,8 +167,8 @@ impl<T: Element> GatherPixels<'_, T> {
         lines: impl Iterator<Item = *const T> + Clone,
         apart: usize,
     ) {
-        let (shape, width, channels) =
-            (self.share.shape, &self.share.shape.width, self.share.shape.in_channels);
+        let shape = self.share.shape;
+        let (width, channels) = (&shape.width, shape.in_channels);
         let patch = channels * shape.window();
         let mut over = 0..0;
         for column in 0..width.input {

@@ -16,7 +16,7 @@ use crate::runs;
 use crate::scratch::ScratchLen;
 use crate::shape::PoolShape;
 use crate::shared_mut::SharedMut;
-use crate::simd::{CACHE_LINE, Element, Lanes};
+use crate::simd::{Element, Lanes};
 use crate::tasks::{GRAIN, Tasks, by_plane};
 
 /// What a pooling's windows give to their cells.
@@ -267,10 +267,8 @@ pub(super) fn run_strips<T: Element>(
     band: usize,
 ) -> Result<()> {
     let (rows, lanes) = (shape.height.input, shape.channels);
-    let are_aligned = |address: usize| address.is_multiple_of(CACHE_LINE);
-    let streams = runs::streams::<T>(shape.input_len() + shape.output_len())
-        && are_aligned(dx.as_ptr() as usize)
-        && are_aligned(lanes * size_of::<T>());
+    let len = shape.input_len() + shape.output_len();
+    let streams = runs::streams_pixels(len, dx.as_ptr(), lanes);
     // In memory, rows that are written at once had better be few.
     let band = if streams { band / 2 } else { band };
     let band_rows = band * shape.height.stride;

@@ -21,7 +21,7 @@ use crate::runs;
 use crate::scratch::ScratchLen;
 use crate::shape::PoolShape;
 use crate::shared_mut::SharedMut;
-use crate::simd::{CACHE_LINE, Element, Lanes, Level};
+use crate::simd::{Element, Lanes, Level};
 use crate::tasks::{Tasks, by_plane};
 
 /// What a pooling makes of the cells of its windows: of each row a line, then of the lines the result.
@@ -197,9 +197,8 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
             let work = work.saturating_mul(columns).saturating_mul(band);
             let tasks = Tasks::new(planes * bands, lanes, work, 64);
             let scratch = context.scratch::<T>(ScratchLen::for_each(way.len()))?;
-            let are_aligned = |address: usize| address.is_multiple_of(CACHE_LINE);
-            let streams =
-                is_large && are_aligned(y.at(0) as usize) && are_aligned(lanes * size_of::<T>());
+            let len = x.len() + shape.output_len();
+            let streams = runs::streams_pixels(len, y.at(0).cast_const(), lanes);
             context.run(tasks.count(), &|slot, index| {
                 let (bands_of_all, part) = tasks.part(index);
                 for (plane, some) in by_plane(bands_of_all, bands) {

@@ -105,24 +105,12 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
             let first = self.cell([row, column], [0, 0]);
             let at = self.at(row, column);
             if column < whole {
-                self.vector(simd, first, at, S::LANES, numbers, window);
+                self.side_by_side::<S, 1>(simd, first, at, S::LANES, numbers, window);
                 continue;
             }
             for lane in (0..several).step_by(SEVERAL * S::LANES) {
                 let (first, at) = (first.wrapping_add(lane), at + lane);
-                self.vectors::<S, SEVERAL>(
-                    simd,
-                    first,
-                    at,
-                    S::LANES,
-                    numbers,
-                    window,
-                    #[inline(always)]
-                    |cell, i| {
-                        // SAFETY: cells of the input, whose windows lie in it.
-                        unsafe { simd.load(cell.wrapping_add(i * S::LANES)) }
-                    },
-                );
+                self.side_by_side::<S, SEVERAL>(simd, first, at, S::LANES, numbers, window);
             }
             for_each_vector(
                 simd,
@@ -130,7 +118,7 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
                 #[inline(always)]
                 |lane, count| {
                     let (first, at) = (first.wrapping_add(several + lane), at + several + lane);
-                    self.vector(simd, first, at, count, numbers, window);
+                    self.side_by_side::<S, 1>(simd, first, at, count, numbers, window);
                 },
             );
         }
@@ -183,9 +171,9 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         }
     }
 
-    /// The first `count` lanes of the window whose first cell is `first`, and of the pixel `at`.
+    /// `V` vectors side by side, of `count` lanes each, of the window whose first cell is `first`, and of the pixel `at`.
     #[inline(always)]
-    fn vector<S: Lanes<T>>(
+    fn side_by_side<S: Lanes<T>, const V: usize>(
         &self,
         simd: S,
         first: *const T,
@@ -194,7 +182,7 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         numbers: S::Vector,
         window: [usize; 2],
     ) {
-        self.vectors::<S, 1>(
+        self.vectors::<S, V>(
             simd,
             first,
             at,
@@ -202,9 +190,9 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
             numbers,
             window,
             #[inline(always)]
-            |cell, _| {
+            |cell, i| {
                 // SAFETY: cells of the input, whose windows lie in it.
-                unsafe { runs::load(simd, count, cell) }
+                unsafe { runs::load(simd, count, cell.wrapping_add(i * S::LANES)) }
             },
         );
     }

@@ -64,16 +64,18 @@ impl Plan {
             true => FEW_BLOCKS_OUTPUTS,
             false => BLOCK_OUTPUTS,
         };
-        // Smaller blocks where there would be too few tasks.
-        let together = segments_together * tiles.part_tiles;
-        let block_tiles = together.saturating_mul(outputs.div_ceil(BLOCK_OUTPUTS)) / TASKS;
-        let block_tiles = block_tiles.clamp(FEWEST_BLOCK_TILES, BLOCK_TILES);
         let own_source = terms <= OWN_TERMS && all_tiles >= TASKS * FEWEST_BLOCK_TILES;
-        let block_tiles = if own_source { FEWEST_BLOCK_TILES } else { block_tiles };
-        let most = (block_tiles / tiles.part_tiles).max(1);
-        let of_blocks = if own_source { tiles.segments } else { segments_together };
-        let blocks = if own_filters { 1 } else { of_blocks.div_ceil(most) };
-        let block_segments = of_blocks.div_ceil(blocks).max(1);
+        let block_segments = if own_filters {
+            tiles.segments
+        } else if own_source {
+            tiles.block(tiles.segments, FEWEST_BLOCK_TILES)
+        } else {
+            // Smaller blocks where there would be too few tasks.
+            let together = segments_together * tiles.part_tiles;
+            let block_tiles = together.saturating_mul(outputs.div_ceil(BLOCK_OUTPUTS)) / TASKS;
+            let block_tiles = block_tiles.clamp(FEWEST_BLOCK_TILES, BLOCK_TILES);
+            tiles.block(segments_together, block_tiles)
+        };
         let panel = tile.columns;
         Plan {
             tiles,

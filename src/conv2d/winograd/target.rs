@@ -1,6 +1,7 @@
 //! Products at the points, and what becomes of them in the target.
 
 use std::ops::Range;
+use std::ptr;
 
 use super::plan::Plan;
 use super::tiles::Segment;
@@ -213,17 +214,17 @@ impl<T: Element, const OUTPUTS: usize> WriteBlock<'_, T, OUTPUTS> {
     unsafe fn write_vector<S: Lanes<T>>(
         &self,
         simd: S,
-        mut value: S::Vector,
+        value: S::Vector,
         count: usize,
         target: *mut T,
     ) {
         // SAFETY: as the caller answers for.
         unsafe {
             if self.pass.adds() {
-                let old = runs::load(simd, count, target);
-                value = self.pass.result(simd, value, old, simd.splat(T::default()));
+                self.pass.write_vectors(simd, [value], ptr::null(), count, (target, 0));
+            } else {
+                runs::store(simd, count, target, value);
             }
-            runs::store(simd, count, target, value);
         }
     }
 }

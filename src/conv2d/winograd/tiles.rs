@@ -58,9 +58,13 @@ impl Tiles {
 
     /// Segments to transform together, of which a tile takes `tile_bytes`.
     pub fn together(&self, tile_bytes: usize) -> usize {
-        let most_tiles = (TRANSFORMED_BYTES / tile_bytes).max(FEWEST_TILES);
-        let most = (most_tiles / self.part_tiles).max(1);
-        self.segments.div_ceil(self.segments.div_ceil(most).max(1)).max(1)
+        self.block(self.segments, (TRANSFORMED_BYTES / tile_bytes).max(FEWEST_TILES))
+    }
+
+    /// Segments of a block where so many are cut into even ones of at most `tiles` tiles, but one segment.
+    pub fn block(&self, segments: usize, tiles: usize) -> usize {
+        let most = (tiles / self.part_tiles).max(1);
+        segments.div_ceil(segments.div_ceil(most).max(1)).max(1)
     }
 }
 

@@ -54,7 +54,6 @@ impl Plan {
         let extent = outputs_of(shape.height.kernel);
         let tiles = Tiles::new(shape.batch, [shape.out_height, shape.out_width], extent);
         let (inputs, outputs) = (shape.group_in, shape.group_out);
-        let tile_bytes = PLANES * (spread(inputs) + spread(outputs)) * size_of::<T>();
         let mut plan = Plan { tiles, segments_together: 1, parts: 1, inputs, outputs };
         let many = tiles.first_tile(tiles.segments) >= PARTS * PART_TILES;
         let sums = plan.sums_len().saturating_mul(size_of::<T>());
@@ -62,7 +61,8 @@ impl Plan {
             plan.segments_together = (OWN_TILES / tiles.part_tiles).max(1);
             plan.parts = (SUMS_OF_PARTS / sums).min(PARTS).min(tiles.segments);
         } else {
-            plan.segments_together = tiles.together(tile_bytes);
+            let tile = PLANES * (spread(inputs) + spread(outputs));
+            plan.segments_together = tiles.together(tile * size_of::<T>());
         }
         plan
     }
