@@ -102,12 +102,12 @@ impl<T: Element> Gradient<T> for &EqualShares<T> {
     }
 
     #[inline(always)]
-    fn add<S: Lanes<T>>(
+    fn add_to_each<S: Lanes<T>>(
         self,
         simd: S,
         sum: S::Vector,
         [shares, _]: [S::Vector; 2],
-        _: usize,
+        _: S::Vector,
     ) -> S::Vector {
         simd.add(sum, shares)
     }

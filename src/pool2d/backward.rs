@@ -2,7 +2,7 @@
 //! give, in their order. So windows may overlap, without atomics.
 
 use super::Argmax;
-use super::backward_apart::Apart;
+use super::backward_apart::{self, Apart};
 use super::backward_pixels::{self as pixels, DealtPixels, Pixels};
 use super::backward_planes::Planes;
 use super::backward_rows::{Lines, Rows};
@@ -41,14 +41,27 @@ pub(super) trait Gradient<T: Element>: Copy + Sync {
         count: usize,
     ) -> [S::Vector; 2];
 
-    /// Adds what windows of which `load` was the result give to their cells at `place`. `sum` is not -0.
+    /// Adds what windows of which `load` was the result give to their cells at `places`, as numbers. `sum`
+    /// is not -0.
+    fn add_to_each<S: Lanes<T>>(
+        self,
+        simd: S,
+        sum: S::Vector,
+        loaded: [S::Vector; 2],
+        places: S::Vector,
+    ) -> S::Vector;
+
+    /// The same to their cells at `place`.
+    #[inline(always)]
     fn add<S: Lanes<T>>(
         self,
         simd: S,
         sum: S::Vector,
         loaded: [S::Vector; 2],
         place: usize,
-    ) -> S::Vector;
+    ) -> S::Vector {
+        self.add_to_each(simd, sum, loaded, simd.splat(T::from_number(place as u32)))
+    }
 }
 
 /// What is read of each window.
@@ -149,7 +162,7 @@ pub(super) fn run_apart<T: Element, G: Gradient<T>>(
     let work = shape.width.input + shape.output_plane / rows + 1;
     let tasks = Tasks::new(planes * rows, 1, work.saturating_mul(lanes), 1);
     let streamed = runs::streams::<T>(shape.input_len() + shape.output_len());
-    let rows_len = if streamed { shape.height.kernel * shape.width.input * lanes } else { 0 };
+    let rows_len = if streamed { backward_apart::rows_len(shape, lanes) } else { 0 };
     let scratch = context.scratch::<T>(ScratchLen::for_each(rows_len))?;
     let dx = SharedMut::new(dx);
     context.run(tasks.count(), &|slot, index| {

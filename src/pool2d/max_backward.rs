@@ -101,14 +101,13 @@ impl<T: Element> Gradient<T> for ToMaximum {
     }
 
     #[inline(always)]
-    fn add<S: Lanes<T>>(
+    fn add_to_each<S: Lanes<T>>(
         self,
         simd: S,
         sum: S::Vector,
         [gradients, places]: [S::Vector; 2],
-        place: usize,
+        cells: S::Vector,
     ) -> S::Vector {
-        let place = simd.splat(T::from_number(place as u32));
-        simd.add_where(simd.same_bits(places, place), sum, gradients)
+        simd.add_where(simd.same_bits(places, cells), sum, gradients)
     }
 }

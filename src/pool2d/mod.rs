@@ -4,6 +4,7 @@ mod average;
 mod average_backward;
 mod backward;
 mod backward_apart;
+mod backward_pairs;
 mod backward_pixels;
 mod backward_planes;
 mod backward_rows;

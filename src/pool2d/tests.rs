@@ -383,6 +383,14 @@ fn odd_shapes() {
         with_stride(Pool2dParams::new(1, 18, 2, 1, 5, 5), 1, 3),
         // Large windows of several vectors at a time, and of what is left.
         Pool2dParams::new(1, 141, 7, 7, 7, 7),
+        // Short rows of windows: several in a vector, through all planes or in each of them, and rows and
+        // columns under none.
+        Pool2dParams::new(3, 5, 10, 10, 2, 2),
+        Pool2dParams::new(2, 9, 6, 4, 2, 2),
+        Pool2dParams::new(2, 3, 9, 13, 2, 2),
+        Pool2dParams::new(1, 5, 8, 17, 2, 2),
+        Pool2dParams { pad_top: 1, ..Pool2dParams::new(2, 3, 9, 8, 2, 2) },
+        Pool2dParams::new(4, 20, 12, 14, 2, 2),
         // Many tasks of several planes and of parts of one.
         Pool2dParams { stride_height: 1, ..Pool2dParams::new(3, 40, 30, 31, 3, 2) },
         Pool2dParams { layout: Layout::Nhwc, ..Pool2dParams::new(1, 300, 16, 16, 2, 2) },

@@ -2,6 +2,7 @@
 //! remainders, so that every tap reads contiguous pixels.
 
 use crate::gemm::blocking::DEPTH_BLOCK;
+use crate::runs;
 use crate::shape::{Axis, ConvShape};
 use crate::simd::{Element, Lanes, TILE_LANES};
 use crate::taps::Taps;
@@ -146,12 +147,9 @@ impl Band {
         // SAFETY: rows of the copy, which are whole runs; columns inside are the source's, and the
         // ReLU's output is shaped as it.
         unsafe {
+            let below = copy.add(bottom * self.row_len());
             clear(simd, copy, top * self.row_len());
-            clear(
-                simd,
-                copy.add(bottom * self.row_len()),
-                (rows as usize - bottom) * self.row_len(),
-            );
+            clear(simd, below, (rows as usize - bottom) * self.row_len());
             for remainder in 0..step {
                 let Inside { before, count, column } = self.inside(remainder);
                 // Whole vectors: the copied pixels overwrite what is too much.
@@ -342,6 +340,13 @@ pub(super) unsafe fn copy_run<T: Element, S: Lanes<T>>(
             }
             (2, false) if count > S::LANES => {
                 copy_vectors::<T, S, 2, true>(simd, source, relu_output, count, target);
+            }
+            (1, _) => {
+                let mut value = runs::load(simd, count, source);
+                if !relu_output.is_null() {
+                    value = simd.relu_gradient(runs::load(simd, count, relu_output), value);
+                }
+                runs::store(simd, count, target, value);
             }
             (_, true) => {
                 for at in 0..count {

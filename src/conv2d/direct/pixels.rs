@@ -102,19 +102,20 @@ pub(super) unsafe fn gather<T: Element, S: Lanes<T>>(
         // SAFETY: the packed filters have the group's outputs.
         let filters = unsafe { filters.add((place.group * pass.outputs + output) * depth) };
         let outputs = Outputs { pass, band, products, place, output, filters, copies };
-        // As many sums as registers hold: twelve or 24, or what hides the additions' latency.
+        // As many sums as registers hold: twelve or 24, or what hides the additions' latency. Vectors of few rows
+        // skip more taps.
         match (count, S::REGISTERS >= 32) {
-            (1, _) => outputs.call::<S, 1, 8>(simd),
-            (2, false) => outputs.call::<S, 2, 6>(simd),
-            (3, false) => outputs.call::<S, 3, 4>(simd),
-            (4, false) => outputs.call::<S, 4, 3>(simd),
-            (5, false) => outputs.call::<S, 5, 2>(simd),
-            (_, false) => outputs.call::<S, OUTPUTS, 2>(simd),
-            (2, true) => outputs.call::<S, 2, 12>(simd),
-            (3, true) => outputs.call::<S, 3, 8>(simd),
-            (4, true) => outputs.call::<S, 4, 6>(simd),
-            (5, true) => outputs.call::<S, 5, 4>(simd),
-            (_, true) => outputs.call::<S, OUTPUTS, 4>(simd),
+            (1, _) => outputs.call::<S, 1, 8, 8>(simd),
+            (2, false) => outputs.call::<S, 2, 6, 6>(simd),
+            (3, false) => outputs.call::<S, 3, 4, 4>(simd),
+            (4, false) => outputs.call::<S, 4, 3, 3>(simd),
+            (5, false) => outputs.call::<S, 5, 2, 2>(simd),
+            (_, false) => outputs.call::<S, OUTPUTS, 2, 2>(simd),
+            (2, true) => outputs.call::<S, 2, 12, 6>(simd),
+            (3, true) => outputs.call::<S, 3, 8, 4>(simd),
+            (4, true) => outputs.call::<S, 4, 6, 3>(simd),
+            (5, true) => outputs.call::<S, 5, 4, 2>(simd),
+            (_, true) => outputs.call::<S, OUTPUTS, 4, 2>(simd),
         }
     }
 }
@@ -218,10 +219,10 @@ impl<T: Element> Outputs<'_, T> {
         }
     }
 
-    /// Runs `N` outputs, `V` vectors at a time. Looking for taps that read padding alone is worth it where they are many;
-    /// but x's padding counts, as zeros that meet weights.
+    /// Runs `N` outputs, `V` vectors at a time, or `FEW` where taps that read padding alone are looked for: that is worth
+    /// it where they are many. But x's padding counts, as zeros that meet weights.
     #[inline(always)]
-    fn call<S: Lanes<T>, const N: usize, const V: usize>(self, simd: S) {
+    fn call<S: Lanes<T>, const N: usize, const V: usize, const FEW: usize>(self, simd: S) {
         let (rows, count) = (&self.pass.rows, self.pass.grid_height);
         let inside = |tap: usize| {
             let (first, end) = rows.positions(tap, count);
@@ -229,7 +230,7 @@ impl<T: Element> Outputs<'_, T> {
         };
         let needed: usize = (0..rows.count).map(inside).sum();
         match rows.offset_step < 0 && needed * 8 < rows.count * count * 7 {
-            true => simd.call(Tiles::<_, N, V, true>(self)),
+            true => simd.call(Tiles::<_, N, FEW, true>(self)),
             false => simd.call(Tiles::<_, N, V, false>(self)),
         }
     }
