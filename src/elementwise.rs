@@ -154,9 +154,17 @@ impl<T: Element> Kernel<T> for Forward<T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let Forward { len, u, y, streamed } = self;
-        // SAFETY: within the `len` elements.
-        let value = |at, count| simd.relu(unsafe { runs::load(simd, count, u.add(at)) });
-        write(simd, len, y, streamed, value);
+        write(
+            simd,
+            len,
+            y,
+            streamed,
+            #[inline(always)]
+            |at, count| {
+                // SAFETY: within the `len` elements.
+                simd.relu(unsafe { runs::load(simd, count, u.add(at)) })
+            },
+        );
     }
 }
 
@@ -175,14 +183,20 @@ impl<T: Element> Kernel<T> for Backward<T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let Backward { len, u_or_y, dy, dx, streamed } = self;
-        let value = |at, count| {
-            // SAFETY: within the `len` elements.
-            unsafe {
-                let gate = runs::load(simd, count, u_or_y.add(at));
-                simd.relu_gradient(gate, runs::load(simd, count, dy.add(at)))
-            }
-        };
-        write(simd, len, dx, streamed, value);
+        write(
+            simd,
+            len,
+            dx,
+            streamed,
+            #[inline(always)]
+            |at, count| {
+                // SAFETY: within the `len` elements.
+                unsafe {
+                    let gate = runs::load(simd, count, u_or_y.add(at));
+                    simd.relu_gradient(gate, runs::load(simd, count, dy.add(at)))
+                }
+            },
+        );
     }
 }
 

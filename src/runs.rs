@@ -156,7 +156,15 @@ pub(crate) unsafe fn copy_streaming<T: Element, S: Lanes<T>>(
     target: *mut T,
 ) {
     // SAFETY: the caller answers for the elements.
-    unsafe { stream(simd, len, target, |at, count| load(simd, count, source.add(at))) };
+    unsafe {
+        stream(
+            simd,
+            len,
+            target,
+            #[inline(always)]
+            |at, count| load(simd, count, source.add(at)),
+        );
+    }
 }
 
 /// Orders what was streamed before whatever tells that the task is done.

@@ -1,7 +1,9 @@
-//! The inner loops of the register tiles, as compiled: their sums stay in registers.
+//! The kernels as compiled: the sums of register tiles stay in registers, and instructions are no calls.
 //!
 //! A compiler that runs out of registers keeps some sums on the stack, and the loop takes up to twice
-//! as long, with the same results. So the machine code of the optimized library is read.
+//! as long, with the same results. It compiles a closure that it does not inline without the instruction
+//! set's features, so that each of its instructions becomes a call: up to twenty times as long. So the
+//! machine code of the optimized library is read.
 #![cfg(all(target_arch = "x86_64", not(debug_assertions)))]
 
 use std::process::Command;
@@ -49,15 +51,20 @@ fn inner_loops<'a>(function: &Function<'a>) -> Vec<Function<'a>> {
     inner.map(|range| function[range.clone()].to_vec()).collect()
 }
 
-fn sums_stay_in_registers(isa: &str) {
+/// What objdump prints of the library.
+fn listing(arguments: &[&str]) -> String {
     let library = std::env::current_exe().expect("a path").with_file_name("libcnnkern.so");
     let output = Command::new("objdump")
-        .args(["-d", "-C", "--no-show-raw-insn", "-M", "intel"])
+        .args(arguments)
         .arg(&library)
         .output()
         .expect("this test needs objdump, of the binutils");
     assert!(output.status.success(), "objdump cannot read {}", library.display());
-    let listing = String::from_utf8(output.stdout).expect("plain text");
+    String::from_utf8(output.stdout).expect("plain text")
+}
+
+fn sums_stay_in_registers(isa: &str) {
+    let listing = listing(&["-d", "-C", "--no-show-raw-insn", "-M", "intel"]);
     let mut tiles = 0;
     for function in functions(&listing, &format!("::{isa}::RunTile::")) {
         // Without a frame, rbp is a pointer like any other.
@@ -95,4 +102,18 @@ fn avx2_tiles_stay_in_registers() {
 #[test]
 fn avx512_tiles_stay_in_registers() {
     sums_stay_in_registers("avx512");
+}
+
+#[test]
+fn instructions_are_no_calls() {
+    let symbols = listing(&["-t", "-C"]);
+    let is_function = |line: &&str| line.contains(" F .text");
+    assert!(symbols.lines().filter(is_function).any(|line| line.contains("::avx2::Enter::")));
+    // Which features there are is asked once.
+    let called: Vec<_> = symbols
+        .lines()
+        .filter(is_function)
+        .filter(|line| line.contains("core_arch::x86") && !line.contains("_xgetbv"))
+        .collect();
+    assert!(called.is_empty(), "closures were compiled without features, and call {called:#?}");
 }

@@ -20,19 +20,17 @@ impl<T: Element, G: Gradient<T>> Apart<'_, T, G> {
     #[inline(always)]
     fn row_of_windows<S: Lanes<T>>(&self, simd: S, part: &Part<T>) {
         let (row_len, columns) = (self.shape.width.input, self.columns(part));
-        let zero = simd.splat(T::default());
+        let (number, zero) = (self.number(simd, part), simd.splat(T::default()));
         for_each_vector(
             simd,
             columns,
             #[inline(always)]
             |column, count| {
-                let loaded = self.windows(simd, part, column, count);
+                let loaded = self.windows(simd, part, number, column, count);
                 for (row, tap) in part.taps.clone().enumerate() {
-                    let cells = [0, 1].map(
-                        #[inline(always)]
-                        |cell| self.gradient.add(simd, zero, loaded, tap * PAIR + cell),
-                    );
-                    let pairs = simd.interleave(cells[0], cells[1]);
+                    let first = self.gradient.add(simd, zero, loaded, tap * PAIR);
+                    let second = self.gradient.add(simd, zero, loaded, tap * PAIR + 1);
+                    let pairs = simd.interleave(first, second);
                     let at = row * row_len + PAIR * column;
                     // SAFETY: the cells of the windows.
                     unsafe { runs::store_two(simd, PAIR * count, part.target.add(at), pairs) };
@@ -46,7 +44,8 @@ impl<T: Element, G: Gradient<T>> Apart<'_, T, G> {
     #[inline(always)]
     fn rows_of_windows<S: Lanes<T>>(&self, simd: S, part: &Part<T>) {
         let (row_len, columns) = (self.shape.width.input, self.columns(part));
-        let [shares, places] = self.windows(simd, part, 0, part.windows * columns);
+        let [shares, places] =
+            self.windows(simd, part, self.number(simd, part), 0, part.windows * columns);
         // Of each cell of a row of dx: its window in the row, and its column there.
         let number = |of: fn(usize) -> usize| {
             let numbers: [T; TILE_LANES] =
@@ -82,13 +81,13 @@ impl<T: Element, G: Gradient<T>> Apart<'_, T, G> {
         &self,
         simd: S,
         part: &Part<T>,
+        number: S::Vector,
         at: usize,
         count: usize,
     ) -> [S::Vector; 2] {
         let at = part.window * self.columns(part) + at;
         // Whole vectors are read faster, whatever lies behind.
         let count = if at + S::LANES <= part.readable { S::LANES } else { count };
-        let number = self.number(simd, part);
         // SAFETY: windows that there are.
         unsafe { self.gradient.load(simd, part.inputs, number, at, count) }
     }
