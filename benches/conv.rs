@@ -1,6 +1,8 @@
 //! Convolutions, forward and backward, without bias or ReLU. Each pass counts the floating-point
 //! operations of its shape: 2 * outputs * products in an output's sum, padded taps included.
 
+use std::any::type_name;
+
 use cnnkern::conv2d::{self, BackwardInputs, GradientOptions, Gradients};
 use cnnkern::{Activation, Context, Conv2dParams, FilterLayout, Layout};
 
@@ -21,7 +23,8 @@ pub fn run<T: Number>(bench: &mut Bench<'_>, layouts: &[Layout]) {
             ("backward_weights", backward_weights),
         ] {
             let convolutions = shapes::convolutions(bench.effort);
-            let mut group = bench.group(&format!("conv/{pass_name}/{}/{layout_name}", T::NAME));
+            let mut group =
+                bench.group(&format!("conv/{pass_name}/{}/{layout_name}", type_name::<T>()));
             for (name, params) in convolutions {
                 let params = Conv2dParams { layout, filter_layout, ..params };
                 let sizes = Sizes::of(&params);

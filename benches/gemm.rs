@@ -1,10 +1,12 @@
 //! Matrix products, A and B each as it lies (n) and transposed (t).
 
+use std::any::type_name;
+
 use cnnkern::gemm::{GemmBatch, GemmParams, Transpose, gemm_batched};
 
 use crate::number::{Number, values};
 use crate::report::{Bench, Work};
-use crate::shapes::{self, Product};
+use crate::shapes::list;
 
 pub fn run<T: Number>(bench: &mut Bench<'_>) {
     let context = bench.context;
@@ -14,8 +16,8 @@ pub fn run<T: Number>(bench: &mut Bench<'_>) {
         ("tn", Transpose::Yes, Transpose::No),
         ("tt", Transpose::Yes, Transpose::Yes),
     ] {
-        let mut group = bench.group(&format!("gemm/{}/{transposes}", T::NAME));
-        for Product { name, count, m, n, k } in shapes::products() {
+        let mut group = bench.group(&format!("gemm/{}/{transposes}", type_name::<T>()));
+        for Product { name, count, m, n, k } in products() {
             let row = |transpose, rows, columns| match transpose {
                 Transpose::No => columns,
                 Transpose::Yes => rows,
@@ -45,4 +47,17 @@ pub fn run<T: Number>(bench: &mut Bench<'_>) {
             );
         }
     }
+}
+
+/// `count` products of `m` x `k` by `k` x `n`.
+struct Product {
+    name: &'static str,
+    count: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+fn products() -> Vec<Product> {
+    list!("gemm").lines().map(|(name, [count, m, n, k])| Product { name, count, m, n, k }).collect()
 }

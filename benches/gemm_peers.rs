@@ -15,6 +15,7 @@ mod number;
 mod peak;
 mod random;
 
+use std::any::type_name;
 use std::time::Instant;
 
 use cnnkern::{Context, ContextOptions};
@@ -97,7 +98,7 @@ fn compare<T: Number + multiply::Multiply>(
 ) {
     let crates = multipliers.iter().filter(|multiplier| multiplier.is_crate()).count();
     let threads = multipliers[0].threads();
-    println!("\n{}, threads: {threads}; GFLOP/s", T::NAME);
+    println!("\n{}, threads: {threads}; GFLOP/s", type_name::<T>());
     print!("{:14}{:>16}{:>16}", "product", "m x n x k", "% of peak");
     for multiplier in multipliers {
         print!("{:>16}", multiplier.name());

@@ -1,22 +1,35 @@
-//! What memory bounds: pooling, im2col and ReLU, in f32. Each counts the bytes of the tensors that it
-//! reads and writes, once.
+//! `cargo bench --bench memory`: what memory bounds, pooling, im2col, col2im and ReLU, in f32, beside the bandwidth that
+//! this machine can reach.
+//!
+//! First the machine is measured. Then each benchmark shows its GB/s and the per cent of the better of reading
+//! and copying. Each byte of a tensor that is read or written counts once, so a tensor that stays in the
+//! cache may pass 100 %. `cargo bench --bench memory -- pool/max_forward` runs those whose name contains that.
+
+mod multiply_add;
+mod number;
+mod peak;
+mod random;
+mod report;
+mod shapes;
 
 use cnnkern::elementwise::{relu_backward, relu_forward};
 use cnnkern::im2col::{ColLayout, col_len, col2im, im2col};
 use cnnkern::pool2d::{self, Argmax, ArgmaxMut};
 use cnnkern::{Context, Conv2dParams, Layout, Pool2dParams};
 
-use crate::number::values;
-use crate::peak::Effort;
-use crate::report::{Bench, Work};
-use crate::shapes;
+use number::values;
+use peak::Effort;
+use report::{Bench, Peak, Work, set_up};
+use shapes::{images, list};
 
 const LAYOUTS: [(&str, Layout); 2] = [("nchw", Layout::Nchw), ("nhwc", Layout::Nhwc)];
 
-pub fn run(bench: &mut Bench<'_>) {
-    pooling(bench);
-    columns(bench);
-    relu(bench);
+fn main() {
+    let (context, effort, machine) = set_up();
+    let mut bench = Bench::new(&context, effort, Peak::of::<f32>(&machine.all_threads));
+    pooling(&mut bench);
+    columns(&mut bench);
+    relu(&mut bench);
 }
 
 fn pooling(bench: &mut Bench<'_>) {
@@ -28,7 +41,7 @@ fn pooling(bench: &mut Bench<'_>) {
             ("avg_forward", avg_forward, 0),
             ("avg_backward", avg_backward, 0),
         ] {
-            let poolings = shapes::poolings(bench.effort);
+            let poolings = poolings(bench.effort);
             let mut group = bench.group(&format!("pool/{pass_name}/f32/{layout_name}"));
             for (name, params) in poolings {
                 let params = Pool2dParams { layout, ..params };
@@ -51,6 +64,19 @@ fn pooling(bench: &mut Bench<'_>) {
             }
         }
     }
+}
+
+fn poolings(effort: Effort) -> Vec<(&'static str, Pool2dParams)> {
+    let pool = |[batch, channels, height, width, kernel, stride, pad]: [usize; 7]| Pool2dParams {
+        stride_height: stride,
+        stride_width: stride,
+        pad_top: pad,
+        pad_bottom: pad,
+        pad_left: pad,
+        pad_right: pad,
+        ..Pool2dParams::new(images(batch, effort), channels, height, width, kernel, kernel)
+    };
+    list!("pool").lines().map(|(name, numbers)| (name, pool(numbers))).collect()
 }
 
 /// A pooling's tensors, or their gradients in a backward pass.

@@ -1,6 +1,8 @@
 //! The block product alone, on one thread, its operands packed already: register tiles that stay in
 //! the first-level cache, and a whole block of a product.
 
+use std::any::type_name;
+
 use cnnkern::bench_support::{LARGEST_BLOCK, PackedProduct, register_tile};
 
 use crate::number::Number;
@@ -10,7 +12,7 @@ pub fn run<T: Number>(bench: &mut Bench<'_>) {
     let context = bench.context;
     let [rows, columns] = register_tile::<T>(context);
     let [.., depth] = LARGEST_BLOCK;
-    let mut group = bench.group(&format!("microkernel/{}", T::NAME));
+    let mut group = bench.group(&format!("microkernel/{}", type_name::<T>()));
     for (name, shape) in [
         ("tile", [rows, columns, depth]),
         ("tile", [rows, columns, 64]),

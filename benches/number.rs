@@ -7,9 +7,6 @@ use crate::random::Random;
 
 /// f32 or f64.
 pub trait Number: Element {
-    /// In the names of benchmarks.
-    const NAME: &'static str;
-
     fn new(value: f64) -> Self;
 
     /// Its floating-point operations a second among the peaks.
@@ -17,8 +14,6 @@ pub trait Number: Element {
 }
 
 impl Number for f32 {
-    const NAME: &'static str = "f32";
-
     fn new(value: f64) -> Self {
         value as f32
     }
@@ -29,8 +24,6 @@ impl Number for f32 {
 }
 
 impl Number for f64 {
-    const NAME: &'static str = "f64";
-
     fn new(value: f64) -> Self {
         value
     }

@@ -1,14 +1,29 @@
 //! Criterion, with throughput as GFLOP/s or GB/s and per cent of the machine's peak.
 
+use std::env;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 
-use cnnkern::Context;
+use cnnkern::{Context, ContextOptions};
 
 use crate::number::Number;
-use crate::peak::{Effort, Peaks};
+use crate::peak::{Effort, Machine, Peaks};
+
+/// A context as the environment asks for it, how hard to try, and the machine, which it prints.
+pub fn set_up() -> (Context, Effort, Machine) {
+    let context = Context::new(&ContextOptions::default()).expect("a context");
+    let asked = |option: &str| env::args().any(|argument| argument == option);
+    // Without --bench, as `cargo test` calls it, criterion only tries every benchmark once.
+    let measuring = asked("--bench") && !asked("--test") && !asked("--list");
+    let effort = if measuring { Effort::Full } else { Effort::Trial };
+    let machine = Machine::measure(&context, effort);
+    if measuring {
+        println!("{machine}");
+    }
+    (context, effort, machine)
+}
 
 /// The peaks of one element type.
 #[derive(Clone, Copy)]
@@ -54,6 +69,7 @@ impl<'a> Bench<'a> {
 }
 
 /// What one run of a benchmark does.
+#[allow(dead_code, reason = "a program has benchmarks of one of them")]
 #[derive(Clone, Copy)]
 pub enum Work {
     /// Floating-point operations, two for a multiply-add.

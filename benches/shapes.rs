@@ -1,24 +1,26 @@
 //! The shape lists in `shapes/`: a shape a line, a name and its numbers; `#` begins a comment.
 
-use cnnkern::{Conv2dParams, Pool2dParams};
+use cnnkern::Conv2dParams;
 
 use crate::peak::Effort;
 
 macro_rules! list {
     ($name:literal) => {
-        List { name: $name, text: include_str!(concat!("shapes/", $name, ".txt")) }
+        $crate::shapes::List { name: $name, text: include_str!(concat!("shapes/", $name, ".txt")) }
     };
 }
+pub(crate) use list;
 
+/// One of them: `list!` of its name.
 #[derive(Clone, Copy)]
-struct List {
-    name: &'static str,
-    text: &'static str,
+pub struct List {
+    pub name: &'static str,
+    pub text: &'static str,
 }
 
 impl List {
     /// The name and the numbers of each line.
-    fn lines<const N: usize>(self) -> impl Iterator<Item = (&'static str, [usize; N])> {
+    pub fn lines<const N: usize>(self) -> impl Iterator<Item = (&'static str, [usize; N])> {
         let list = self.name;
         self.text.lines().enumerate().filter_map(move |(index, line)| {
             let mut words = line.split('#').next()?.split_whitespace();
@@ -65,32 +67,7 @@ fn convolution(numbers: [usize; 9], effort: Effort) -> Conv2dParams {
     }
 }
 
-pub fn poolings(effort: Effort) -> Vec<(&'static str, Pool2dParams)> {
-    let pool = |[batch, channels, height, width, kernel, stride, pad]: [usize; 7]| Pool2dParams {
-        stride_height: stride,
-        stride_width: stride,
-        pad_top: pad,
-        pad_bottom: pad,
-        pad_left: pad,
-        pad_right: pad,
-        ..Pool2dParams::new(images(batch, effort), channels, height, width, kernel, kernel)
-    };
-    list!("pool").lines().map(|(name, numbers)| (name, pool(numbers))).collect()
-}
-
-fn images(batch: usize, effort: Effort) -> usize {
+/// As many as are tried: one in a trial.
+pub fn images(batch: usize, effort: Effort) -> usize {
     if effort == Effort::Trial { 1 } else { batch }
-}
-
-/// `count` products of `m` x `k` by `k` x `n`.
-pub struct Product {
-    pub name: &'static str,
-    pub count: usize,
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
-}
-
-pub fn products() -> Vec<Product> {
-    list!("gemm").lines().map(|(name, [count, m, n, k])| Product { name, count, m, n, k }).collect()
 }
