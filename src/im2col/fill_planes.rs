@@ -72,7 +72,7 @@ impl<T: Element> FillPlanes<'_, T> {
             for first in lines.step_by(kernel_height) {
                 for row in rows.clone().step_by(rows_together(width)) {
                     let some = row..rows.end.min(row + rows_together(width));
-                    let place = first * places.kernel_row + row * places.row;
+                    let place = first / kernel_height * places.channel + row * places.row;
                     let columns = Columns {
                         start: col.wrapping_add(place),
                         line: places.kernel_row,

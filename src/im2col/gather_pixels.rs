@@ -1,9 +1,8 @@
-//! col2im of NHWC: a row of x at a time, its channels side by side in the lanes, every element the sum of its cells in
+//! col2im of NHWC from rows of patches: a row of x at a time, its channels side by side in the lanes, every element the sum of its cells in
 //! the order of the taps.
 
 use std::ops::Range;
 
-use super::ring::{self, Ring};
 use super::share::Share;
 use crate::runs;
 use crate::shape::Axis;
@@ -12,10 +11,8 @@ use crate::taps::Taps;
 
 /// Writes some rows of an image.
 pub(super) struct GatherPixels<'a, T> {
+    /// Whose patches are rows.
     pub share: Share<'a, T>,
-    /// Where patches are columns, and its memory.
-    pub ring: Option<Ring>,
-    pub memory: *mut T,
 }
 
 /// Windows whose cells are added at a time.
@@ -27,43 +24,21 @@ impl<T: Element> Kernel<T> for GatherPixels<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         let Share { shape, ref rows, col, ref places, .. } = self.share;
-        let memory = self.memory;
         // From the cells of a tap on a pixel to those of the next one.
         let Taps { offset_step, kernel_step, .. } = Taps::backward(&shape.width, 0);
         let patch = shape.in_channels * shape.window();
         let apart = kernel_step
             .wrapping_mul(shape.in_channels)
             .wrapping_add_signed(offset_step.wrapping_mul(patch as isize));
-        let Some(ring) = self.ring else {
-            rows.clone().for_each(|row| {
-                self.row(simd, row, apart, |window| col.wrapping_add(window * places.row));
-            });
-            return;
-        };
-        let extents = [patch, shape.out_width];
-        ring::for_each_row(
-            shape,
-            rows,
-            #[inline(always)]
-            |window| {
-                let source = col.wrapping_add(window * places.row);
-                let target = memory.wrapping_add(ring.place(window));
-                // SAFETY: the cells of a row of patches, and a row of the ring.
-                unsafe {
-                    runs::transpose(simd, extents, source, places.channel, target, patch);
-                }
-            },
-            #[inline(always)]
-            |row| {
-                self.row(
-                    simd,
-                    row,
-                    apart,
-                    #[inline(always)]
-                    |window| memory.cast_const().wrapping_add(ring.place(window)),
-                );
-            },
-        );
+        for row in rows.clone() {
+            self.row(
+                simd,
+                row,
+                apart,
+                #[inline(always)]
+                |window| col.wrapping_add(window * places.row),
+            );
+        }
     }
 }
 

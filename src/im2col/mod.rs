@@ -11,6 +11,10 @@ mod lines;
 mod places;
 mod ring;
 mod share;
+mod transposed;
+
+use std::ops::Range;
+use std::ptr;
 
 use cut::Cut;
 use fill_pixels::FillPixels;
@@ -22,11 +26,12 @@ use gather_planes::GatherPlanes;
 use places::Places;
 use ring::Ring;
 use share::Share;
+use transposed::{FillTransposed, GatherTransposed, Planes};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::scratch::ScratchLen;
-use crate::shape::{Conv2dParams, ConvShape, Layout, tensor};
+use crate::shape::{Axis, Conv2dParams, ConvShape, Layout, tensor};
 use crate::shared_mut::SharedMut;
 use crate::simd::Element;
 
@@ -78,32 +83,49 @@ pub(crate) fn run_im2col<T: Element>(
 ) -> Result<()> {
     let shape = checked(params, size_of::<T>(), x.len(), col.len())?;
     let places = Places::of_col(&shape, col_layout);
-    let (least_channels, memory_len) = match (shape.layout, places.is_patch_rows()) {
-        (Layout::Nchw, true) => (shape.in_channels, fill_planes::memory_len(&shape)),
-        (Layout::Nchw, false) => (1, 0),
-        (Layout::Nhwc, true) => (shape.in_channels, 0),
-        (Layout::Nhwc, false) => (shape.in_channels, fill_pixels::MEMORY_LEN),
+    let (is_nhwc, is_patch_rows) = (shape.layout == Layout::Nhwc, places.is_patch_rows());
+    let least_channels = match (is_nhwc, is_patch_rows) {
+        (_, true) => shape.in_channels,
+        (false, false) => 1,
+        (true, false) => transposed::channels(&shape),
     };
-    let cut = Cut::new(&shape, shape.out_height, least_channels);
+    let cut = Cut::new(&shape, shape.out_height, least_channels, col_layout);
+    let memory_len = match (is_nhwc, is_patch_rows) {
+        (false, true) => fill_planes::memory_len(&shape),
+        (true, false) => {
+            let rows = Planes::read_by(&Axis { pad_before: 0, ..shape.height }, &(0..cut.rows));
+            Planes::memory_len(&shape, rows.len(), cut.channels)
+        }
+        _ => 0,
+    };
     let scratch = context.scratch::<T>(ScratchLen::for_each(memory_len))?;
     let col = SharedMut::new(col);
     // A task fills the patches of some rows of an image, or their cells in some of its channels.
-    context.run(shape.batch * cut.parts(), &|slot, index| {
-        let (image, rows, channels) = cut.part(index);
-        let shape = &shape;
+    let fill = |slot: usize, (image, rows, channels): (usize, Range<usize>, Range<usize>)| {
+        let (level, shape) = (context.level(), &shape);
         let x = x[image * shape.input_strides[0]..].as_ptr();
         let (col, memory) = (col.at(image * places.image), scratch.slot(slot));
-        match shape.layout {
-            Layout::Nchw => {
-                let fill = FillPlanes { shape, rows, channels, x, col, places, memory };
-                T::dispatch(context.level(), fill);
-            }
-            Layout::Nhwc => {
-                let fill = FillPixels { shape, rows, x, col, places, memory };
-                T::dispatch(context.level(), fill);
-            }
+        if !is_nhwc {
+            let fill = FillPlanes { shape, rows, channels, x, col, places, memory };
+            return T::dispatch(level, fill);
         }
-    });
+        if is_patch_rows {
+            return T::dispatch(level, FillPixels { shape, rows, x, col, places });
+        }
+        let planes = Planes::new(shape, &Planes::read_by(&shape.height, &rows), &channels);
+        let of_planes = planes.shape(shape);
+        let fill = FillPlanes {
+            shape: &of_planes,
+            rows,
+            channels,
+            x: planes.image(shape, memory),
+            col,
+            places,
+            memory: ptr::null_mut(),
+        };
+        T::dispatch(level, FillTransposed { shape, x, planes, memory, fill });
+    };
+    context.run(cut.tasks(), &|slot, index| cut.task(index).for_each(|part| fill(slot, part)));
     Ok(())
 }
 
@@ -154,11 +176,14 @@ pub(crate) struct AddCells<'a, T> {
 }
 
 /// How elements are made of cells.
+#[derive(Clone, Copy)]
 enum Way {
     /// Of one each.
     Apart,
     /// Where the cells lie.
     Direct,
+    /// The same, to planes that are transposed then.
+    Planes,
     /// Where they were transposed to.
     Transposed(Ring),
     /// One by one.
@@ -170,50 +195,43 @@ impl<T: Element> AddCells<'_, T> {
         Places::of_col(self.shape, self.col_layout)
     }
 
-    /// The tasks, each of which owns some rows of an image, or of some of its channels; and whether elements are sums of
-    /// cells where these lie.
-    fn cut(&self) -> (Cut, bool) {
-        let (shape, rows) = (self.shape, self.shape.height.input);
-        let (channels, is_direct) = match (shape.layout, self.places().is_patch_rows()) {
-            (Layout::Nchw, true) => (gather_planes::ring_channels(shape), false),
-            (Layout::Nchw, false) => (1, true),
-            (Layout::Nhwc, is_patch_rows) => (shape.in_channels, is_patch_rows),
-        };
-        (Cut::new(shape, rows, channels), is_direct)
-    }
-
-    /// The way of elements that may be sums, and its tasks.
-    fn way_of_sums(&self) -> (Way, Cut) {
-        let shape = self.shape;
-        let (cut, is_direct) = self.cut();
-        if is_direct {
-            return (Way::Direct, cut);
-        }
-        // Rows of windows that reach the rows of two tasks are transposed by both.
-        let cut = cut.with_rows(shape.height.window().saturating_mul(4));
-        match Ring::new(shape, shape.window().saturating_mul(cut.channels)) {
-            Some(ring) => (Way::Transposed(ring), cut),
-            None => (Way::Cells, cut),
-        }
-    }
-
+    /// The way, and its tasks, each of which owns some rows of an image, or of some of its channels.
     fn way(&self) -> (Way, Cut) {
-        match self.beta == T::default() && gather_apart::fits(self.shape) {
-            true => (Way::Apart, self.cut().0),
-            false => self.way_of_sums(),
+        let shape = self.shape;
+        let is_apart = self.beta == T::default() && gather_apart::fits(shape);
+        let cut = |channels| Cut::new(shape, shape.height.input, channels, self.col_layout);
+        match (shape.layout, self.places().is_patch_rows()) {
+            (Layout::Nchw, false) if is_apart => (Way::Apart, cut(1)),
+            (Layout::Nhwc, _) if is_apart => (Way::Apart, cut(shape.in_channels)),
+            (Layout::Nchw, false) => (Way::Direct, cut(1)),
+            (Layout::Nhwc, true) => (Way::Direct, cut(shape.in_channels)),
+            (Layout::Nhwc, false) => (Way::Planes, cut(transposed::channels(shape))),
+            (Layout::Nchw, true) => {
+                let cut = cut(gather_planes::ring_channels(shape));
+                if is_apart {
+                    return (Way::Apart, cut);
+                }
+                // Rows of windows that reach the rows of two tasks are transposed by both.
+                let cut = cut.with_rows(shape.height.window().saturating_mul(4));
+                match Ring::new(shape, shape.window().saturating_mul(cut.channels)) {
+                    Some(ring) => (Way::Transposed(ring), cut),
+                    None => (Way::Cells, cut),
+                }
+            }
         }
     }
 
     /// Elements of memory that each slot needs, whatever beta is.
     pub fn memory_len(&self) -> usize {
-        let of_rows = match self.shape.layout {
-            Layout::Nchw => gather_planes::memory_len(&self.shape.width),
-            Layout::Nhwc => 0,
-        };
-        match self.way_of_sums().0 {
-            Way::Direct => of_rows,
-            Way::Transposed(ring) => of_rows + ring.len(),
-            Way::Apart | Way::Cells => 0,
+        let shape = self.shape;
+        let of_rows = gather_planes::memory_len(&shape.width);
+        let of_sums = AddCells { beta: T::from_f64(1.0), ..*self };
+        match of_sums.way() {
+            (Way::Apart | Way::Cells, _) => 0,
+            (Way::Direct, _) if shape.layout == Layout::Nhwc => 0,
+            (Way::Direct, _) => of_rows,
+            (Way::Transposed(ring), _) => of_rows + ring.len(),
+            (Way::Planes, cut) => of_rows + Planes::memory_len(shape, cut.rows, cut.channels),
         }
     }
 
@@ -228,22 +246,39 @@ impl<T: Element> AddCells<'_, T> {
         let (shape, beta, places) = (self.shape, self.beta, self.places());
         let (way, cut) = self.way();
         let x = SharedMut::new(x);
-        context.run(shape.batch * cut.parts(), &|slot, index| {
-            let (image, rows, channels) = cut.part(index);
+        let gather = |slot: usize, (image, rows, channels): (usize, Range<usize>, Range<usize>)| {
             let (col, x) =
                 (col[image * places.image..].as_ptr(), x.at(image * shape.input_strides[0]));
+            let (level, memory) = (context.level(), || memory(slot));
             let share = Share { shape, rows, channels, col, places, x, beta };
-            let ring = match way {
-                Way::Apart => return T::dispatch(context.level(), GatherApart { share }),
-                Way::Cells => return GatherCells { share }.run(),
-                Way::Direct => None,
-                Way::Transposed(ring) => Some(ring),
-            };
-            let (level, memory) = (context.level(), memory(slot));
-            match shape.layout {
-                Layout::Nchw => T::dispatch(level, GatherPlanes { share, ring, memory }),
-                Layout::Nhwc => T::dispatch(level, GatherPixels { share, ring, memory }),
+            match (way, shape.layout) {
+                (Way::Apart, _) => T::dispatch(level, GatherApart { share }),
+                (Way::Cells, _) => GatherCells { share }.run(),
+                (Way::Direct, Layout::Nhwc) => T::dispatch(level, GatherPixels { share }),
+                (Way::Direct, Layout::Nchw) => {
+                    T::dispatch(level, GatherPlanes { share, ring: None, memory: memory() });
+                }
+                (Way::Transposed(ring), _) => {
+                    let ring = Some(ring);
+                    T::dispatch(level, GatherPlanes { share, ring, memory: memory() });
+                }
+                (Way::Planes, _) => {
+                    let planes = Planes::new(shape, &share.rows, &share.channels);
+                    let of_planes = planes.shape(shape);
+                    let memory = memory();
+                    let target = memory.wrapping_add(gather_planes::memory_len(&shape.width));
+                    let share =
+                        Share { shape: &of_planes, x: planes.image(shape, target), ..share };
+                    let gather = GatherPlanes { share, ring: None, memory };
+                    T::dispatch(
+                        level,
+                        GatherTransposed { shape, x, planes, memory: target, gather },
+                    );
+                }
             }
+        };
+        context.run(cut.tasks(), &|slot, index| {
+            cut.task(index).for_each(|part| gather(slot, part));
         });
     }
 }
