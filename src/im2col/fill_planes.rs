@@ -85,9 +85,6 @@ impl<T: Element> FillPlanes<'_, T> {
             }
             return;
         }
-        if width.dilation == 1 && width.kernel >= TILE_LANES {
-            return self.lines(simd, lines);
-        }
         for row in rows.clone() {
             for column in (0..width.output).step_by(S::LANES) {
                 let windows = column..width.output.min(column + S::LANES);
@@ -110,30 +107,6 @@ impl<T: Element> FillPlanes<'_, T> {
                         runs::transpose(simd, extents, source, S::LANES, target, places.column);
                     }
                 }
-            }
-        }
-    }
-
-    /// Writes rows of patches whose lines fill vectors: copied.
-    #[inline(always)]
-    fn lines<S: Lanes<T>>(&self, simd: S, lines: Range<usize>) {
-        let (height, width) = (&self.shape.height, &self.shape.width);
-        let [_, x_channel, x_row, _] = self.shape.input_strides;
-        for (row, column) in self.rows.clone().flat_map(|r| (0..width.output).map(move |c| (r, c)))
-        {
-            let taps = width.taps(column);
-            let first = (column * width.stride).wrapping_sub(width.pad_before);
-            let patch = self.col.wrapping_add(self.places.at([row, column, 0], (0, 0)));
-            for line in lines.clone() {
-                let (channel, kernel_row) = (line / height.kernel, line % height.kernel);
-                let x = self.x.wrapping_add(channel * x_channel);
-                let (source, inside) = match height.source(row, kernel_row) {
-                    Some(source) => (x.wrapping_add(source * x_row).wrapping_add(first), &taps),
-                    None => (x, &(0..0)),
-                };
-                let target = patch.wrapping_add(line * self.places.kernel_row);
-                // SAFETY: a line of the patch, and the elements of x in it.
-                unsafe { lines::copy(simd, 0..width.kernel, inside, source, target) };
             }
         }
     }

@@ -3,6 +3,7 @@
 mod cut;
 mod fill_pixels;
 mod fill_planes;
+mod fill_runs;
 mod gather_apart;
 mod gather_cells;
 mod gather_pixels;
@@ -19,6 +20,7 @@ use std::ptr;
 use cut::Cut;
 use fill_pixels::FillPixels;
 use fill_planes::FillPlanes;
+use fill_runs::FillRuns;
 use gather_apart::GatherApart;
 use gather_cells::GatherCells;
 use gather_pixels::GatherPixels;
@@ -91,6 +93,7 @@ pub(crate) fn run_im2col<T: Element>(
     };
     let cut = Cut::new(&shape, shape.out_height, least_channels, col_layout);
     let memory_len = match (is_nhwc, is_patch_rows) {
+        (false, true) if fill_runs::takes(&shape) => fill_runs::memory_len(&shape, cut.rows),
         (false, true) => fill_planes::memory_len(&shape),
         (true, false) => {
             let rows = Planes::read_by(&Axis { pad_before: 0, ..shape.height }, &(0..cut.rows));
@@ -105,6 +108,9 @@ pub(crate) fn run_im2col<T: Element>(
         let (level, shape) = (context.level(), &shape);
         let x = x[image * shape.input_strides[0]..].as_ptr();
         let (col, memory) = (col.at(image * places.image), scratch.slot(slot));
+        if is_patch_rows && fill_runs::takes(shape) {
+            return T::dispatch(level, FillRuns { shape, rows, x, col, places, memory });
+        }
         if !is_nhwc {
             let fill = FillPlanes { shape, rows, channels, x, col, places, memory };
             return T::dispatch(level, fill);

@@ -1,0 +1,160 @@
+//! im2col of NCHW to rows of patches where a window's rows have some width: runs of as many elements, each copied
+//! at once from rows of x that lie in memory with their padding.
+
+use std::ops::Range;
+
+use super::lines;
+use super::places::Places;
+use crate::shape::{Axis, ConvShape, Layout};
+use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
+
+/// Writes the patches of some rows of windows.
+pub(super) struct FillRuns<'a, T> {
+    pub shape: &'a ConvShape,
+    pub rows: Range<usize>,
+    /// The image.
+    pub x: *const T,
+    /// The image's part of the column matrix.
+    pub col: *mut T,
+    pub places: Places,
+    /// Of `memory_len` elements.
+    pub memory: *mut T,
+}
+
+/// The shortest run that is worth a copy of its own. (Shorter ones are faster made by transposing.)
+const SHORTEST: usize = 5;
+
+/// Whether it takes the patches, which are rows.
+pub(super) fn takes(shape: &ConvShape) -> bool {
+    let width = &shape.width;
+    shape.layout == Layout::Nchw && width.dilation == 1 && width.kernel >= SHORTEST
+}
+
+/// Elements of memory for so many rows of windows.
+pub(super) fn memory_len(shape: &ConvShape, rows: usize) -> usize {
+    plane_len(shape, rows).saturating_mul(shape.in_channels).saturating_add(READ_TOO_MUCH)
+}
+
+/// Elements that are read behind a run at most.
+const READ_TOO_MUCH: usize = 8;
+
+/// Positions that so many windows read.
+fn span(axis: &Axis, windows: usize) -> usize {
+    (windows - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1
+}
+
+/// Elements from one channel to the next: an odd multiple of a vector's, as others would share few sets of a cache.
+fn plane_len(shape: &ConvShape, rows: usize) -> usize {
+    let len = span(&shape.height, rows).saturating_mul(span(&shape.width, shape.out_width));
+    (len.div_ceil(TILE_LANES) | 1).saturating_mul(TILE_LANES)
+}
+
+impl<T: Element> Kernel<T> for FillRuns<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let rows = match self.shape.is_padded {
+            true => self.pad(simd),
+            false => self.unpadded(),
+        };
+        match self.shape.width.kernel {
+            ..=8 => self.patches(&rows, copy_short),
+            _ => self.patches(&rows, copy_long),
+        }
+    }
+}
+
+/// The rows that the windows read.
+struct Rows<T> {
+    /// The first one of the first channel.
+    start: *const T,
+    /// From row to row, and from channel to channel.
+    row: usize,
+    channel: usize,
+}
+
+impl<T: Element> FillRuns<'_, T> {
+    /// Those of x, where all windows lie inside.
+    fn unpadded(&self) -> Rows<T> {
+        let [_, channel, row, _] = self.shape.input_strides;
+        let first = self.rows.start * self.shape.height.stride;
+        Rows { start: self.x.wrapping_add(first * row), row, channel }
+    }
+
+    /// Copies of them.
+    #[inline(always)]
+    fn pad<S: Lanes<T>>(&self, simd: S) -> Rows<T> {
+        let (height, width) = (&self.shape.height, &self.shape.width);
+        let [_, x_channel, x_row, _] = self.shape.input_strides;
+        let (rows, columns) = (span(height, self.rows.len()), span(width, self.shape.out_width));
+        let inside = width.pad_before.min(columns)..(width.pad_before + width.input).min(columns);
+        let plane = plane_len(self.shape, self.rows.len());
+        for channel in 0..self.shape.in_channels {
+            for row in 0..rows {
+                let target = self.memory.wrapping_add(channel * plane + row * columns);
+                let source =
+                    (self.rows.start * height.stride + row).wrapping_sub(height.pad_before);
+                let (first, inside) = match source < height.input {
+                    true => (channel * x_channel + source * x_row, &inside),
+                    false => (0, &(0..0)),
+                };
+                let source = self.x.wrapping_add(first).wrapping_sub(width.pad_before);
+                // SAFETY: a row of the memory, and the elements of x in it.
+                unsafe { lines::copy(simd, 0..columns, inside, source, target) };
+            }
+        }
+        Rows { start: self.memory, row: columns, channel: plane }
+    }
+
+    /// Writes the patches by copies of runs: `copy(source, target, len, is_last)`.
+    #[inline(always)]
+    fn patches(&self, from: &Rows<T>, copy: impl Fn(*const T, *mut T, usize, bool)) {
+        let (height, width) = (&self.shape.height, &self.shape.width);
+        let channels = self.shape.in_channels;
+        let down = height.dilation * from.row;
+        for row in self.rows.clone() {
+            let line = (row - self.rows.start) * height.stride * from.row;
+            for column in 0..self.shape.out_width {
+                let mut source = from.start.wrapping_add(line + column * width.stride);
+                let mut target = self.col.wrapping_add(self.places.at([row, column, 0], (0, 0)));
+                for channel in 0..channels {
+                    let mut run = source;
+                    for _ in 0..height.kernel {
+                        copy(run, target, width.kernel, channel + 1 == channels);
+                        run = run.wrapping_add(down);
+                        target = target.wrapping_add(width.kernel);
+                    }
+                    source = source.wrapping_add(from.channel);
+                }
+            }
+        }
+    }
+}
+
+/// Copies `N` elements.
+#[inline(always)]
+fn copy<T: Element, const N: usize>(source: *const T, target: *mut T) {
+    // SAFETY: `FillRuns` has them: see `copy_short` and `copy_long`.
+    unsafe { target.cast::<[T; N]>().write_unaligned(source.cast::<[T; N]>().read_unaligned()) };
+}
+
+/// Copies 5 to 8 elements, and with them some that lie behind, unless that is the end of a patch: what comes there is
+/// written later.
+#[inline(always)]
+fn copy_short<T: Element>(source: *const T, target: *mut T, len: usize, is_last: bool) {
+    if is_last {
+        copy::<T, 4>(source, target);
+        copy::<T, 4>(source.wrapping_add(len - 4), target.wrapping_add(len - 4));
+    } else {
+        copy::<T, 8>(source, target);
+    }
+}
+
+/// Copies 8 elements or more.
+#[inline(always)]
+fn copy_long<T: Element>(source: *const T, target: *mut T, len: usize, _: bool) {
+    for at in (0..len - 8).step_by(8).chain([len - 8]) {
+        copy::<T, 8>(source.wrapping_add(at), target.wrapping_add(at));
+    }
+}
