@@ -161,11 +161,13 @@ impl<T: Element> Outputs<'_, T> {
         let (mut row, mut column) = (0, 0);
         for first in (0..count).step_by(V) {
             let mut vectors = [Vector { row, column }; V];
+            let mut last = vectors[0];
             let mut pixels = [self.copies; V];
             let real = V.min(count - first);
             // Where there are no more vectors, the last one is summed again.
             for number in 0..real {
-                vectors[number] = Vector { row, column };
+                last = Vector { row, column };
+                vectors[number] = last;
                 let start = row * self.band.rows.step * self.band.row_len() + column;
                 for pixels in &mut pixels[number..] {
                     *pixels = self.copies.wrapping_add(start);
@@ -175,24 +177,28 @@ impl<T: Element> Outputs<'_, T> {
                     (row, column) = (row + 1, 0);
                 }
             }
-            self.prefetch::<S, N, V>(simd, vectors[real - 1]);
+            self.prefetch::<S, N, V>(simd, last);
             let taps = match SKIPS {
-                true => self.taps_inside([vectors[0].row, vectors[real - 1].row]),
+                true => self.taps_inside([vectors[0].row, last.row]),
                 false => (0, self.products.taps),
             };
             // SAFETY: the copies have what whole vectors of outputs read; the caller answers for the
             // target.
             unsafe {
-                let mut sums = [[simd.splat(T::default()); V]; N];
                 let block_terms = self.products.block_terms;
                 let mut filters = self.filters;
+                let mut sums = [[simd.splat(T::default()); V]; N];
                 for term in (0..self.pass.terms).step_by(block_terms) {
                     let terms = block_terms.min(self.pass.terms - term);
                     let starts = &self.products.starts[..terms * self.products.taps];
                     let block = self.sum::<S, N, V, SKIPS>(simd, starts, taps, filters, pixels);
-                    for (sums, block) in sums.iter_mut().zip(&block) {
-                        for (sum, &block) in sums.iter_mut().zip(block) {
-                            *sum = simd.add(*sum, block);
+                    if term == 0 {
+                        sums = block;
+                    } else {
+                        for (sums, block) in sums.iter_mut().zip(&block) {
+                            for (sum, &block) in sums.iter_mut().zip(block) {
+                                *sum = simd.add(*sum, block);
+                            }
                         }
                     }
                     filters = filters.add(starts.len() * N);
