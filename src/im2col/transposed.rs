@@ -146,9 +146,13 @@ impl<T: Element> Kernel<T> for GatherTransposed<'_, T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        assert!(self.gather.share.beta == T::default(), "there is nothing in the planes");
-        simd.call(self.gather);
         // SAFETY: rows of the image, which are this task's, and for which there is memory.
-        unsafe { self.planes.write(simd, self.shape, self.memory, self.x) };
+        unsafe {
+            if self.gather.share.beta != T::default() {
+                self.planes.read(simd, self.shape, self.x, self.memory);
+            }
+            simd.call(self.gather);
+            self.planes.write(simd, self.shape, self.memory, self.x);
+        }
     }
 }

@@ -72,6 +72,7 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         new(1, 1, 1, 7, 1, 1, 7),
         new(1, 1, 7, 1, 1, 7, 1),
         new(3, 1, 5, 4, 1, 2, 2),
+        stride(3, 3, new(2, 1, 4, 8, 3, 1, 1)),
         // kernels long in one direction, and large
         pad([0, 0, 3, 3], new(2, 3, 9, 11, 5, 1, 7)),
         pad([3, 3, 0, 0], new(2, 3, 11, 9, 5, 7, 1)),
@@ -164,6 +165,9 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     all.push(new(3, 800, 1, 1, 700, 1, 1));
     // windows of 5 x 5 in tiles of 2 x 2: odd extents, segments of tiles, whole blocks and parts of them
     all.push(new(2, 3, 6, 9, 5, 5, 5));
+    // Few channels of which two taps are summed together.
+    all.push(new(2, 6, 9, 10, 16, 5, 5));
+    all.push(groups(2, new(2, 14, 6, 11, 20, 3, 3)));
     all.push(pad([2, 2, 2, 2], new(3, 18, 7, 10, 70, 5, 5)));
     all.push(pad([4, 0, 1, 3], new(1, 70, 5, 118, 17, 5, 5)));
     // layouts that are the same: one channel each, one pixel each, and windows of which one tap reads it
@@ -300,6 +304,14 @@ pub fn im2col_edges() -> Vec<Conv2dParams> {
         stride(3, 20, new(2, 3, 7, 64, 1, 2, 18)),
         stride(16, 16, new(1, 3, 32, 48, 1, 16, 16)),
         new(1, 1, 39, 60, 1, 20, 20),
+        // Small images beside each other, in several tasks.
+        pad([1, 1, 1, 1], new(5, 150, 7, 7, 1, 3, 3)),
+        stride(2, 2, pad([1, 0, 0, 1], new(3, 70, 8, 9, 1, 3, 3))),
+        // Windows of some width, inside x and beyond.
+        new(2, 3, 9, 14, 1, 5, 5),
+        new(1, 1, 12, 9, 1, 2, 8),
+        stride(4, 4, pad([2, 2, 2, 2], new(1, 3, 39, 35, 1, 11, 11))),
+        pad([9, 9, 9, 9], new(1, 2, 3, 4, 1, 7, 7)),
     ]
 }
 

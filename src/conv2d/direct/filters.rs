@@ -369,16 +369,24 @@ impl<T: Element> SumPart<'_, T> {
                 // Neighbouring input channels at one tap.
                 let sum_stride = self.plan.weight_strides[0];
                 let tile = Tile { item_stride: of_channel, sum_stride, ..tile };
-                for column_tap in 0..taps {
-                    let columns = column_taps.positions(column_tap, width);
-                    if columns.0 >= columns.1 {
-                        continue;
+                let (input, end) = self.inputs;
+                let mut column_tap = 0;
+                while column_tap < taps {
+                    let of_tap = |tap: usize| column_taps.positions(tap, width);
+                    let (columns, next) = (of_tap(column_tap), column_tap + 1);
+                    // Few sums would wait for each other.
+                    let together = match next < taps && of_tap(next) == columns {
+                        true if self.takes_two_taps::<S>(tile.width) => 2,
+                        _ => 1,
+                    };
+                    if columns.0 < columns.1 {
+                        for (first, count) in even_parts(end - input, S::TILE_ROWS) {
+                            let pixels = Pixels { rows, columns };
+                            let place = [input + first, row_tap, column_tap];
+                            tile.run_at(simd, pixels, place, count, together);
+                        }
                     }
-                    let (input, end) = self.inputs;
-                    for (first, count) in even_parts(end - input, S::TILE_ROWS) {
-                        let pixels = Pixels { rows, columns };
-                        tile.run_at(simd, pixels, [input + first, row_tap, column_tap], count);
-                    }
+                    column_tap += together;
                 }
                 continue;
             }
@@ -406,11 +414,21 @@ impl<T: Element> SumPart<'_, T> {
                         let pixels = Pixels { rows, columns };
                         let (tap, input) =
                             (tap + first / items_of_tap, input + first % items_of_tap);
-                        tile.run_at(simd, pixels, [input, row_tap, tap], count);
+                        tile.run_at(simd, pixels, [input, row_tap, tap], count, 1);
                     }
                 }
             }
         }
+    }
+
+    /// Whether the input channels are few, and so are the lanes of a panel, so that a tile has two column taps of
+    /// theirs: see [`TwoTaps`].
+    #[inline(always)]
+    fn takes_two_taps<S: Lanes<T>>(&self, width: usize) -> bool {
+        let [_, _, _, of_column] = self.shape.input_strides;
+        let are_neighbours = self.shape.width.dilation * of_column == 1;
+        let few = 2 * (self.inputs.1 - self.inputs.0) <= S::TILE_ROWS && width == S::LANES;
+        few && are_neighbours
     }
 
     /// Whether few input channels of all column taps are side by side, in x and among the sums.
@@ -445,7 +463,7 @@ struct Tile<'a, T> {
 
 impl<T: Element> Tile<'_, T> {
     /// Adds the products of some pixels to the sums of `count` items from the one of input channel,
-    /// row tap and column tap on.
+    /// row tap and column tap on, at one tap or at two.
     #[inline(always)]
     fn run_at<S: Lanes<T>>(
         &self,
@@ -453,6 +471,7 @@ impl<T: Element> Tile<'_, T> {
         pixels: Pixels,
         [input, row_tap, column_tap]: [usize; 3],
         count: usize,
+        together: usize,
     ) {
         let shape = self.task.shape;
         let [_, of_channel, of_row, of_column] = shape.input_strides;
@@ -479,7 +498,10 @@ impl<T: Element> Tile<'_, T> {
             sum_stride: self.sum_stride * self.width,
         };
         let vectors = self.width / S::LANES;
-        if self.item_stride == 1 && tap == 0 {
+        if together == 2 {
+            let next_tap = self.task.sum(self.panel, input, tap + 1);
+            simd.tile(count, vectors, &TwoTaps { products, next_tap });
+        } else if self.item_stride == 1 && tap == 0 {
             // In NHWC pixels lie apart, and the first tap meets them first.
             simd.tile(count, vectors, &Fetching(products));
         } else {
@@ -505,6 +527,13 @@ struct Products<T> {
 /// The same, with pixels asked for ahead of their use.
 struct Fetching<T>(Products<T>);
 
+/// A vector of the panel and few items, at two neighbouring column taps: a tile of one of them would have too few sums.
+struct TwoTaps<T> {
+    products: Products<T>,
+    /// The sums of the second one.
+    next_tap: *mut T,
+}
+
 /// As many pixels as take longer to multiply than one takes to arrive from the third-level cache.
 const PIXELS_AHEAD: usize = 24;
 
@@ -519,6 +548,41 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Fetching<T> {
     #[inline(always)]
     fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
         self.0.sum::<S, ROWS, VECTORS, true>(simd);
+    }
+}
+
+impl<T: Element, S: Lanes<T>> TileKernel<T, S> for TwoTaps<T> {
+    #[inline(always)]
+    fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
+        if VECTORS > 1 || 2 * ROWS > S::TILE_ROWS {
+            unreachable!("see SumPart::takes_two_taps");
+        }
+        let products = &self.products;
+        let mut sums = [[simd.splat(T::default()); 2]; ROWS];
+        let [row_step, column_step] = products.source_steps;
+        // SAFETY: x has the pixels that the items read, dy's panel and the sums have theirs.
+        unsafe {
+            for row in 0..products.counts[0] {
+                let mut source = products.source.add(row * row_step);
+                let mut gradient = products.gradient.add(row * products.gradient_row);
+                for _ in 0..products.counts[1] {
+                    let lanes = simd.load(gradient);
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let item = source.add(r * products.item_stride);
+                        sums[0] = simd.mul_add(simd.splat(*item), lanes, sums[0]);
+                        sums[1] = simd.mul_add(simd.splat(*item.add(1)), lanes, sums[1]);
+                    }
+                    source = source.wrapping_add(column_step);
+                    gradient = gradient.add(S::LANES);
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (&sum, totals) in sums.iter().zip([products.sums, self.next_tap]) {
+                    let total = totals.add(r * products.sum_stride);
+                    simd.store(total, simd.add(simd.load(total), sum));
+                }
+            }
+        }
     }
 }
 

@@ -17,7 +17,7 @@ const TAPS: usize = 5;
 const FEW_TAPS: usize = 3;
 
 /// Rows of a block, whose products are summed in registers.
-const ROWS: usize = 16;
+const ROWS: usize = 32;
 
 /// Whether a convolution has such outputs, and few enough taps to sum them all at once.
 pub(super) fn takes(shape: &ConvShape) -> bool {
