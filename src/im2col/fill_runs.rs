@@ -120,8 +120,9 @@ impl<T: Element> FillRuns<'_, T> {
                 let mut target = self.col.wrapping_add(self.places.at([row, column, 0], (0, 0)));
                 for channel in 0..channels {
                     let mut run = source;
-                    for _ in 0..height.kernel {
-                        copy(run, target, width.kernel, channel + 1 == channels);
+                    for kernel_row in 0..height.kernel {
+                        let is_last = (channel + 1, kernel_row + 1) == (channels, height.kernel);
+                        copy(run, target, width.kernel, is_last);
                         run = run.wrapping_add(down);
                         target = target.wrapping_add(width.kernel);
                     }
@@ -139,8 +140,8 @@ fn copy<T: Element, const N: usize>(source: *const T, target: *mut T) {
     unsafe { target.cast::<[T; N]>().write_unaligned(source.cast::<[T; N]>().read_unaligned()) };
 }
 
-/// Copies 5 to 8 elements, and with them some that lie behind, unless that is the end of a patch: what comes there is
-/// written later.
+/// Copies 5 to 8 elements, and with them some that lie behind, unless these are the last of a patch: what comes there is
+/// written later. (There are rows of the window below, or other channels, so that it may be read, too.)
 #[inline(always)]
 fn copy_short<T: Element>(source: *const T, target: *mut T, len: usize, is_last: bool) {
     if is_last {
