@@ -66,6 +66,7 @@ impl<'a, T: Element> PackedProduct<'a, T> {
                 relu: false,
             },
             ahead: [Ahead::none(); 2],
+            asks_for_rows: false,
         };
         Ok(PackedProduct { level, product, _scratch: scratch })
     }

@@ -102,7 +102,18 @@ impl Plan {
 /// Pixels of a panel, in the instruction sets with the widest ones.
 const PANEL_PIXELS: usize = 32;
 
+/// The deepest products, and the least results in bytes, whose rows are asked for before they are stored. (Of
+/// fewer results, or deeper products, the processor sees to that in time.)
+const SHORT_DEPTH: usize = 24;
+const MANY_RESULTS: usize = 24 << 20;
+
 impl<T: Element> FilterProduct<T> {
+    /// Whether there are so many results.
+    fn has_many_results(&self) -> bool {
+        let results = self.outputs.saturating_mul(self.groups * self.batch * self.pixels);
+        results >= MANY_RESULTS / size_of::<T>()
+    }
+
     /// Takes the images as one, where a patch is just its pixel and each image's pixels would leave some of
     /// their last tile empty. What is summed for a pixel stays the same.
     pub fn joined(self) -> Self {
@@ -498,6 +509,7 @@ impl<T: Element> Task<'_, T> {
                 relu: last && relu,
             },
             ahead: [ahead, Ahead::none()],
+            asks_for_rows: block.cells <= SHORT_DEPTH && self.product.has_many_results(),
         };
         let product = match self.patches.layout {
             Layout::Nchw => product,

@@ -148,6 +148,9 @@ pub(crate) struct BlockProduct<T> {
     pub update: Update<T>,
     /// What to ask memory for meanwhile, one after the other.
     pub ahead: [Ahead<T>; 2],
+    /// Whether C is so large, and the depth so short, that stores of rows written in order would wait: the lines of
+    /// the next row panel are asked for then.
+    pub asks_for_rows: bool,
 }
 
 impl<T> BlockProduct<T> {
@@ -260,6 +263,13 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
             for row in rows {
                 simd.prefetch(target.wrapping_add(row));
                 simd.prefetch(last.wrapping_add(row));
+            }
+        }
+        if block.asks_for_rows && block.finishes_rows() && block.column_places.inner == 1 {
+            let next = ROWS * block.row_places.inner;
+            for row in rows {
+                simd.prefetch(target.wrapping_add(row + next));
+                simd.prefetch(last.wrapping_add(row + next));
             }
         }
         let [right_step, _] = block.column_panels.order.strides(VECTORS * S::LANES);

@@ -470,6 +470,7 @@ impl<T: Element> Product<'_, T> {
             column_places: Places::every(self.c_strides[2]),
             update: Update { alpha: self.alpha, beta, bias: Bias::None, relu: false },
             ahead: [Ahead::none(); 2],
+            asks_for_rows: false,
         };
         T::dispatch(level, product);
     }
