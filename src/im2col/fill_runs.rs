@@ -24,10 +24,13 @@ pub(super) struct FillRuns<'a, T> {
 /// The shortest run that is worth a copy of its own. (Shorter ones are faster made by transposing.)
 const SHORTEST: usize = 5;
 
-/// Whether it takes the patches, which are rows.
+/// Whether it takes the patches, which are rows. Not where much lies between few windows: that would be copied, too.
 pub(super) fn takes(shape: &ConvShape) -> bool {
-    let width = &shape.width;
-    shape.layout == Layout::Nchw && width.dilation == 1 && width.kernel >= SHORTEST
+    let (height, width) = (&shape.height, &shape.width);
+    let copied = span(height, shape.out_height).saturating_mul(span(width, shape.out_width));
+    let cells = shape.window() * shape.out_height * shape.out_width;
+    let pays = copied / 2 <= height.input * width.input + cells;
+    pays && shape.layout == Layout::Nchw && width.dilation == 1 && width.kernel >= SHORTEST
 }
 
 /// Elements of memory for so many rows of windows.
@@ -59,8 +62,8 @@ impl<T: Element> Kernel<T> for FillRuns<'_, T> {
             false => self.unpadded(),
         };
         match self.shape.width.kernel {
-            ..=8 => self.patches(&rows, copy_short),
-            _ => self.patches(&rows, copy_long),
+            ..=8 => self.patches::<false>(&rows),
+            _ => self.patches::<true>(&rows),
         }
     }
 }
@@ -107,9 +110,9 @@ impl<T: Element> FillRuns<'_, T> {
         Rows { start: self.memory, row: columns, channel: plane }
     }
 
-    /// Writes the patches by copies of runs: `copy(source, target, len, is_last)`.
+    /// Writes the patches by copies of runs, `LONG` ones or short ones.
     #[inline(always)]
-    fn patches(&self, from: &Rows<T>, copy: impl Fn(*const T, *mut T, usize, bool)) {
+    fn patches<const LONG: bool>(&self, from: &Rows<T>) {
         let (height, width) = (&self.shape.height, &self.shape.width);
         let channels = self.shape.in_channels;
         let down = height.dilation * from.row;
@@ -122,7 +125,14 @@ impl<T: Element> FillRuns<'_, T> {
                     let mut run = source;
                     for kernel_row in 0..height.kernel {
                         let is_last = (channel + 1, kernel_row + 1) == (channels, height.kernel);
-                        copy(run, target, width.kernel, is_last);
+                        // SAFETY: a run of a patch, and what it is in x or in its copy. Behind it there are others
+                        // but for the last one, and more of x: rows of the window below, or other channels.
+                        unsafe {
+                            match LONG {
+                                true => copy_long(run, target, width.kernel),
+                                false => copy_short(run, target, width.kernel, is_last),
+                            }
+                        }
                         run = run.wrapping_add(down);
                         target = target.wrapping_add(width.kernel);
                     }
@@ -134,28 +144,41 @@ impl<T: Element> FillRuns<'_, T> {
 }
 
 /// Copies `N` elements.
+///
+/// # Safety
+/// They may be read and written.
 #[inline(always)]
-fn copy<T: Element, const N: usize>(source: *const T, target: *mut T) {
-    // SAFETY: `FillRuns` has them: see `copy_short` and `copy_long`.
+unsafe fn copy<T: Element, const N: usize>(source: *const T, target: *mut T) {
+    // SAFETY: the caller answers for the elements.
     unsafe { target.cast::<[T; N]>().write_unaligned(source.cast::<[T; N]>().read_unaligned()) };
 }
 
 /// Copies 5 to 8 elements, and with them some that lie behind, unless these are the last of a patch: what comes there is
-/// written later. (There are rows of the window below, or other channels, so that it may be read, too.)
+/// written later.
+///
+/// # Safety
+/// They may be read and written, and so may 8 where they are not the last.
 #[inline(always)]
-fn copy_short<T: Element>(source: *const T, target: *mut T, len: usize, is_last: bool) {
-    if is_last {
-        copy::<T, 4>(source, target);
-        copy::<T, 4>(source.wrapping_add(len - 4), target.wrapping_add(len - 4));
-    } else {
-        copy::<T, 8>(source, target);
+unsafe fn copy_short<T: Element>(source: *const T, target: *mut T, len: usize, is_last: bool) {
+    // SAFETY: the caller answers for the elements.
+    unsafe {
+        if is_last {
+            copy::<T, 4>(source, target);
+            copy::<T, 4>(source.add(len - 4), target.add(len - 4));
+        } else {
+            copy::<T, 8>(source, target);
+        }
     }
 }
 
 /// Copies 8 elements or more.
+///
+/// # Safety
+/// They may be read and written.
 #[inline(always)]
-fn copy_long<T: Element>(source: *const T, target: *mut T, len: usize, _: bool) {
+unsafe fn copy_long<T: Element>(source: *const T, target: *mut T, len: usize) {
     for at in (0..len - 8).step_by(8).chain([len - 8]) {
-        copy::<T, 8>(source.wrapping_add(at), target.wrapping_add(at));
+        // SAFETY: the caller answers for the elements.
+        unsafe { copy::<T, 8>(source.add(at), target.add(at)) };
     }
 }

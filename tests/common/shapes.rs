@@ -312,6 +312,9 @@ pub fn im2col_edges() -> Vec<Conv2dParams> {
         new(1, 1, 12, 9, 1, 2, 8),
         stride(4, 4, pad([2, 2, 2, 2], new(1, 3, 39, 35, 1, 11, 11))),
         pad([9, 9, 9, 9], new(1, 2, 3, 4, 1, 7, 7)),
+        // Much padding between few windows.
+        stride(50, 60, pad([60, 60, 70, 70], new(1, 2, 3, 4, 1, 5, 5))),
+        stride(1, 900, pad([0, 0, 900, 905], new(1, 2, 6, 4, 1, 5, 6))),
     ]
 }
 
