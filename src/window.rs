@@ -15,6 +15,19 @@ impl Axis {
         (self.kernel - 1) * self.dilation + 1
     }
 
+    /// The extent of so many windows that follow each other, one at least.
+    #[inline(always)]
+    pub fn span(&self, outputs: usize) -> usize {
+        (outputs - 1) * self.stride + self.window()
+    }
+
+    /// The inputs that the windows at some outputs reach.
+    pub fn inputs(&self, outputs: &Range<usize>) -> Range<usize> {
+        let start = outputs.start * self.stride;
+        let input = |padded: usize| padded.saturating_sub(self.pad_before).min(self.input);
+        input(start)..input(start + self.span(outputs.len()))
+    }
+
     /// The taps of the window at `output` that read the input. Where there are none the range is
     /// empty: at `kernel` when the window lies before the input, at 0 when it lies behind.
     #[inline(always)]
@@ -78,10 +91,7 @@ impl Axis {
     /// The axis of some outputs alone, and the inputs that it keeps: those that their windows reach.
     /// None of these windows may lie in the padding alone.
     pub fn of_outputs(&self, outputs: Range<usize>) -> (Axis, Range<usize>) {
-        let start = outputs.start * self.stride;
-        let first = start.saturating_sub(self.pad_before);
-        let end = start + (outputs.len() - 1) * self.stride + self.window();
-        let inputs = first..end.saturating_sub(self.pad_before).min(self.input);
+        let (start, inputs) = (outputs.start * self.stride, self.inputs(&outputs));
         let pad_before = self.pad_before.saturating_sub(start);
         let pad_after = self.padded().saturating_sub(start + pad_before + inputs.len());
         let axis =

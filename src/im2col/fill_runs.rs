@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::lines;
 use super::places::Places;
-use crate::shape::{Axis, ConvShape, Layout};
-use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
+use crate::shape::{ConvShape, Layout};
+use crate::simd::{Element, Kernel, Lanes};
 
 /// Writes the patches of some rows of windows.
 pub(super) struct FillRuns<'a, T> {
@@ -27,7 +27,7 @@ const SHORTEST: usize = 5;
 /// Whether it takes the patches, which are rows. Not where much lies between few windows: that would be copied, too.
 pub(super) fn takes(shape: &ConvShape) -> bool {
     let (height, width) = (&shape.height, &shape.width);
-    let copied = span(height, shape.out_height).saturating_mul(span(width, shape.out_width));
+    let copied = height.span(shape.out_height).saturating_mul(width.span(shape.out_width));
     let cells = shape.window() * shape.out_height * shape.out_width;
     let pays = copied / 2 <= height.input * width.input + cells;
     pays && shape.layout == Layout::Nchw && width.dilation == 1 && width.kernel >= SHORTEST
@@ -41,15 +41,9 @@ pub(super) fn memory_len(shape: &ConvShape, rows: usize) -> usize {
 /// Elements that are read behind a run at most.
 const READ_TOO_MUCH: usize = 8;
 
-/// Positions that so many windows read.
-fn span(axis: &Axis, windows: usize) -> usize {
-    (windows - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1
-}
-
-/// Elements from one channel to the next: an odd multiple of a vector's, as others would share few sets of a cache.
+/// Elements from one channel to the next.
 fn plane_len(shape: &ConvShape, rows: usize) -> usize {
-    let len = span(&shape.height, rows).saturating_mul(span(&shape.width, shape.out_width));
-    (len.div_ceil(TILE_LANES) | 1).saturating_mul(TILE_LANES)
+    lines::plane_len(shape.height.span(rows).saturating_mul(shape.width.span(shape.out_width)))
 }
 
 impl<T: Element> Kernel<T> for FillRuns<'_, T> {
@@ -90,7 +84,7 @@ impl<T: Element> FillRuns<'_, T> {
     fn pad<S: Lanes<T>>(&self, simd: S) -> Rows<T> {
         let (height, width) = (&self.shape.height, &self.shape.width);
         let [_, x_channel, x_row, _] = self.shape.input_strides;
-        let (rows, columns) = (span(height, self.rows.len()), span(width, self.shape.out_width));
+        let (rows, columns) = (height.span(self.rows.len()), width.span(self.shape.out_width));
         let inside = width.pad_before.min(columns)..(width.pad_before + width.input).min(columns);
         let plane = plane_len(self.shape, self.rows.len());
         for channel in 0..self.shape.in_channels {
@@ -115,6 +109,8 @@ impl<T: Element> FillRuns<'_, T> {
     fn patches<const LONG: bool>(&self, from: &Rows<T>) {
         let (height, width) = (&self.shape.height, &self.shape.width);
         let channels = self.shape.in_channels;
+        // (Of the shape itself it would be read anew after each store.)
+        let (rows, len) = (height.kernel, width.kernel);
         let down = height.dilation * from.row;
         for row in self.rows.clone() {
             let line = (row - self.rows.start) * height.stride * from.row;
@@ -123,34 +119,24 @@ impl<T: Element> FillRuns<'_, T> {
                 let mut target = self.col.wrapping_add(self.places.at([row, column, 0], (0, 0)));
                 for channel in 0..channels {
                     let mut run = source;
-                    for kernel_row in 0..height.kernel {
-                        let is_last = (channel + 1, kernel_row + 1) == (channels, height.kernel);
+                    for kernel_row in 0..rows {
+                        let is_last = (channel + 1, kernel_row + 1) == (channels, rows);
                         // SAFETY: a run of a patch, and what it is in x or in its copy. Behind it there are others
                         // but for the last one, and more of x: rows of the window below, or other channels.
                         unsafe {
                             match LONG {
-                                true => copy_long(run, target, width.kernel),
-                                false => copy_short(run, target, width.kernel, is_last),
+                                true => copy_long(run, target, len),
+                                false => copy_short(run, target, len, is_last),
                             }
                         }
                         run = run.wrapping_add(down);
-                        target = target.wrapping_add(width.kernel);
+                        target = target.wrapping_add(len);
                     }
                     source = source.wrapping_add(from.channel);
                 }
             }
         }
     }
-}
-
-/// Copies `N` elements.
-///
-/// # Safety
-/// They may be read and written.
-#[inline(always)]
-unsafe fn copy<T: Element, const N: usize>(source: *const T, target: *mut T) {
-    // SAFETY: the caller answers for the elements.
-    unsafe { target.cast::<[T; N]>().write_unaligned(source.cast::<[T; N]>().read_unaligned()) };
 }
 
 /// Copies 5 to 8 elements, and with them some that lie behind, unless these are the last of a patch: what comes there is
@@ -163,10 +149,10 @@ unsafe fn copy_short<T: Element>(source: *const T, target: *mut T, len: usize, i
     // SAFETY: the caller answers for the elements.
     unsafe {
         if is_last {
-            copy::<T, 4>(source, target);
-            copy::<T, 4>(source.add(len - 4), target.add(len - 4));
+            target.copy_from_nonoverlapping(source, 4);
+            target.add(len - 4).copy_from_nonoverlapping(source.add(len - 4), 4);
         } else {
-            copy::<T, 8>(source, target);
+            target.copy_from_nonoverlapping(source, 8);
         }
     }
 }
@@ -179,6 +165,6 @@ unsafe fn copy_short<T: Element>(source: *const T, target: *mut T, len: usize, i
 unsafe fn copy_long<T: Element>(source: *const T, target: *mut T, len: usize) {
     for at in (0..len - 8).step_by(8).chain([len - 8]) {
         // SAFETY: the caller answers for the elements.
-        unsafe { copy::<T, 8>(source.add(at), target.add(at)) };
+        unsafe { target.add(at).copy_from_nonoverlapping(source.add(at), 8) };
     }
 }

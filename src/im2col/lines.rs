@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::runs;
-use crate::simd::{CACHE_LINE, Element, Lanes};
+use crate::simd::{CACHE_LINE, Element, Lanes, TILE_LANES};
 
 /// A stride that has no constant of its own: lanes are read one by one.
 pub(super) const ANY: usize = 0;
@@ -95,6 +95,12 @@ pub(super) unsafe fn copy<T: Element, S: Lanes<T>>(
             runs::store(simd, count, target, value);
         }
     }
+}
+
+/// Elements from one plane of so many to the next in memory: an odd multiple of a vector's, as others would share few
+/// sets of a cache.
+pub(super) fn plane_len(len: usize) -> usize {
+    (len.div_ceil(TILE_LANES) | 1).saturating_mul(TILE_LANES)
 }
 
 /// Asks for the cache lines of a matrix that will be written soon, in rows of `columns` elements.

@@ -33,7 +33,7 @@ use transposed::{FillTransposed, GatherTransposed, Planes};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::scratch::ScratchLen;
-use crate::shape::{Axis, Conv2dParams, ConvShape, Layout, tensor};
+use crate::shape::{Conv2dParams, ConvShape, Layout, tensor};
 use crate::shared_mut::SharedMut;
 use crate::simd::Element;
 
@@ -96,8 +96,8 @@ pub(crate) fn run_im2col<T: Element>(
         (false, true) if fill_runs::takes(&shape) => fill_runs::memory_len(&shape, cut.rows),
         (false, true) => fill_planes::memory_len(&shape),
         (true, false) => {
-            let rows = Planes::read_by(&Axis { pad_before: 0, ..shape.height }, &(0..cut.rows));
-            Planes::memory_len(&shape, rows.len(), cut.channels)
+            let rows = shape.height.span(cut.rows).min(shape.height.input);
+            transposed::memory_len(&shape, rows, cut.channels)
         }
         _ => 0,
     };
@@ -118,18 +118,24 @@ pub(crate) fn run_im2col<T: Element>(
         if is_patch_rows {
             return T::dispatch(level, FillPixels { shape, rows, x, col, places });
         }
-        let planes = Planes::new(shape, &Planes::read_by(&shape.height, &rows), &channels);
-        let of_planes = planes.shape(shape);
+        let planes = Planes {
+            shape,
+            x: x.cast_mut(),
+            memory,
+            rows: shape.height.inputs(&rows),
+            channels: channels.clone(),
+        };
+        let of_planes = planes.shape();
         let fill = FillPlanes {
             shape: &of_planes,
             rows,
             channels,
-            x: planes.image(shape, memory),
+            x: planes.image(),
             col,
             places,
             memory: ptr::null_mut(),
         };
-        T::dispatch(level, FillTransposed { shape, x, planes, memory, fill });
+        T::dispatch(level, FillTransposed { planes, fill });
     };
     context.run(cut.tasks(), &|slot, index| cut.task(index).for_each(|part| fill(slot, part)));
     Ok(())
@@ -237,7 +243,7 @@ impl<T: Element> AddCells<'_, T> {
             (Way::Direct, _) if shape.layout == Layout::Nhwc => 0,
             (Way::Direct, _) => of_rows,
             (Way::Transposed(ring), _) => of_rows + ring.len(),
-            (Way::Planes, cut) => of_rows + Planes::memory_len(shape, cut.rows, cut.channels),
+            (Way::Planes, cut) => of_rows + transposed::memory_len(shape, cut.rows, cut.channels),
         }
     }
 
@@ -269,17 +275,18 @@ impl<T: Element> AddCells<'_, T> {
                     T::dispatch(level, GatherPlanes { share, ring, memory: memory() });
                 }
                 (Way::Planes, _) => {
-                    let planes = Planes::new(shape, &share.rows, &share.channels);
-                    let of_planes = planes.shape(shape);
                     let memory = memory();
-                    let target = memory.wrapping_add(gather_planes::memory_len(&shape.width));
-                    let share =
-                        Share { shape: &of_planes, x: planes.image(shape, target), ..share };
+                    let planes = Planes {
+                        shape,
+                        x,
+                        memory: memory.wrapping_add(gather_planes::memory_len(&shape.width)),
+                        rows: share.rows.clone(),
+                        channels: share.channels.clone(),
+                    };
+                    let of_planes = planes.shape();
+                    let share = Share { shape: &of_planes, x: planes.image(), ..share };
                     let gather = GatherPlanes { share, ring: None, memory };
-                    T::dispatch(
-                        level,
-                        GatherTransposed { shape, x, planes, memory: target, gather },
-                    );
+                    T::dispatch(level, GatherTransposed { planes, gather });
                 }
             }
         };

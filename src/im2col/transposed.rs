@@ -5,117 +5,99 @@ use std::ops::Range;
 
 use super::fill_planes::FillPlanes;
 use super::gather_planes::GatherPlanes;
+use super::lines;
 use crate::runs;
-use crate::shape::{Axis, ConvShape};
+use crate::shape::ConvShape;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
 /// Channels of a task, but for the last: whole vectors.
 pub(super) fn channels(shape: &ConvShape) -> usize {
-    TILE_LANES.min(shape.in_channels.max(1))
+    TILE_LANES.min(shape.in_channels)
+}
+
+/// Elements of memory for so many rows of x and channels.
+pub(super) fn memory_len(shape: &ConvShape, rows: usize, channels: usize) -> usize {
+    plane_len(shape, rows).saturating_mul(channels)
+}
+
+fn plane_len(shape: &ConvShape, rows: usize) -> usize {
+    lines::plane_len(rows.saturating_mul(shape.width.input))
 }
 
 /// The planes of some rows of an image in some channels.
-#[derive(Clone, Copy)]
-pub(super) struct Planes {
-    /// Elements from one plane to the next.
-    plane: usize,
-    rows: usize,
-    first_row: usize,
-    channels: usize,
-    first_channel: usize,
+pub(super) struct Planes<'a, T> {
+    pub shape: &'a ConvShape,
+    /// The image, in NHWC.
+    pub x: *mut T,
+    /// Of `memory_len` elements.
+    pub memory: *mut T,
+    pub rows: Range<usize>,
+    pub channels: Range<usize>,
 }
 
-impl Planes {
-    pub fn new(shape: &ConvShape, rows: &Range<usize>, channels: &Range<usize>) -> Planes {
-        Planes {
-            plane: plane_len(shape, rows.len()),
-            rows: rows.len(),
-            first_row: rows.start,
-            channels: channels.len(),
-            first_channel: channels.start,
-        }
+impl<T> Planes<'_, T> {
+    /// Elements from one plane to the next.
+    fn plane(&self) -> usize {
+        plane_len(self.shape, self.rows.len())
     }
 
-    /// Rows of x that some rows of windows read.
-    pub fn read_by(height: &Axis, rows: &Range<usize>) -> Range<usize> {
-        let first = rows.start * height.stride;
-        let end = (rows.end - 1) * height.stride + (height.kernel - 1) * height.dilation + 1;
-        let [first, end] = [first, end].map(|padded| padded.saturating_sub(height.pad_before));
-        first.min(height.input)..end.min(height.input)
-    }
-
-    /// Elements of memory for so many rows and channels.
-    pub fn memory_len(shape: &ConvShape, rows: usize, channels: usize) -> usize {
-        plane_len(shape, rows).saturating_mul(channels)
+    /// Elements of a plane.
+    fn len(&self) -> usize {
+        self.rows.len() * self.shape.width.input
     }
 
     /// The shape of an image that lies so.
-    pub fn shape(&self, shape: &ConvShape) -> ConvShape {
-        ConvShape { input_strides: [0, self.plane, shape.width.input, 1], ..*shape }
+    pub fn shape(&self) -> ConvShape {
+        ConvShape { input_strides: [0, self.plane(), self.shape.width.input, 1], ..*self.shape }
     }
 
     /// Where that image would begin.
-    pub fn image<T>(&self, shape: &ConvShape, memory: *mut T) -> *mut T {
-        let before = self.first_channel * self.plane + self.first_row * shape.width.input;
-        memory.wrapping_sub(before)
+    pub fn image(&self) -> *mut T {
+        let before = self.channels.start * self.plane() + self.rows.start * self.shape.width.input;
+        self.memory.wrapping_sub(before)
     }
 
-    /// Their elements of an NHWC image.
-    fn pixels<T>(&self, shape: &ConvShape, x: *mut T) -> *mut T {
-        x.wrapping_add(self.first_row * shape.input_strides[2] + self.first_channel)
-    }
-
-    /// Copies them from an NHWC image.
-    ///
-    /// # Safety
-    /// It may be read there, and the memory written.
-    #[inline(always)]
-    unsafe fn read<T: Element, S: Lanes<T>>(
-        &self,
-        simd: S,
-        shape: &ConvShape,
-        x: *const T,
-        memory: *mut T,
-    ) {
-        let extents = [self.rows * shape.width.input, self.channels];
-        let x = self.pixels(shape, x.cast_mut()).cast_const();
-        // SAFETY: the caller answers for the elements.
-        unsafe { runs::transpose(simd, extents, x, shape.input_strides[3], memory, self.plane) };
-    }
-
-    /// Copies them to an NHWC image.
-    ///
-    /// # Safety
-    /// It may be written there, and the memory read.
-    #[inline(always)]
-    unsafe fn write<T: Element, S: Lanes<T>>(
-        &self,
-        simd: S,
-        shape: &ConvShape,
-        memory: *const T,
-        x: *mut T,
-    ) {
-        let extents = [self.channels, self.rows * shape.width.input];
-        let x = self.pixels(shape, x);
-        // SAFETY: the caller answers for the elements.
-        unsafe { runs::transpose(simd, extents, memory, self.plane, x, shape.input_strides[3]) };
+    /// Their elements in NHWC.
+    fn pixels(&self) -> *mut T {
+        self.x.wrapping_add(self.rows.start * self.shape.input_strides[2] + self.channels.start)
     }
 }
 
-/// Odd multiples of a vector: other strides of the same lane would go to few sets of a cache.
-fn plane_len(shape: &ConvShape, rows: usize) -> usize {
-    let vectors = rows.saturating_mul(shape.width.input).div_ceil(TILE_LANES);
-    (vectors | 1).saturating_mul(TILE_LANES)
+impl<T: Element> Planes<'_, T> {
+    /// Copies them from NHWC.
+    ///
+    /// # Safety
+    /// x may be read there, and the memory written.
+    #[inline(always)]
+    unsafe fn read<S: Lanes<T>>(&self, simd: S) {
+        let (extents, of_pixel) = ([self.len(), self.channels.len()], self.shape.input_strides[3]);
+        // SAFETY: the caller answers for the elements.
+        unsafe {
+            let x = self.pixels().cast_const();
+            runs::transpose(simd, extents, x, of_pixel, self.memory, self.plane());
+        }
+    }
+
+    /// Copies them to NHWC.
+    ///
+    /// # Safety
+    /// x may be written there, and the memory read.
+    #[inline(always)]
+    unsafe fn write<S: Lanes<T>>(&self, simd: S) {
+        let (extents, of_pixel) = ([self.channels.len(), self.len()], self.shape.input_strides[3]);
+        // SAFETY: the caller answers for the elements.
+        unsafe {
+            let memory = self.memory.cast_const();
+            runs::transpose(simd, extents, memory, self.plane(), self.pixels(), of_pixel);
+        }
+    }
 }
 
 /// im2col.
 pub(super) struct FillTransposed<'a, T> {
-    pub shape: &'a ConvShape,
-    /// The image.
-    pub x: *const T,
-    pub planes: Planes,
-    pub memory: *mut T,
-    /// From the planes.
+    /// Of the rows that the windows read.
+    pub planes: Planes<'a, T>,
+    /// From there.
     pub fill: FillPlanes<'a, T>,
 }
 
@@ -125,19 +107,15 @@ impl<T: Element> Kernel<T> for FillTransposed<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         // SAFETY: rows of the image, for which there is memory.
-        unsafe { self.planes.read(simd, self.shape, self.x, self.memory) };
+        unsafe { self.planes.read(simd) };
         simd.call(self.fill);
     }
 }
 
 /// col2im.
 pub(super) struct GatherTransposed<'a, T> {
-    pub shape: &'a ConvShape,
-    /// The image.
-    pub x: *mut T,
-    pub planes: Planes,
-    pub memory: *mut T,
-    /// To the planes.
+    pub planes: Planes<'a, T>,
+    /// To there.
     pub gather: GatherPlanes<'a, T>,
 }
 
@@ -149,10 +127,10 @@ impl<T: Element> Kernel<T> for GatherTransposed<'_, T> {
         // SAFETY: rows of the image, which are this task's, and for which there is memory.
         unsafe {
             if self.gather.share.beta != T::default() {
-                self.planes.read(simd, self.shape, self.x, self.memory);
+                self.planes.read(simd);
             }
             simd.call(self.gather);
-            self.planes.write(simd, self.shape, self.memory, self.x);
+            self.planes.write(simd);
         }
     }
 }

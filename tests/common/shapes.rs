@@ -165,11 +165,11 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     all.push(new(3, 800, 1, 1, 700, 1, 1));
     // windows of 5 x 5 in tiles of 2 x 2: odd extents, segments of tiles, whole blocks and parts of them
     all.push(new(2, 3, 6, 9, 5, 5, 5));
-    // Few channels of which two taps are summed together.
-    all.push(new(2, 6, 9, 10, 16, 5, 5));
-    all.push(groups(2, new(2, 14, 6, 11, 20, 3, 3)));
     all.push(pad([2, 2, 2, 2], new(3, 18, 7, 10, 70, 5, 5)));
     all.push(pad([4, 0, 1, 3], new(1, 70, 5, 118, 17, 5, 5)));
+    // few channels of which two taps are summed together
+    all.push(new(2, 6, 9, 10, 16, 5, 5));
+    all.push(groups(2, new(2, 14, 6, 11, 20, 3, 3)));
     // layouts that are the same: one channel each, one pixel each, and windows of which one tap reads it
     all.push(pad([1, 1, 1, 1], new(3, 1, 9, 20, 1, 3, 3)));
     all.push(stride(2, 2, new(2, 1, 8, 9, 1, 2, 2)));
