@@ -65,6 +65,7 @@ impl<'a, T: Element> PackedProduct<'a, T> {
                 bias: Bias::None,
                 relu: false,
             },
+            transposed: None,
             ahead: [Ahead::none(); 2],
             asks_for_rows: false,
         };

@@ -180,6 +180,7 @@ fn task<T: Element>(
             row_places: Places::every(if plan.cells_in_lanes { plan.cells } else { 1 }),
             column_places: Places::every(if plan.cells_in_lanes { 1 } else { shape.group_out }),
             update: Update { alpha: T::from_f64(1.0), beta, bias: Bias::None, relu: false },
+            transposed: None,
             ahead: next.map_or([Ahead::none(); 2], |(task, block)| ahead(plan, block, &task)),
             asks_for_rows: false,
         };

@@ -3,18 +3,22 @@
 //! The filters are packed once per call, or by the one task that uses them. Each task packs some pixels'
 //! patches straight from the image, or reads them there where a patch is just its pixel, and multiplies:
 //! NCHW has the pixels in the lanes and the filters' outputs as rows of the tile, NHWC the other way
-//! round, so that results are written as they lie.
+//! round, so that results are written as they lie. Small images of NCHW, whose rows would leave lanes empty
+//! or straddle cache lines, are multiplied as NHWC is, and their tiles transposed as they are written.
+
+use std::ops::RangeInclusive;
 
 use super::fill_by_cell::FillByCell;
 use super::patches::{Block, FillByPixel, Patches};
 use crate::context::Context;
 use crate::gemm::ahead::Ahead;
 use crate::gemm::blocking::{Grid, block_length, depth_blocks};
-use crate::gemm::kernel::{Bias, BlockProduct, Order, Panels, Places, Update};
+use crate::gemm::kernel::{Bias, BlockProduct, Order, Panels, Places, Transposed, Update};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
+use crate::runs;
 use crate::scratch::{Scratch, ScratchLen};
 use crate::shape::Layout;
-use crate::simd::{CACHE_LINE, Element, Level};
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, Level};
 
 /// Pixels of a task at the most: their patches of one depth block take 256 KB in f32, beside the
 /// filters' panels in the second-level cache.
@@ -79,6 +83,8 @@ unsafe impl<T: Element> Sync for FilterProduct<T> {}
 /// How a product is cut and where a task's parts lie in scratch memory.
 struct Plan {
     depth: usize,
+    /// Whether the lanes are outputs, and the rows of a tile pixels.
+    outputs_in_lanes: bool,
     grid: Grid,
     filters: PanelShape,
     patches: PanelShape,
@@ -89,9 +95,20 @@ struct Plan {
     patches_len: usize,
     /// Elements of the patches before they are transposed: NHWC only.
     filled_len: usize,
+    /// Whether results are transposed as they are written, and the sums of a task before that.
+    transposes: bool,
+    sums_len: usize,
 }
 
 impl Plan {
+    /// Outputs of a task, but for the last.
+    fn task_outputs(&self) -> usize {
+        match self.outputs_in_lanes {
+            true => self.grid.task_columns,
+            false => self.grid.task_rows,
+        }
+    }
+
     /// From panel to panel of packed patches. One step more than they have: panels of a power of
     /// two would all compete for the same few sets of the first-level cache.
     fn panel_stride(&self, depth: usize) -> usize {
@@ -101,6 +118,16 @@ impl Plan {
 
 /// Pixels of a panel, in the instruction sets with the widest ones.
 const PANEL_PIXELS: usize = 32;
+
+/// Images of so many pixels, with at least so many outputs, have these in the lanes where one lane is missing
+/// for every so many pixels, or there are at most so many images, or at least so many products in a sum.
+const SMALL_IMAGE: RangeInclusive<usize> = 7..=256;
+const MANY_OUTPUTS: usize = 64;
+const WORTH_TRANSPOSING: usize = 8;
+const FEW_IMAGES: usize = 4;
+const DEEP: usize = 512;
+/// Elements of the filters of a task then: they stay in the second-level cache from image to image.
+const TASK_FILTERS: usize = 1 << 18;
 
 /// The deepest products, and the least results in bytes, whose rows are asked for before they are stored. (Of
 /// fewer results, or deeper products, the processor sees to that in time.)
@@ -114,17 +141,43 @@ impl<T: Element> FilterProduct<T> {
         results >= MANY_RESULTS / size_of::<T>()
     }
 
-    /// Takes the images as one, where a patch is just its pixel and each image's pixels would leave some of
-    /// their last tile empty. What is summed for a pixel stays the same.
-    pub fn joined(self) -> Self {
+    /// Whether the patches are a matrix in memory, of one row of pixels, and the results too.
+    fn is_matrix(&self) -> bool {
         let one_row = self.patches.are_pixels() && self.patches.rows.extent == 1;
         // Padding can make more patches than there are pixels.
         let one_row = one_row && self.patches.columns.extent == self.pixels;
-        let side_by_side = self.results.pixels.width == usize::MAX;
-        if !(one_row && side_by_side && self.batch > 1) {
+        one_row && self.results.pixels.width == usize::MAX
+    }
+
+    /// Whether the lanes are outputs.
+    fn has_outputs_in_lanes(&self) -> bool {
+        match self.patches.layout {
+            Layout::Nchw => self.has_small_images() && self.outputs >= MANY_OUTPUTS,
+            Layout::Nhwc => true,
+        }
+    }
+
+    /// Whether pixels in the lanes would leave many of them empty, or be packed for few images or at a cost that
+    /// grows with the depth, unlike that of transposing results.
+    fn has_small_images(&self) -> bool {
+        let in_columns = self.is_matrix() && self.results.outputs.width == usize::MAX;
+        if !(in_columns && SMALL_IMAGE.contains(&self.pixels)) || self.lines_up() {
+            return false;
+        }
+        let lanes = CACHE_LINE / size_of::<T>();
+        let empty = self.pixels.next_multiple_of(lanes) - self.pixels;
+        let few = self.batch * self.groups <= FEW_IMAGES;
+        empty * WORTH_TRANSPOSING >= self.pixels || few || self.patches.len() >= DEEP
+    }
+
+    /// Takes the images as one, where a patch is just its pixel and each image's pixels would leave some of
+    /// their last tile empty. What is summed for a pixel stays the same.
+    pub fn joined(self) -> Self {
+        if !(self.is_matrix() && self.batch > 1) {
             return self;
         }
         match self.patches.layout {
+            Layout::Nchw if self.has_outputs_in_lanes() => self,
             Layout::Nchw => self.joined_rows(),
             Layout::Nhwc => self.joined_pixels(),
         }
@@ -194,41 +247,54 @@ impl<T: Element> FilterProduct<T> {
         let depth = self.patches.len();
         let copies = self.batch * self.groups;
         let block = block_length(depth);
-        let (grid, filters, patches, pixel_parts, task_pixels, filled_len) = match self
-            .patches
-            .layout
-        {
-            Layout::Nchw => {
-                let lead = if self.lines_up() { CACHE_LINE / size_of::<T>() - 1 } else { 0 };
-                let grid = Grid::new(
-                    [self.outputs, self.pixels + lead, depth],
-                    copies,
-                    [tile.rows, tile.columns],
-                    [usize::MAX, TASK_PIXELS],
-                );
-                let filters = PanelShape::rows(grid.task_rows.min(self.outputs), tile);
-                let patches = PanelShape::columns(tile);
-                (grid, filters, patches, grid.tasks()[1], grid.task_columns, 0)
-            }
-            Layout::Nhwc => {
-                let grid = Grid::new(
-                    [self.pixels, self.outputs, depth],
-                    copies,
-                    [tile.rows, tile.columns],
-                    [TASK_PIXELS_NHWC, usize::MAX],
-                );
-                let filters = PanelShape::columns(tile);
-                let patches = PanelShape::rows(grid.task_rows, tile);
-                (grid, filters, patches, grid.tasks()[0], grid.task_rows, grid.task_rows * block)
-            }
-        };
+        let outputs_in_lanes = self.has_outputs_in_lanes();
+        let (grid, filters, patches, pixel_parts, task_pixels, filled_len);
+        if outputs_in_lanes {
+            let (most_outputs, filled) = match self.patches.layout {
+                Layout::Nchw => (TASK_FILTERS / depth.max(1), 0),
+                Layout::Nhwc => (usize::MAX, block),
+            };
+            grid = Grid::new(
+                [self.pixels, self.outputs, depth],
+                copies,
+                [tile.rows, tile.columns],
+                [TASK_PIXELS_NHWC, most_outputs.max(tile.columns)],
+            );
+            filters = PanelShape::columns(tile);
+            patches = PanelShape::rows(grid.task_rows.min(self.pixels), tile);
+            (pixel_parts, task_pixels) = (grid.tasks()[0], grid.task_rows);
+            filled_len = grid.task_rows * filled;
+        } else {
+            let lead = if self.lines_up() { CACHE_LINE / size_of::<T>() - 1 } else { 0 };
+            grid = Grid::new(
+                [self.outputs, self.pixels + lead, depth],
+                copies,
+                [tile.rows, tile.columns],
+                [usize::MAX, TASK_PIXELS],
+            );
+            filters = PanelShape::rows(grid.task_rows.min(self.outputs), tile);
+            patches = PanelShape::columns(tile);
+            (pixel_parts, task_pixels) = (grid.tasks()[1], grid.task_columns);
+            filled_len = 0;
+        }
+        // Those of a task are packed together.
+        let task_outputs = if outputs_in_lanes { grid.task_columns } else { grid.task_rows };
         // What is packed for the one task that uses it stays in the cache.
         let (filters_len, own_filters_len) = match self.batch == 1 && pixel_parts == 1 {
-            true => (0, filters.len(self.task_outputs(&grid), block)),
-            false => (self.groups * self.filters_len(&grid, filters, depth), 0),
+            true => (0, filters.len(task_outputs, block)),
+            false => (
+                self.groups
+                    * self.outputs.div_ceil(task_outputs)
+                    * filters.len(task_outputs, depth),
+                0,
+            ),
         };
+        let transposes = outputs_in_lanes && self.patches.layout == Layout::Nchw;
         Plan {
             depth,
+            outputs_in_lanes,
+            transposes,
+            sums_len: if transposes { grid.task_rows * grid.task_columns } else { 0 },
             grid,
             filters,
             patches,
@@ -239,23 +305,9 @@ impl<T: Element> FilterProduct<T> {
         }
     }
 
-    /// Outputs of a task, but for the last: those are packed together.
-    fn task_outputs(&self, grid: &Grid) -> usize {
-        match self.patches.layout {
-            Layout::Nchw => grid.task_rows,
-            Layout::Nhwc => grid.task_columns,
-        }
-    }
-
-    /// Elements of one group's packed filters.
-    fn filters_len(&self, grid: &Grid, panels: PanelShape, depth: usize) -> usize {
-        let parts = self.outputs.div_ceil(self.task_outputs(grid));
-        parts * panels.len(self.task_outputs(grid), depth)
-    }
-
     pub fn scratch_len(&self, level: Level) -> ScratchLen {
         let plan = self.plan(level);
-        let per_slot = plan.patches_len + plan.filled_len + plan.own_filters_len;
+        let per_slot = plan.patches_len + plan.filled_len + plan.own_filters_len + plan.sums_len;
         ScratchLen { shared: plan.filters_len, per_slot }
     }
 
@@ -274,27 +326,45 @@ impl<T: Element> FilterProduct<T> {
         });
     }
 
+    /// What task `index` computes.
+    fn part(&self, plan: &Plan, index: usize) -> Part {
+        let cells = plan.grid.len();
+        // The images of NCHW follow one another where they share a part of the filters.
+        let (copy, cell) = match plan.transposes {
+            true => {
+                let parts = plan.grid.tasks()[0];
+                let of_group = self.batch * cells;
+                let (group, rest) = (index / of_group, index % of_group);
+                let (part, rest) = (rest / (self.batch * parts), rest % (self.batch * parts));
+                (rest / parts * self.groups + group, part * parts + rest % parts)
+            }
+            false => (index / cells, index % cells),
+        };
+        let [rows, columns] = plan.grid.task(cell);
+        let (outputs, pixels) = match plan.outputs_in_lanes {
+            true => (columns, rows),
+            false => (rows, self.after_lead(columns)),
+        };
+        Part { image: copy / self.groups, group: copy % self.groups, outputs, pixels }
+    }
+
     /// The pixels' elements of a depth block, where the patches are a matrix in memory.
     fn ahead(&self, plan: &Plan, index: usize, (start, count): (usize, usize)) -> Ahead<T> {
         if !(self.patches.are_pixels() && self.patches.rows.extent == 1) {
             return Ahead::none();
         }
-        let [rows, columns] = plan.grid.task(index % plan.grid.len());
-        let image = index / plan.grid.len() / self.groups;
-        let group = index / plan.grid.len() % self.groups;
+        let Part { image, group, outputs: _, pixels } = self.part(plan, index);
         let [of_channel, _, of_pixel] = self.patches.strides;
         let channel = group * self.patches.channels + start;
         let (pixel, run, runs, stride) = match self.patches.layout {
+            Layout::Nchw if plan.transposes => (pixels.0, pixels.1, count, of_channel),
             // Stores that end within a cache line wait for it behind all that was asked for: measured, where the
             // results do not stay in the cache, up to three times as long.
             Layout::Nchw if !self.lines_up() => return Ahead::none(),
-            Layout::Nchw => {
-                let (pixel, pixels) = self.after_lead(columns);
-                (pixel, pixels, count, of_channel)
-            }
+            Layout::Nchw => (pixels.0, pixels.1, count, of_channel),
             // Parts of pixels are long, and foreseen by the processor.
             Layout::Nhwc if count < plan.depth => return Ahead::none(),
-            Layout::Nhwc => (rows.0, count, rows.1, of_pixel),
+            Layout::Nhwc => (pixels.0, count, pixels.1, of_pixel),
         };
         let offset = image * self.image_stride + channel * of_channel + pixel * of_pixel;
         let start = self.patches.source.wrapping_add(offset);
@@ -303,7 +373,7 @@ impl<T: Element> FilterProduct<T> {
 
     /// Packs the filters of every group, task part and depth block.
     fn pack_filters(&self, context: &Context, plan: &Plan, scratch: &Scratch<'_, T>) {
-        let part_outputs = self.task_outputs(&plan.grid);
+        let part_outputs = plan.task_outputs();
         let parts = self.outputs.div_ceil(part_outputs);
         let (blocks, level) = (depth_blocks(plan.depth).count(), context.level());
         context.run(self.groups * parts * blocks, &|_, index| {
@@ -325,7 +395,7 @@ impl<T: Element> FilterProduct<T> {
         (start, count): (usize, usize),
         target: *mut T,
     ) {
-        let part_outputs = self.task_outputs(&plan.grid);
+        let part_outputs = plan.task_outputs();
         let first = part * part_outputs;
         let pack = PackMatrix {
             // SAFETY: the part's first output lies within the filters.
@@ -348,7 +418,7 @@ impl<T: Element> FilterProduct<T> {
 
     /// Where the packed filters of a group, task part and depth block begin.
     fn packed_offset(&self, plan: &Plan, group: usize, part: usize, start: usize) -> usize {
-        let part_outputs = self.task_outputs(&plan.grid);
+        let part_outputs = plan.task_outputs();
         let parts = self.outputs.div_ceil(part_outputs);
         let place_len = plan.filters.len(part_outputs, 1);
         ((group * parts + part) * plan.depth + start) * place_len
@@ -364,13 +434,7 @@ impl<T: Element> FilterProduct<T> {
         index: usize,
         next: Option<usize>,
     ) {
-        let [rows, columns] = plan.grid.task(index % plan.grid.len());
-        let image = index / plan.grid.len() / self.groups;
-        let group = index / plan.grid.len() % self.groups;
-        let (outputs, pixels) = match self.patches.layout {
-            Layout::Nchw => (rows, self.after_lead(columns)),
-            Layout::Nhwc => (columns, rows),
-        };
+        let Part { image, group, outputs, pixels } = self.part(plan, index);
         if pixels.1 == 0 {
             return;
         }
@@ -385,7 +449,7 @@ impl<T: Element> FilterProduct<T> {
             let offset = image * self.results.image_stride + group * self.results.group_stride;
             self.results.start.add(offset)
         };
-        let part = outputs.0 / self.task_outputs(&plan.grid);
+        let part = outputs.0 / plan.task_outputs();
         let task = Task {
             product: self,
             level,
@@ -415,6 +479,9 @@ impl<T: Element> FilterProduct<T> {
             };
             task.multiply((start, count), filters, ahead);
         };
+        if plan.transposes && self.beta != T::default() {
+            T::dispatch(level, task.old_results());
+        }
         if plan.depth == 0 {
             // No tap reaches these pixels: their sums are empty.
             return multiply(0, 0);
@@ -425,7 +492,15 @@ impl<T: Element> FilterProduct<T> {
     }
 }
 
-/// Some outputs of some pixels of one image and group.
+/// Some outputs of some pixels of one image and group, each as (first, count).
+struct Part {
+    image: usize,
+    group: usize,
+    outputs: (usize, usize),
+    pixels: (usize, usize),
+}
+
+/// The same as a task computes it.
 struct Task<'a, T> {
     product: &'a FilterProduct<T>,
     level: Level,
@@ -448,16 +523,16 @@ impl<T: Element> Task<'_, T> {
         let filters = Panels::packed(filters, plan.filters.width, cells);
         let mut block = Block { pixel, pixels, cell, cells };
         // Up to the first whole cache line of results.
-        if pixel == 0 && product.lead() > 0 {
+        if !plan.outputs_in_lanes && pixel == 0 && product.lead() > 0 {
             let head = (CACHE_LINE / size_of::<T>() - product.lead()).min(pixels);
             self.multiply_packed(Block { pixels: head, ..block }, filters, Ahead::none());
             block = Block { pixel: head, pixels: pixels - head, ..block };
         }
         if let Some(panels) = in_place(&self.patches, block, plan) {
             // The last pixels, if they do not fill a panel of vectors, are packed.
-            let whole = match self.patches.layout {
-                Layout::Nchw => block.pixels / panels.width * panels.width,
-                Layout::Nhwc => block.pixels,
+            let whole = match plan.outputs_in_lanes {
+                true => block.pixels,
+                false => block.pixels / panels.width * panels.width,
             };
             if whole > 0 {
                 self.multiply_panels(Block { pixels: whole, ..block }, filters, panels, ahead);
@@ -487,6 +562,7 @@ impl<T: Element> Task<'_, T> {
         ahead: Ahead<T>,
     ) {
         let FilterProduct { alpha, beta, results, relu, .. } = *self.product;
+        let plan = self.plan;
         let last = block.cell + block.cells == self.plan.depth;
         let product = BlockProduct {
             depth: block.cells,
@@ -508,14 +584,63 @@ impl<T: Element> Task<'_, T> {
                 },
                 relu: last && relu,
             },
+            transposed: None,
             ahead: [ahead, Ahead::none()],
             asks_for_rows: block.cells <= SHORT_DEPTH && self.product.has_many_results(),
         };
-        let product = match self.patches.layout {
-            Layout::Nchw => product,
-            Layout::Nhwc => product.transposed(),
-        };
+        let mut product = if plan.outputs_in_lanes { product.transposed() } else { product };
+        if plan.transposes {
+            product.target =
+                self.sums().wrapping_sub(self.pixels.0 * self.sums_stride() + self.outputs.0);
+            product.row_places = Places::every(self.sums_stride());
+            product.column_places = Places::every(1);
+            let to = Transposed { target: self.target, stride: results.outputs.inner };
+            product.transposed = last.then_some(to);
+        }
         T::dispatch(self.level, product);
+    }
+
+    /// The sums of results that are going to be transposed: those of a pixel side by side.
+    fn sums(&self) -> *mut T {
+        let Plan { patches_len, filled_len, own_filters_len, .. } = self.plan;
+        self.slot.wrapping_add(patches_len + filled_len + own_filters_len)
+    }
+
+    /// From pixel to pixel of these.
+    fn sums_stride(&self) -> usize {
+        self.plan.grid.task_columns
+    }
+
+    /// Fills the sums with what the results are before.
+    fn old_results(&self) -> Transpose<T> {
+        let of_output = self.product.results.outputs.inner;
+        Transpose {
+            extents: [self.outputs.1, self.pixels.1],
+            source: self.target.wrapping_add(self.outputs.0 * of_output + self.pixels.0),
+            source_stride: of_output,
+            target: self.sums(),
+            target_stride: self.sums_stride(),
+        }
+    }
+}
+
+/// Copies `[rows, columns]` of a matrix, whose rows are contiguous, to the rows of its transpose.
+struct Transpose<T> {
+    extents: [usize; 2],
+    source: *const T,
+    source_stride: usize,
+    target: *mut T,
+    target_stride: usize,
+}
+
+impl<T: Element> Kernel<T> for Transpose<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let Transpose { extents, source, source_stride, target, target_stride } = self;
+        // SAFETY: whoever makes one answers for the matrices.
+        unsafe { runs::transpose(simd, extents, source, source_stride, target, target_stride) }
     }
 }
 
@@ -526,15 +651,10 @@ fn in_place<T: Element>(patches: &Patches<T>, block: Block, plan: &Plan) -> Opti
     let [of_channel, _, of_pixel] = patches.strides;
     let start = patches.source.wrapping_add(first + block.cell * of_channel);
     let channel_bytes = of_channel * size_of::<T>();
-    let fast = match patches.layout {
-        // Neither do vectors straddle cache lines, nor all channels' compete for a few sets.
-        Layout::Nchw => {
-            let aligned = (start.addr() | channel_bytes).is_multiple_of(CACHE_LINE);
-            aligned && !channel_bytes.is_multiple_of(COMPETING_BYTES)
-        }
-        // Pixels are read one at a time.
-        Layout::Nhwc => true,
-    };
+    // Neither do vectors straddle cache lines, nor all channels' compete for a few sets. (Pixels that are
+    // rows are read one at a time.)
+    let aligned = (start.addr() | channel_bytes).is_multiple_of(CACHE_LINE);
+    let fast = plan.outputs_in_lanes || aligned && !channel_bytes.is_multiple_of(COMPETING_BYTES);
     if !patches.relu_output.is_null() || !fast {
         return None;
     }

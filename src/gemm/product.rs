@@ -469,6 +469,7 @@ impl<T: Element> Product<'_, T> {
             row_places: Places::every(self.c_strides[1]),
             column_places: Places::every(self.c_strides[2]),
             update: Update { alpha: self.alpha, beta, bias: Bias::None, relu: false },
+            transposed: None,
             ahead: [Ahead::none(); 2],
             asks_for_rows: false,
         };

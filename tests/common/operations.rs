@@ -155,6 +155,7 @@ fn convolutions() -> Vec<Conv2dParams> {
         shapes::pad([1, 1, 1, 1], new(1, 33, 29, 31, 37, 3, 3)),
         shapes::pad([1, 1, 1, 1], new(7, 19, 17, 15, 21, 3, 3)),
         shapes::stride(2, 2, new(7, 65, 19, 21, 67, 1, 1)),
+        new(7, 800, 7, 3, 340, 1, 1),
         shapes::pad([2, 1, 0, 3], shapes::dilation(2, 1, new(7, 3, 41, 43, 17, 5, 5))),
         shapes::groups(3, shapes::stride(2, 1, shapes::pad([2; 4], new(7, 27, 19, 23, 33, 5, 5)))),
         shapes::groups(71, shapes::pad([1, 1, 1, 1], new(7, 71, 33, 35, 71, 3, 3))),

@@ -89,6 +89,11 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         pad([0, 1, 0, 0], new(3, 25, 2, 3, 52, 1, 1)),
         pad([0, 2, 0, 0], new(5, 17, 1, 1, 34, 1, 1)),
         stride(3, 3, new(3, 17, 7, 15, 2, 2, 3)),
+        // small images of single pixels: of one depth block and of two, with groups, of a few images
+        new(2, 9, 7, 7, 65, 1, 1),
+        new(3, 393, 3, 5, 67, 1, 1),
+        groups(2, new(2, 134, 2, 5, 130, 1, 1)),
+        new(5, 66, 13, 17, 71, 1, 1),
         // strides that leave rows and columns over, and that are wider than the kernel
         stride(2, 3, new(2, 3, 10, 12, 4, 3, 3)),
         stride(3, 2, pad([1, 1, 1, 1], new(2, 7, 11, 10, 8, 2, 1))),
