@@ -53,14 +53,14 @@ impl Grid {
             };
             [even(rows, parts[0], row_granule), even(columns, parts[1], column_granule)]
         };
-        // Halves the longer side of a task, since each side is packed once for the other.
+        // Halves the longer side of a task, since each side is packed once for the other, or the one that can be.
         while parts[0] * parts[1] < wanted {
             let [task_rows, task_columns] = size(parts);
-            let side = usize::from(task_columns >= task_rows);
-            let granule = [row_granule, column_granule];
-            if [task_rows, task_columns][side] <= granule[side] {
-                break;
-            }
+            let side = match [task_rows > row_granule, task_columns > column_granule] {
+                [false, false] => break,
+                [true, true] => usize::from(task_columns >= task_rows),
+                [_, columns] => usize::from(columns),
+            };
             parts[side] *= 2;
         }
         let [task_rows, task_columns] = size(parts);

@@ -5,7 +5,7 @@ use super::blocking::{DEPTH_BLOCK, Grid, TASK_WORK, block_length, depth_blocks};
 use super::in_place::InPlaceProduct;
 use super::kernel::{Bias, BlockProduct, Panels, Places, Update};
 use super::pack::{Depth, PackMatrix, PanelShape, TileShape};
-use super::vector::{MatrixByVector, VectorByMatrix};
+use super::vector::{MatrixByVectors, VectorByMatrix};
 use crate::context::Context;
 use crate::error::Result;
 use crate::scratch::{Scratch, ScratchLen};
@@ -25,14 +25,20 @@ const FEW_ROWS: usize = 8;
 const FEW_STEPS: usize = 8;
 /// With rows of C at least so long: twelve vectors of AVX-512.
 const LONG_ROW: usize = 192;
-/// Up to so many rows of C some panels of B are packed at a time, just before they are used.
-const ROWS_BY_PANELS: usize = 64;
-/// Up to this many multiply-adds rows of A are read as they lie, and only B is packed: an element of A
-/// is used too seldom to pay for its transposition.
+/// Up to this many multiply-adds, or with so few rows, rows of A are read as they lie, and only B is packed: an
+/// element of A is used too seldom to pay for its transposition, or they stay in the second-level cache.
 const MIDDLE_WORK: usize = 1 << 28;
+const ROWS_IN_PLACE: usize = 384;
+/// Up to so many rows of C each task packs some panels of B at a time, just before they are used: a panel from
+/// another thread's cache would take longer to read than to pack.
+const ROWS_BY_PANELS: usize = 512;
+/// Where there are fewer panels than this, parts of the rows share one, of at least so many rows.
+const PANEL_TASKS: usize = 4;
+const PANEL_ROWS: usize = 126;
 /// Panels of B that are packed at once then: of AVX2 and a whole depth block, 192 KB.
 const PANELS_TOGETHER: usize = 8;
-/// With rows of C so short, rows and columns are exchanged: half a vector of AVX2.
+/// With rows of C so short, half a vector of AVX2, A's rows are multiplied by each column of B, or rows and columns
+/// are exchanged.
 const SHORT_ROW_BYTES: usize = 16;
 /// From this many multiply-adds on, the operands are packed once for all tasks. Below, each task
 /// packs what it needs, some of it again, and the threads meet once instead of twice a depth block.
@@ -81,15 +87,14 @@ struct Packed<T> {
 
 impl<T: Element> Product<'_, T> {
     pub fn run(self, context: &Context) -> Result<()> {
-        let short_rows = self.n * size_of::<T>() <= SHORT_ROW_BYTES && self.m > self.n;
-        let product = match short_rows && !self.fits_in_place() && !self.is_matrix_by_vector() {
+        let product = match self.has_short_rows() && !self.has_few_columns() {
             true => self.transposed(),
             false => self,
         };
         if product.has_long_rows() {
             product.run_by_rows(context);
-        } else if product.is_matrix_by_vector() {
-            product.run_matrix_by_vector(context);
+        } else if product.has_few_columns() {
+            product.run_by_columns(context)?;
         } else if product.fits_in_place() {
             product.run_in_place(context);
         } else if product.has_rows_in_place() && product.m <= ROWS_BY_PANELS {
@@ -117,7 +122,8 @@ impl<T: Element> Product<'_, T> {
     /// Whether A is read in place, row by row, and only B packed.
     fn has_rows_in_place(&self) -> bool {
         let in_rows = self.a.strides[2] == 1 && self.c_strides[2] == 1;
-        in_rows && self.k > 0 && self.work() <= MIDDLE_WORK
+        let seldom = self.m <= ROWS_IN_PLACE || self.work() <= MIDDLE_WORK;
+        in_rows && self.k > 0 && seldom
     }
 
     /// Rows of B and C contiguous, and one row of C or few of B.
@@ -126,9 +132,16 @@ impl<T: Element> Product<'_, T> {
         in_lanes && (self.m == 1 || self.k <= FEW_STEPS && self.n >= LONG_ROW)
     }
 
-    /// One column of C, with A's rows and B contiguous.
-    fn is_matrix_by_vector(&self) -> bool {
-        self.n == 1 && self.a.strides[2] == 1 && self.b.strides[2] == 1
+    /// So few columns of C that lanes would be left empty, where those are not read as they lie.
+    fn has_short_rows(&self) -> bool {
+        let short = self.n * size_of::<T>() <= SHORT_ROW_BYTES && self.m > self.n;
+        short && !self.fits_in_place()
+    }
+
+    /// A few columns of C, and A's rows contiguous.
+    fn has_few_columns(&self) -> bool {
+        let vector = self.n == 1 && self.b.strides[2] == 1;
+        self.a.strides[2] == 1 && (vector || self.has_short_rows())
     }
 
     /// The same product with rows and columns exchanged: few columns would leave lanes empty.
@@ -232,7 +245,12 @@ impl<T: Element> Product<'_, T> {
         let Product { m, n, k, .. } = *self;
         let level = context.level();
         let tile = TileShape::of::<T>(level);
-        let grid = Grid::new([m, n, k], self.count, [m, tile.columns], [m, TASK_COLUMNS]);
+        let mut row_parts = PANEL_TASKS.div_ceil(n.div_ceil(tile.columns).max(1));
+        while row_parts > 1 && m / row_parts < PANEL_ROWS {
+            row_parts /= 2;
+        }
+        let rows = m.div_ceil(row_parts).next_multiple_of(tile.rows);
+        let grid = Grid::new([m, n, k], self.count, [rows, tile.columns], [m, TASK_COLUMNS]);
         let panels = PanelShape::columns(tile);
         let together = PANELS_TOGETHER * panels.width;
         let len = together * block_length(k);
@@ -300,26 +318,49 @@ impl<T: Element> Product<'_, T> {
     }
 
     /// Tasks of some rows each.
-    fn run_matrix_by_vector(&self, context: &Context) {
+    fn run_by_columns(&self, context: &Context) -> Result<()> {
+        let Product { m, n, k, .. } = *self;
         let level = context.level();
+        let [_, of_column, of_depth] = self.b.strides;
+        // B's columns are made contiguous, a matrix after the other.
+        let packed = of_depth != 1;
+        let together = if packed { 1 } else { self.count };
+        let scratch = context.scratch::<T>(ScratchLen::for_all(if packed { n * k } else { 0 }))?;
         let granule = TileShape::of::<T>(level).rows;
-        let grid = Grid::new([self.m, 1, self.k], self.count, [granule, 1], [self.m, 1]);
-        context.run(grid.len() * self.count, &|_, task| {
-            let [(row, rows), _] = grid.task(task % grid.len());
-            let matrix = task / grid.len();
-            let product = MatrixByVector {
-                m: rows,
-                k: self.k,
-                alpha: self.alpha,
-                a: self.a.line(matrix, row),
-                lda: self.a.strides[1],
-                x: self.b.line(matrix, 0),
-                beta: self.beta,
-                y: self.c.at(matrix * self.c_strides[0] + row * self.c_strides[1]),
-                y_stride: self.c_strides[1],
-            };
-            T::dispatch(level, product);
-        });
+        let grid = Grid::new([m, n, k], together, [granule, n], [m, n]);
+        for first in (0..self.count).step_by(together) {
+            if packed {
+                let b = self.b.line(first, 0);
+                for place in 0..k {
+                    for column in 0..n {
+                        // SAFETY: within B and the scratch memory, which no task uses yet.
+                        unsafe {
+                            let value = *b.add(place * of_depth + column * of_column);
+                            scratch.shared().add(column * k + place).write(value);
+                        }
+                    }
+                }
+            }
+            context.run(grid.len() * together, &|_, task| {
+                let [(row, rows), _] = grid.task(task % grid.len());
+                let matrix = first + task / grid.len();
+                let product = MatrixByVectors {
+                    m: rows,
+                    n,
+                    k,
+                    alpha: self.alpha,
+                    a: self.a.line(matrix, row),
+                    lda: self.a.strides[1],
+                    b: if packed { scratch.shared().cast_const() } else { self.b.line(matrix, 0) },
+                    b_stride: if packed { k } else { of_column },
+                    beta: self.beta,
+                    c: self.c.at(matrix * self.c_strides[0] + row * self.c_strides[1]),
+                    c_strides: [self.c_strides[1], self.c_strides[2]],
+                };
+                T::dispatch(level, product);
+            });
+        }
+        Ok(())
     }
 
     /// Tasks that each pack their own operands.

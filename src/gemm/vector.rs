@@ -1,5 +1,5 @@
-//! Products of a matrix and a vector: bound by the memory that the matrix is read from, so it is read
-//! once, in long runs, as it lies.
+//! Products of a matrix and a vector, or a few: bound by the memory that the matrix is read from, so it is
+//! read once, in long runs, as it lies.
 
 use crate::runs;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TileKernel};
@@ -89,24 +89,28 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Columns<'_, T> {
     }
 }
 
-/// A matrix whose rows are contiguous times a contiguous vector: y\[m\] = alpha * A\[m, k\] x\[k\] +
-/// beta * y.
+/// A matrix whose rows are contiguous times a few contiguous vectors, the columns of B: C\[m, n\] =
+/// alpha * A\[m, k\] B\[k, n\] + beta * C.
 ///
-/// Each element of y is summed in the lanes of a cache line, which are then added in pairs.
+/// Each element of C is summed in the lanes of a cache line, which are then added in pairs.
 #[derive(Clone, Copy)]
-pub(super) struct MatrixByVector<T> {
+pub(super) struct MatrixByVectors<T> {
     pub m: usize,
+    pub n: usize,
     pub k: usize,
     pub alpha: T,
     pub a: *const T,
     pub lda: usize,
-    pub x: *const T,
+    pub b: *const T,
+    /// From column to column.
+    pub b_stride: usize,
     pub beta: T,
-    pub y: *mut T,
-    pub y_stride: usize,
+    pub c: *mut T,
+    /// Along (row, column).
+    pub c_strides: [usize; 2],
 }
 
-impl<T: Element> Kernel<T> for MatrixByVector<T> {
+impl<T: Element> Kernel<T> for MatrixByVectors<T> {
     type Output = ();
 
     #[inline(always)]
@@ -115,31 +119,37 @@ impl<T: Element> Kernel<T> for MatrixByVector<T> {
         let vectors = (CACHE_LINE / size_of::<T>() / S::LANES).min(S::TILE_VECTORS);
         for row in (0..self.m).step_by(S::TILE_ROWS) {
             let rows = S::TILE_ROWS.min(self.m - row);
-            simd.tile(rows, vectors, &Rows { product: &self, row });
+            // The first column leaves the rows in a cache.
+            for column in 0..self.n {
+                simd.tile(rows, vectors, &Rows { product: &self, row, column });
+            }
         }
     }
 }
 
-/// Some rows of A, from `row` on, each summed in VECTORS vectors.
+/// Some rows of A, from `row` on, times a column, each summed in VECTORS vectors.
 struct Rows<'a, T> {
-    product: &'a MatrixByVector<T>,
+    product: &'a MatrixByVectors<T>,
     row: usize,
+    column: usize,
 }
 
 impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Rows<'_, T> {
     #[inline(always)]
     fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
-        let MatrixByVector { k, alpha, a, lda, x, beta, y, y_stride, .. } = *self.product;
+        let MatrixByVectors { k, alpha, a, lda, b, b_stride, beta, c, c_strides, .. } =
+            *self.product;
         let step = VECTORS * S::LANES;
         let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
         // SAFETY: whoever made the product answers for the operands, which have these rows.
         unsafe {
             let a = a.add(self.row * lda);
+            let b = b.add(self.column * b_stride);
             let whole = k / step * step;
             for depth in (0..whole).step_by(step) {
                 for v in 0..VECTORS {
                     let place = depth + v * S::LANES;
-                    let factor = simd.load(x.add(place));
+                    let factor = simd.load(b.add(place));
                     for (r, sums) in sums.iter_mut().enumerate() {
                         let lanes = simd.load(a.add(r * lda + place));
                         sums[v] = simd.mul_add(lanes, factor, sums[v]);
@@ -149,7 +159,7 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Rows<'_, T> {
             for v in 0..VECTORS {
                 let place = whole + v * S::LANES;
                 let count = S::LANES.min(k.saturating_sub(place));
-                let factor = simd.load_first(count, x.wrapping_add(place));
+                let factor = simd.load_first(count, b.wrapping_add(place));
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let lanes = simd.load_first(count, a.wrapping_add(r * lda + place));
                     sums[v] = simd.mul_add(lanes, factor, sums[v]);
@@ -160,7 +170,7 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Rows<'_, T> {
                 for (v, &sum) in sums.iter().enumerate() {
                     simd.store(lanes.as_mut_ptr().add(v * S::LANES), sum);
                 }
-                let target = y.add((self.row + r) * y_stride);
+                let target = c.add((self.row + r) * c_strides[0] + self.column * c_strides[1]);
                 let value = alpha * sum_in_pairs(&mut lanes[..step]);
                 *target = match beta == T::default() {
                     true => value,

@@ -548,6 +548,8 @@ pub fn gemm_edges() -> Vec<[usize; 3]> {
     // several blocks of rows and of columns, and of both with several of the sums
     all.extend([[97, 3, 20], [253, 5, 7], [505, 17, 3], [3, 300, 20], [29, 521, 12], [5, 1025, 2]]);
     all.extend([[61, 130, 300], [145, 33, 257], [255, 9, 255]]);
+    // few columns with long sums; parts of the rows that share a panel of columns
+    all.extend([[20, 2, 400], [30, 4, 393], [15, 3, 1000], [260, 20, 400], [505, 70, 40]]);
     // vectors, and sums of few products along rows of C: whole vectors, and what is left
     for long in [95, 96, 97, 191, 192, 193, 390] {
         all.extend([[1, long, 21], [long, 1, 21], [3, long, 1], [7, long, 8], [2, long, 9]]);
