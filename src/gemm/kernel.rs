@@ -8,10 +8,9 @@
 //! Every element of C is one chain of multiply-adds in the order of the depth, whatever the tile's
 //! size. That is why AVX2 and AVX-512 give the same bits.
 
-use std::mem::MaybeUninit;
-
 use super::ahead::{Ahead, Requests, Results};
 use super::lines::Lines;
+use super::transposed::{Transposed, WriteTransposed};
 use crate::runs;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES, TileKernel};
 
@@ -94,13 +93,6 @@ pub(crate) struct Update<T> {
     pub relu: bool,
 }
 
-/// Where results are written as columns: number (row, column) at `column * stride + row`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Transposed<T> {
-    pub target: *mut T,
-    pub stride: usize,
-}
-
 /// Lines of one operand: panel p holds lines `p * width ..` and lies `p * stride` behind the first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Panels<T> {
@@ -155,7 +147,7 @@ pub(crate) struct BlockProduct<T> {
     pub row_places: Places,
     pub column_places: Places,
     pub update: Update<T>,
-    /// Where the results go instead, if not to C, whose columns lie side by side then.
+    /// Where C's new values go too, if its rows and columns are to be exchanged; C's columns lie side by side then.
     pub transposed: Option<Transposed<T>>,
     /// What to ask memory for meanwhile, one after the other.
     pub ahead: [Ahead<T>; 2],
@@ -187,6 +179,13 @@ impl<T> BlockProduct<T> {
         }
     }
 
+    /// Where a number of C lies.
+    #[inline(always)]
+    fn place(&self, [row, column]: [usize; 2]) -> *const T {
+        let place = self.row_places.at(row) + self.column_places.at(column);
+        self.target.wrapping_add(place).cast_const()
+    }
+
     /// Whether all columns of some rows are computed before the next rows are: C is then written in order, which the
     /// processor foresees, so that nothing is asked for. Not with tiles as narrow as a cache line, each of which
     /// would begin as many lines anew as it has rows: measured, that costs more.
@@ -216,8 +215,9 @@ impl<T: Element> Kernel<T> for BlockProduct<T> {
         assert!(self.column_panels.width == width, "a column panel of another instruction set");
         let packed = matches!(self.column_panels.order, Order::Packed);
         assert!(packed || self.columns.is_multiple_of(width), "a part of a panel in place");
-        let side_by_side = self.column_places.contiguous(0, usize::MAX);
-        assert!(self.transposed.is_none() || side_by_side, "columns apart, and transposed");
+        let in_rows =
+            self.column_places.contiguous(0, usize::MAX) && self.row_places.width == usize::MAX;
+        assert!(self.transposed.is_none() || in_rows, "C is no matrix of rows, and transposed");
         let panel_bytes = self.row_panels.width * self.depth * size_of::<T>();
         let panels_in_block = match self.finishes_rows() {
             true => 1,
@@ -235,6 +235,12 @@ impl<T: Element> Kernel<T> for BlockProduct<T> {
                     let rows = self.row_panels.width.min(self.rows - row);
                     let tile = Tile { block: &self, row, column, columns, requests: &requests };
                     simd.tile(rows, columns.div_ceil(S::LANES), &tile);
+                    if let Some(to) = self.transposed {
+                        let numbers = [self.first_row + row, self.first_column + column];
+                        let values = self.place(numbers);
+                        let (stride, extents) = (self.row_places.inner, [rows, columns]);
+                        simd.call(WriteTransposed { to, numbers, extents, values, stride });
+                    }
                 }
             }
             block = block_end;
@@ -267,14 +273,11 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
         let last = block.target.wrapping_add(last);
         let is_requested = block.column_places.inner == 1 && !block.finishes_rows();
         let few_at_a_time = self.requests_few_rows();
-        let results = match &block.transposed {
-            Some(to) => to.lines([block.first_row + self.row, first_column], [ROWS, self.columns]),
-            None => Results {
-                first: target.wrapping_add(rows[0]),
-                last: last.wrapping_add(rows[0]),
-                stride: block.row_places.inner,
-                rows: if is_requested && few_at_a_time { ROWS } else { 0 },
-            },
+        let results = Results {
+            first: target.wrapping_add(rows[0]),
+            last: last.wrapping_add(rows[0]),
+            stride: block.row_places.inner,
+            rows: if is_requested && few_at_a_time { ROWS } else { 0 },
         };
         if is_requested && !few_at_a_time {
             for row in rows {
@@ -302,6 +305,8 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
                     self.sums(simd, left, Order::Packed.strides(ROWS), right, right_step, results)
                 }
                 in_place => {
+                    // All were asked for: the loops need not know of them.
+                    let results = Results { rows: 0, ..results };
                     self.sums(simd, left, in_place.strides(ROWS), right, right_step, results)
                 }
             };
@@ -345,7 +350,7 @@ impl<T: Element> Tile<'_, T> {
         let mut lines = Lines::<T, ROWS>::new(left, left_line);
         let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
         let (depth, steps) = (self.block.depth, self.requests.steps);
-        let rows_together = results.rows.div_ceil(depth.div_ceil(steps).max(1));
+        let rows_together = ROWS.div_ceil(depth.div_ceil(steps).max(1));
         let mut step = 0;
         while step < depth {
             results.request(simd, rows_together);
@@ -430,18 +435,6 @@ impl<T: Element> Tile<'_, T> {
                         *sum = simd.relu(*sum);
                     }
                 }
-            }
-            if let Some(to) = block.transposed {
-                let mut buffer = MaybeUninit::<[T; MOST_ROWS * MOST_COLUMNS]>::uninit();
-                let buffer = buffer.as_mut_ptr().cast::<T>();
-                for (r, sums) in sums.iter().enumerate() {
-                    for (v, &sum) in sums.iter().enumerate() {
-                        simd.store(buffer.add(r * MOST_COLUMNS + v * S::LANES), sum);
-                    }
-                }
-                let place = [row, column];
-                let extents = [ROWS, self.columns];
-                return simd.call(WriteTransposed { to, place, extents, sums: buffer });
             }
             for (sums, &row) in sums.iter().zip(rows) {
                 for (v, &sum) in sums.iter().enumerate() {
@@ -528,46 +521,6 @@ impl<T: Element> Tile<'_, T> {
                 }
             }
             first += count;
-        }
-    }
-}
-
-impl<T: Element> Transposed<T> {
-    /// The lines of a tile's results, a column after the other.
-    #[inline(always)]
-    fn lines(&self, [row, column]: [usize; 2], [rows, columns]: [usize; 2]) -> Results<T> {
-        let first = self.target.wrapping_add(column * self.stride + row).cast_const();
-        Results { first, last: first.wrapping_add(rows - 1), stride: self.stride, rows: columns }
-    }
-}
-
-/// Writes a tile's results, each row `MOST_COLUMNS` behind the one before, as columns. (A kernel of its own, the same
-/// for every tile.)
-struct WriteTransposed<T> {
-    to: Transposed<T>,
-    /// The numbers of the tile's first row and column.
-    place: [usize; 2],
-    extents: [usize; 2],
-    sums: *const T,
-}
-
-impl<T: Element> Kernel<T> for WriteTransposed<T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, simd: S) {
-        let WriteTransposed { to: Transposed { target, stride }, place, extents, sums } = self;
-        let [first_row, first_column] = place;
-        for row in (0..extents[0]).step_by(S::LANES) {
-            for column in (0..extents[1]).step_by(S::LANES) {
-                let extents = [extents[0] - row, extents[1] - column].map(|n| n.min(S::LANES));
-                // SAFETY: whoever made the block answers for the places of its results; the sums are a tile's.
-                unsafe {
-                    let target = target.add((first_column + column) * stride + first_row + row);
-                    let sums = sums.add(row * MOST_COLUMNS + column);
-                    simd.transpose(extents, sums, MOST_COLUMNS, target, stride);
-                }
-            }
         }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod kernel;
 pub(crate) mod lines;
 pub(crate) mod pack;
 pub(crate) mod product;
+pub(crate) mod transposed;
 mod vector;
 
 use crate::context::Context;
