@@ -1,0 +1,259 @@
+//! What a task of a product of filters and patches does: it packs some pixels' patches, or reads them in place,
+//! and multiplies.
+
+use super::fill_by_cell::FillByCell;
+use super::filter_plan::Plan;
+use super::filter_product::FilterProduct;
+use super::patches::{Block, FillByPixel, Patches};
+use crate::gemm::ahead::Ahead;
+use crate::gemm::kernel::{Bias, BlockProduct, Order, Panels, Places, Update};
+use crate::gemm::pack::{Depth, PackMatrix};
+use crate::gemm::transposed::Transposed;
+use crate::runs;
+use crate::shape::Layout;
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, Level};
+
+/// Channels a multiple of this apart share one set in sixteen of a cache's, or fewer.
+const COMPETING_BYTES: usize = 1024;
+
+/// The deepest products, and the least results in bytes, whose rows are asked for before they are stored. (Of
+/// fewer results, or deeper products, the processor sees to that in time.)
+const SHORT_DEPTH: usize = 24;
+const MANY_RESULTS: usize = 24 << 20;
+
+impl<T: Element> FilterProduct<T> {
+    /// Whether there are so many results.
+    pub(super) fn has_many_results(&self) -> bool {
+        let results = self.outputs.saturating_mul(self.groups * self.batch * self.pixels);
+        results >= MANY_RESULTS / size_of::<T>()
+    }
+}
+
+/// Some outputs of some pixels of one image and group.
+pub(super) struct Task<'a, T> {
+    pub product: &'a FilterProduct<T>,
+    pub level: Level,
+    pub plan: &'a Plan,
+    pub slot: *mut T,
+    /// The image's and group's.
+    pub patches: Patches<T>,
+    /// First and number.
+    pub outputs: (usize, usize),
+    pub pixels: (usize, usize),
+    /// Where the group's first output of the image's first pixel lies.
+    pub target: *mut T,
+    pub bias: *const T,
+}
+
+impl<T: Element> Task<'_, T> {
+    /// Multiplies a depth block with its packed filters, pixels that are read in place and others in turn.
+    pub fn multiply(&self, (cell, cells): (usize, usize), filters: *const T, mut ahead: Ahead<T>) {
+        let Task { product, plan, pixels: (pixel, pixels), .. } = *self;
+        let filters = Panels::packed(filters, plan.filters.width, cells);
+        let mut block = Block { pixel, pixels, cell, cells };
+        // Up to the first whole cache line of results.
+        if !plan.outputs_in_lanes && pixel == 0 && product.lead() > 0 {
+            let head = (CACHE_LINE / size_of::<T>() - product.lead()).min(pixels);
+            self.multiply_packed(Block { pixels: head, ..block }, filters, Ahead::none());
+            block = Block { pixel: head, pixels: pixels - head, ..block };
+        }
+        if let Some(panels) = in_place(&self.patches, block, plan) {
+            // The last pixels, if they do not fill a panel of vectors, are packed.
+            let whole = match plan.outputs_in_lanes {
+                true => block.pixels,
+                false => block.pixels / panels.width * panels.width,
+            };
+            if whole > 0 {
+                self.multiply_panels(Block { pixels: whole, ..block }, filters, panels, ahead);
+                ahead = Ahead::none();
+            }
+            block = Block { pixel: block.pixel + whole, pixels: block.pixels - whole, ..block };
+        }
+        if block.pixels > 0 {
+            self.multiply_packed(block, filters, ahead);
+        }
+    }
+
+    fn multiply_packed(&self, block: Block, filters: Panels<T>, ahead: Ahead<T>) {
+        pack_patches(self.level, &self.patches, block, self.plan, self.slot);
+        let patches = Panels {
+            stride: self.plan.panel_stride(block.cells),
+            ..Panels::packed(self.slot, self.plan.patches.width, block.cells)
+        };
+        self.multiply_panels(block, filters, patches, ahead);
+    }
+
+    fn multiply_panels(
+        &self,
+        block: Block,
+        filters: Panels<T>,
+        patches: Panels<T>,
+        ahead: Ahead<T>,
+    ) {
+        let FilterProduct { alpha, beta, results, relu, .. } = *self.product;
+        let plan = self.plan;
+        let last = block.cell + block.cells == self.plan.depth;
+        let product = BlockProduct {
+            depth: block.cells,
+            rows: self.outputs.1,
+            columns: block.pixels,
+            row_panels: filters,
+            column_panels: patches,
+            target: self.target,
+            first_row: self.outputs.0,
+            first_column: block.pixel,
+            row_places: results.outputs,
+            column_places: results.pixels,
+            update: Update {
+                alpha,
+                beta: if block.cell == 0 { beta } else { T::from_f64(1.0) },
+                bias: match last && !self.product.bias.is_null() {
+                    true => Bias::Rows(self.bias),
+                    false => Bias::None,
+                },
+                relu: last && relu,
+            },
+            transposed: None,
+            ahead: [ahead, Ahead::none()],
+            asks_for_rows: block.cells <= SHORT_DEPTH && self.product.has_many_results(),
+        };
+        let mut product = if plan.outputs_in_lanes { product.transposed() } else { product };
+        if plan.transposes {
+            product.target =
+                self.sums().wrapping_sub(self.pixels.0 * self.sums_stride() + self.outputs.0);
+            product.row_places = Places::every(self.sums_stride());
+            product.column_places = Places::every(1);
+            let to = Transposed { target: self.target, stride: results.outputs.inner };
+            product.transposed = last.then_some(to);
+        }
+        T::dispatch(self.level, product);
+    }
+
+    /// The sums of results that are going to be transposed: those of a pixel side by side.
+    fn sums(&self) -> *mut T {
+        let Plan { patches_len, filled_len, own_filters_len, .. } = self.plan;
+        self.slot.wrapping_add(patches_len + filled_len + own_filters_len)
+    }
+
+    /// From pixel to pixel of these.
+    fn sums_stride(&self) -> usize {
+        self.plan.grid.task_columns
+    }
+
+    /// Fills the sums with what the results are before.
+    pub fn old_results(&self) -> Transpose<T> {
+        let of_output = self.product.results.outputs.inner;
+        Transpose {
+            extents: [self.outputs.1, self.pixels.1],
+            source: self.target.wrapping_add(self.outputs.0 * of_output + self.pixels.0),
+            source_stride: of_output,
+            target: self.sums(),
+            target_stride: self.sums_stride(),
+        }
+    }
+}
+
+/// Copies `[rows, columns]` of a matrix, whose rows are contiguous, to the rows of its transpose.
+pub(super) struct Transpose<T> {
+    extents: [usize; 2],
+    source: *const T,
+    source_stride: usize,
+    target: *mut T,
+    target_stride: usize,
+}
+
+impl<T: Element> Kernel<T> for Transpose<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let Transpose { extents, source, source_stride, target, target_stride } = self;
+        // SAFETY: whoever makes one answers for the matrices.
+        unsafe { runs::transpose(simd, extents, source, source_stride, target, target_stride) }
+    }
+}
+
+/// A block of patches as panels of the image, where they are a matrix in memory that is read as fast as
+/// a packed one.
+fn in_place<T: Element>(patches: &Patches<T>, block: Block, plan: &Plan) -> Option<Panels<T>> {
+    let first = patches.matrix(block)?;
+    let [of_channel, _, of_pixel] = patches.strides;
+    let start = patches.source.wrapping_add(first + block.cell * of_channel);
+    let channel_bytes = of_channel * size_of::<T>();
+    // Neither do vectors straddle cache lines, nor all channels' compete for a few sets. (Pixels that are
+    // rows are read one at a time.)
+    let aligned = (start.addr() | channel_bytes).is_multiple_of(CACHE_LINE);
+    let fast = plan.outputs_in_lanes || aligned && !channel_bytes.is_multiple_of(COMPETING_BYTES);
+    if !patches.relu_output.is_null() || !fast {
+        return None;
+    }
+    Some(Panels {
+        start,
+        width: plan.patches.width,
+        stride: plan.patches.width * of_pixel,
+        order: Order::InPlace { depth: of_channel, line: of_pixel },
+    })
+}
+
+/// Packs a block of patches into panels at `slot`; NHWC fills them behind the panels first.
+fn pack_patches<T: Element>(
+    level: Level,
+    patches: &Patches<T>,
+    block: Block,
+    plan: &Plan,
+    slot: *mut T,
+) {
+    match patches.layout {
+        // A matrix in memory already: lines of pixels, contiguous at each channel.
+        Layout::Nchw => {
+            if let Some(first) = patches.matrix(block) {
+                let pack = PackMatrix {
+                    // SAFETY: the block's first pixel lies within the image.
+                    source: unsafe { patches.source.add(first) },
+                    relu_output: match patches.relu_output.is_null() {
+                        true => patches.relu_output,
+                        // SAFETY: as above.
+                        false => unsafe { patches.relu_output.add(first) },
+                    },
+                    line_stride: 1,
+                    depth: Depth::every(patches.strides[0]),
+                    lines: block.pixels,
+                    start: block.cell,
+                    count: block.cells,
+                    panels: plan.patches,
+                    target: slot,
+                    panel_stride: plan.panel_stride(block.cells),
+                };
+                return T::dispatch(level, pack);
+            }
+            let fill = FillByCell {
+                patches: *patches,
+                block,
+                panels: plan.patches,
+                target: slot,
+                panel_stride: plan.panel_stride(block.cells),
+            };
+            T::dispatch(level, fill);
+        }
+        Layout::Nhwc => {
+            // SAFETY: the slot has room for the filled patches behind its panels.
+            let filled = unsafe { slot.add(plan.patches_len) };
+            let stride = block.cells;
+            let fill = FillByPixel { patches: *patches, block, target: filled, stride, padding: 0 };
+            T::dispatch(level, fill);
+            let pack = PackMatrix {
+                source: filled.cast_const(),
+                relu_output: std::ptr::null(),
+                line_stride: stride,
+                depth: Depth::every(1),
+                lines: block.pixels,
+                start: 0,
+                count: block.cells,
+                panels: plan.patches,
+                target: slot,
+                panel_stride: plan.panel_stride(block.cells),
+            };
+            T::dispatch(level, pack);
+        }
+    }
+}
