@@ -3,7 +3,7 @@
 //! # Safety of these functions
 //! Each is sound when the elements that it names may be read (written) at its pointers.
 
-use crate::simd::{CACHE_LINE, Element, Lanes};
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes};
 
 /// Calls `visit(offset, count)` for vectors that cover `0..len`. All have `count` = LANES, of which
 /// the last may overlap the one before it; a `len` below LANES is one vector of `count` = len.
@@ -237,29 +237,32 @@ pub(crate) unsafe fn transpose<T: Element, S: Lanes<T>>(
     }
 }
 
+/// [`transpose`] as a kernel.
+pub(crate) struct Transpose<T> {
+    /// Rows and columns of the source.
+    pub extents: [usize; 2],
+    pub source: *const T,
+    pub source_stride: usize,
+    pub target: *mut T,
+    pub target_stride: usize,
+}
+
+impl<T: Element> Kernel<T> for Transpose<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let Transpose { extents, source, source_stride, target, target_stride } = self;
+        // SAFETY: whoever makes one answers for the matrices.
+        unsafe { transpose(simd, extents, source, source_stride, target, target_stride) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::{Isa, Kernel, Level};
+    use crate::simd::{Isa, Level};
     use crate::testing::{assert_same_bits, values, written};
-
-    struct Transpose<'a, T> {
-        shape: [usize; 2],
-        source: &'a [T],
-        target: &'a mut [T],
-    }
-
-    impl<T: Element> Kernel<T> for Transpose<'_, T> {
-        type Output = ();
-
-        #[inline(always)]
-        fn run<S: Lanes<T>>(self, simd: S) {
-            let [rows, columns] = self.shape;
-            let (source, target) = (self.source.as_ptr(), self.target.as_mut_ptr());
-            // SAFETY: rows of `columns` elements without gaps, and one gap in the target.
-            unsafe { transpose(simd, self.shape, source, columns, target, rows + 1) }
-        }
-    }
 
     fn check<T: Element>(level: Level) {
         let gap = T::from_f64(9.0);
@@ -273,8 +276,14 @@ mod tests {
                         expected[k * (rows + 1) + i] = source[i * columns + k];
                     }
                 }
-                let kernel =
-                    Transpose { shape: [rows, columns], source: &source, target: &mut target };
+                // One gap in each row of the target.
+                let kernel = Transpose {
+                    extents: [rows, columns],
+                    source: source.as_ptr(),
+                    source_stride: columns,
+                    target: target.as_mut_ptr(),
+                    target_stride: rows + 1,
+                };
                 T::dispatch(level, kernel);
                 assert_same_bits(&target, &expected);
             }

@@ -78,7 +78,7 @@ pub(super) struct Part {
 
 impl<T: Element> FilterProduct<T> {
     /// Whether the patches are a matrix in memory, of one row of pixels, and the results too.
-    pub(super) fn is_matrix(&self) -> bool {
+    fn is_matrix(&self) -> bool {
         let one_row = self.patches.are_pixels() && self.patches.rows.extent == 1;
         // Padding can make more patches than there are pixels.
         let one_row = one_row && self.patches.columns.extent == self.pixels;

@@ -96,10 +96,9 @@ impl<T: Element> FilterProduct<T> {
         let [of_channel, _, of_pixel] = self.patches.strides;
         let channel = group * self.patches.channels + start;
         let (pixel, run, runs, stride) = match self.patches.layout {
-            Layout::Nchw if plan.transposes => (pixels.0, pixels.1, count, of_channel),
             // Stores that end within a cache line wait for it behind all that was asked for: measured, where the
             // results do not stay in the cache, up to three times as long.
-            Layout::Nchw if !self.lines_up() => return Ahead::none(),
+            Layout::Nchw if !(plan.transposes || self.lines_up()) => return Ahead::none(),
             Layout::Nchw => (pixels.0, pixels.1, count, of_channel),
             // Parts of pixels are long, and foreseen by the processor.
             Layout::Nhwc if count < plan.depth => return Ahead::none(),

@@ -9,9 +9,9 @@ use crate::gemm::ahead::Ahead;
 use crate::gemm::kernel::{Bias, BlockProduct, Order, Panels, Places, Update};
 use crate::gemm::pack::{Depth, PackMatrix};
 use crate::gemm::transposed::Transposed;
-use crate::runs;
+use crate::runs::Transpose;
 use crate::shape::Layout;
-use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, Level};
+use crate::simd::{CACHE_LINE, Element, Level};
 
 /// Channels a multiple of this apart share one set in sixteen of a cache's, or fewer.
 const COMPETING_BYTES: usize = 1024;
@@ -20,14 +20,6 @@ const COMPETING_BYTES: usize = 1024;
 /// fewer results, or deeper products, the processor sees to that in time.)
 const SHORT_DEPTH: usize = 24;
 const MANY_RESULTS: usize = 24 << 20;
-
-impl<T: Element> FilterProduct<T> {
-    /// Whether there are so many results.
-    pub(super) fn has_many_results(&self) -> bool {
-        let results = self.outputs.saturating_mul(self.groups * self.batch * self.pixels);
-        results >= MANY_RESULTS / size_of::<T>()
-    }
-}
 
 /// Some outputs of some pixels of one image and group.
 pub(super) struct Task<'a, T> {
@@ -92,7 +84,7 @@ impl<T: Element> Task<'_, T> {
     ) {
         let FilterProduct { alpha, beta, results, relu, .. } = *self.product;
         let plan = self.plan;
-        let last = block.cell + block.cells == self.plan.depth;
+        let last = block.cell + block.cells == plan.depth;
         let product = BlockProduct {
             depth: block.cells,
             rows: self.outputs.1,
@@ -115,7 +107,7 @@ impl<T: Element> Task<'_, T> {
             },
             transposed: None,
             ahead: [ahead, Ahead::none()],
-            asks_for_rows: block.cells <= SHORT_DEPTH && self.product.has_many_results(),
+            asks_for_rows: block.cells <= SHORT_DEPTH && self.has_many_results(),
         };
         let mut product = if plan.outputs_in_lanes { product.transposed() } else { product };
         if plan.transposes {
@@ -127,6 +119,12 @@ impl<T: Element> Task<'_, T> {
             product.transposed = last.then_some(to);
         }
         T::dispatch(self.level, product);
+    }
+
+    /// Whether the product has so many results.
+    fn has_many_results(&self) -> bool {
+        let FilterProduct { batch, groups, outputs, pixels, .. } = *self.product;
+        outputs.saturating_mul(groups * batch * pixels) >= MANY_RESULTS / size_of::<T>()
     }
 
     /// The sums of results that are going to be transposed: those of a pixel side by side.
@@ -150,26 +148,6 @@ impl<T: Element> Task<'_, T> {
             target: self.sums(),
             target_stride: self.sums_stride(),
         }
-    }
-}
-
-/// Copies `[rows, columns]` of a matrix, whose rows are contiguous, to the rows of its transpose.
-pub(super) struct Transpose<T> {
-    extents: [usize; 2],
-    source: *const T,
-    source_stride: usize,
-    target: *mut T,
-    target_stride: usize,
-}
-
-impl<T: Element> Kernel<T> for Transpose<T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, simd: S) {
-        let Transpose { extents, source, source_stride, target, target_stride } = self;
-        // SAFETY: whoever makes one answers for the matrices.
-        unsafe { runs::transpose(simd, extents, source, source_stride, target, target_stride) }
     }
 }
 

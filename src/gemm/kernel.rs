@@ -10,7 +10,7 @@
 
 use super::ahead::{Ahead, Requests, Results};
 use super::lines::Lines;
-use super::transposed::{Transposed, WriteTransposed};
+use super::transposed::Transposed;
 use crate::runs;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES, TileKernel};
 
@@ -238,8 +238,9 @@ impl<T: Element> Kernel<T> for BlockProduct<T> {
                     if let Some(to) = self.transposed {
                         let numbers = [self.first_row + row, self.first_column + column];
                         let values = self.place(numbers);
-                        let (stride, extents) = (self.row_places.inner, [rows, columns]);
-                        simd.call(WriteTransposed { to, numbers, extents, values, stride });
+                        // Fresh in the first-level cache.
+                        let stride = self.row_places.inner;
+                        simd.call(to.copy(numbers, [rows, columns], values, stride));
                     }
                 }
             }

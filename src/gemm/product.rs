@@ -8,6 +8,7 @@ use super::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use super::vector::{MatrixByVectors, VectorByMatrix};
 use crate::context::Context;
 use crate::error::Result;
+use crate::runs::Transpose;
 use crate::scratch::{Scratch, ScratchLen};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Level};
@@ -322,7 +323,7 @@ impl<T: Element> Product<'_, T> {
         let Product { m, n, k, .. } = *self;
         let level = context.level();
         let [_, of_column, of_depth] = self.b.strides;
-        // B's columns are made contiguous, a matrix after the other.
+        // B's columns are made contiguous, a matrix after the other; its rows are, then.
         let packed = of_depth != 1;
         let together = if packed { 1 } else { self.count };
         let scratch = context.scratch::<T>(ScratchLen::for_all(if packed { n * k } else { 0 }))?;
@@ -330,16 +331,14 @@ impl<T: Element> Product<'_, T> {
         let grid = Grid::new([m, n, k], together, [granule, n], [m, n]);
         for first in (0..self.count).step_by(together) {
             if packed {
-                let b = self.b.line(first, 0);
-                for place in 0..k {
-                    for column in 0..n {
-                        // SAFETY: within B and the scratch memory, which no task uses yet.
-                        unsafe {
-                            let value = *b.add(place * of_depth + column * of_column);
-                            scratch.shared().add(column * k + place).write(value);
-                        }
-                    }
-                }
+                let columns = Transpose {
+                    extents: [k, n],
+                    source: self.b.line(first, 0),
+                    source_stride: of_depth,
+                    target: scratch.shared(),
+                    target_stride: k,
+                };
+                T::dispatch(level, columns);
             }
             context.run(grid.len() * together, &|_, task| {
                 let [(row, rows), _] = grid.task(task % grid.len());

@@ -11,13 +11,14 @@ use super::forward_rows::{self, Rows};
 use super::forward_strips::{self, Strips};
 use super::line::Line;
 use super::numbers::Numbers;
-use super::path::{self, BLOCK, Path, Transpose};
+use super::path::{self, BLOCK, Path};
 use super::place::{FromNumbers, PlacesMut, SharedPlaces};
 use super::planes::Plane;
 use super::ring::Ring;
 use crate::context::Context;
 use crate::error::Result;
 use crate::runs;
+use crate::runs::Transpose;
 use crate::scratch::ScratchLen;
 use crate::shape::PoolShape;
 use crate::shared_mut::SharedMut;
@@ -329,8 +330,7 @@ unsafe fn run_block<T: Element, R: Reduction<T>>(
 ) {
     let (input, output) = (path::input_pixels(shape), path::output_pixels(shape));
     let transpose = Transpose {
-        rows: planes,
-        columns: input,
+        extents: [planes, input],
         source: x,
         source_stride: shape.input_plane,
         target: memory,
@@ -353,8 +353,7 @@ unsafe fn run_block<T: Element, R: Reduction<T>>(
         run_pixels(level, shape, reduction, way, rows, pixels, block, memory);
     }
     let transpose = Transpose {
-        rows: output,
-        columns: planes,
+        extents: [output, planes],
         source: y.cast_const(),
         source_stride: BLOCK,
         target: results.y,
@@ -364,8 +363,7 @@ unsafe fn run_block<T: Element, R: Reduction<T>>(
     if with_places {
         // Where the block of x was.
         let transpose = Transpose {
-            rows: output,
-            columns: planes,
+            extents: [output, planes],
             source: places.cast_const(),
             source_stride: BLOCK,
             target: memory,

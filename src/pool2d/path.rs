@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use crate::runs;
 use crate::shape::{Axis, Layout, PoolShape};
-use crate::simd::{Element, Kernel, Lanes};
 
 /// What the lanes of a vector are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,27 +87,4 @@ pub(super) fn output_pixels(shape: &PoolShape) -> usize {
 #[inline(always)]
 pub(super) fn with_constants(axis: &Axis, kernel: usize, stride: usize, dilation: usize) -> Axis {
     Axis { kernel, stride, dilation, ..*axis }
-}
-
-/// [`runs::transpose`] as a kernel, between planes and a block.
-pub(super) struct Transpose<T> {
-    pub rows: usize,
-    pub columns: usize,
-    pub source: *const T,
-    pub source_stride: usize,
-    pub target: *mut T,
-    pub target_stride: usize,
-}
-
-impl<T: Element> Kernel<T> for Transpose<T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, simd: S) {
-        let Transpose { rows, columns, source, source_stride, target, target_stride } = self;
-        // SAFETY: whoever makes one answers for the matrices.
-        unsafe {
-            runs::transpose(simd, [rows, columns], source, source_stride, target, target_stride);
-        }
-    }
 }
