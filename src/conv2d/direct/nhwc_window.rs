@@ -281,6 +281,37 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
         kernel: &mut impl TapKernel<T, S, N, V>,
     ) {
         let shared = self.dilation == 1 && self.step == STEP;
+        // The lines of the commonest windows without a loop: the processor gets to the next tile sooner, whose
+        // pixels it waits for.
+        if M::WHOLE && !GROUPED && shared && self.taps == 3 {
+            // SAFETY: passed on to the caller.
+            unsafe {
+                match *self.lines {
+                    [a] => {
+                        return self.threes::<S, N, STEP, V, M>(simd, [a], tile, channels, kernel);
+                    }
+                    [a, b] => {
+                        return self.threes::<S, N, STEP, V, M>(
+                            simd,
+                            [a, b],
+                            tile,
+                            channels,
+                            kernel,
+                        );
+                    }
+                    [a, b, c] => {
+                        return self.threes::<S, N, STEP, V, M>(
+                            simd,
+                            [a, b, c],
+                            tile,
+                            channels,
+                            kernel,
+                        );
+                    }
+                    _ => {}
+                }
+            }
+        }
         let terms = if GROUPED { self.groups.terms } else { 1 };
         for &line in self.lines {
             for term in 0..terms {
@@ -297,6 +328,26 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
                     };
                 }
             }
+        }
+    }
+
+    /// Runs a kernel for the three taps of each of some lines, which a tile's outputs share.
+    ///
+    /// # Safety
+    /// As for `for_each_tap`.
+    #[inline(always)]
+    unsafe fn threes<S: Lanes<T>, const N: usize, const STEP: usize, const V: usize, M: Mode>(
+        &self,
+        simd: S,
+        lines: impl IntoIterator<Item = Masked<T>>,
+        tile: Tile,
+        channels: (usize, usize),
+        kernel: &mut impl TapKernel<T, S, N, V>,
+    ) {
+        for line in lines {
+            let pixels = self.pixels(simd, line, tile, channels, 0);
+            // SAFETY: passed on to the caller.
+            unsafe { kernel.add::<STEP, 3, M, GROUPED>(&pixels, 0) };
         }
     }
 
