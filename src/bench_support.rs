@@ -4,9 +4,10 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::ahead::Ahead;
 use crate::gemm::blocking::DEPTH_BLOCK;
-use crate::gemm::kernel::{Bias, BlockProduct, Panels, Places, Update};
+use crate::gemm::kernel::{BlockProduct, Panels, Places};
 use crate::gemm::pack::{PanelShape, TileShape};
 use crate::gemm::product::{TASK_COLUMNS, TASK_ROWS};
+use crate::gemm::update::{Bias, Update};
 use crate::scratch::{Scratch, ScratchLen};
 use crate::simd::{Element, Level};
 

@@ -86,6 +86,9 @@ impl<T: Element> Requests<T> {
     /// Asks for some lines.
     #[inline(always)]
     pub fn request<S: Lanes<T>>(&self, simd: S) {
+        if self.lines == 0 {
+            return;
+        }
         let mut left = self.left.get();
         for _ in 0..self.lines {
             if left.runs == 0 {

@@ -11,6 +11,7 @@
 use super::ahead::{Ahead, Requests, Results};
 use super::lines::Lines;
 use super::transposed::Transposed;
+use super::update::{Bias, Update};
 use crate::runs;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES, TileKernel};
 
@@ -72,25 +73,6 @@ impl Places {
     fn contiguous(&self, first: usize, count: usize) -> bool {
         self.inner == 1 && count <= self.left(first)
     }
-}
-
-/// What is added to the sums.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Bias<T> {
-    None,
-    /// An element per row of C.
-    Rows(*const T),
-    /// An element per column of C.
-    Columns(*const T),
-}
-
-/// C = activation(alpha * sum + beta * C + bias); beta = 0 does not read C.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Update<T> {
-    pub alpha: T,
-    pub beta: T,
-    pub bias: Bias<T>,
-    pub relu: bool,
 }
 
 /// Lines of one operand: panel p holds lines `p * width ..` and lies `p * stride` behind the first.
@@ -312,7 +294,8 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tile<'_, T> {
                 }
             };
             if contiguous {
-                self.write(simd, sums, target, &rows);
+                let update = block.update.of_tile(block.first_row + self.row, first_column);
+                update.write(simd, sums, target, self.columns, |row| rows[row]);
             } else {
                 self.write_scattered::<S, ROWS, VECTORS>(simd, &sums, &rows);
             }
@@ -352,12 +335,13 @@ impl<T: Element> Tile<'_, T> {
         let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
         let (depth, steps) = (self.block.depth, self.requests.steps);
         let rows_together = ROWS.div_ceil(depth.div_ceil(steps).max(1));
-        let mut step = 0;
-        while step < depth {
+        let mut left_over = depth;
+        while left_over > 0 {
             results.request(simd, rows_together);
             self.requests.request(simd);
-            let end = depth.min(step + steps);
-            while step < end {
+            let mut some = left_over.min(steps);
+            left_over -= some;
+            while some > 0 {
                 // SAFETY: the caller answers for the lines and vectors of each step.
                 unsafe {
                     let mut lanes = [simd.splat(T::default()); VECTORS];
@@ -367,82 +351,10 @@ impl<T: Element> Tile<'_, T> {
                     lines.multiply(simd, lanes, left_step as isize, &mut sums);
                 }
                 right = right.wrapping_add(right_step);
-                step += 1;
+                some -= 1;
             }
         }
         sums
-    }
-
-    /// Updates a tile whose columns are contiguous, straight from the registers: `target` is the first
-    /// one's, from which the rows lie at `rows`.
-    ///
-    /// # Safety
-    /// C has the tile's elements, and nobody else uses them.
-    #[inline(always)]
-    unsafe fn write<S: Lanes<T>, const ROWS: usize, const VECTORS: usize>(
-        &self,
-        simd: S,
-        mut sums: [[S::Vector; VECTORS]; ROWS],
-        target: *mut T,
-        rows: &[usize; ROWS],
-    ) {
-        let block = self.block;
-        let Update { alpha, beta, bias, relu } = block.update;
-        let (row, column) = (block.first_row + self.row, block.first_column + self.column);
-        // Columns of the last vector.
-        let last = self.columns - (VECTORS - 1) * S::LANES;
-        let count = |v: usize| if v == VECTORS - 1 { last } else { S::LANES };
-        // SAFETY: the caller answers for C; the bias has an element per row or column of C.
-        unsafe {
-            // One short loop a step, so that each is unrolled and the sums stay in registers.
-            if alpha != T::from_f64(1.0) {
-                for sums in &mut sums {
-                    for sum in sums {
-                        *sum = simd.mul(simd.splat(alpha), *sum);
-                    }
-                }
-            }
-            if beta != T::default() {
-                for (sums, &row) in sums.iter_mut().zip(rows) {
-                    for (v, sum) in sums.iter_mut().enumerate() {
-                        let old = runs::load(simd, count(v), target.add(row + v * S::LANES));
-                        *sum = simd.mul_add(simd.splat(beta), old, *sum);
-                    }
-                }
-            }
-            match bias {
-                Bias::None => {}
-                Bias::Rows(bias) => {
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let bias = simd.splat(*bias.add(row + r));
-                        for sum in sums {
-                            *sum = simd.add(*sum, bias);
-                        }
-                    }
-                }
-                Bias::Columns(bias) => {
-                    for v in 0..VECTORS {
-                        let bias = bias.add(column + v * S::LANES);
-                        let bias = runs::load(simd, count(v), bias);
-                        for sums in &mut sums {
-                            sums[v] = simd.add(sums[v], bias);
-                        }
-                    }
-                }
-            }
-            if relu {
-                for sums in &mut sums {
-                    for sum in sums {
-                        *sum = simd.relu(*sum);
-                    }
-                }
-            }
-            for (sums, &row) in sums.iter().zip(rows) {
-                for (v, &sum) in sums.iter().enumerate() {
-                    runs::store(simd, count(v), target.add(row + v * S::LANES), sum);
-                }
-            }
-        }
     }
 
     /// Updates a tile whose columns are scattered.

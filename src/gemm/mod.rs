@@ -8,6 +8,7 @@ pub(crate) mod lines;
 pub(crate) mod pack;
 pub(crate) mod product;
 pub(crate) mod transposed;
+pub(crate) mod update;
 mod vector;
 
 use crate::context::Context;

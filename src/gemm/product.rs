@@ -3,8 +3,9 @@
 use super::ahead::Ahead;
 use super::blocking::{DEPTH_BLOCK, Grid, TASK_WORK, block_length, depth_blocks};
 use super::in_place::InPlaceProduct;
-use super::kernel::{Bias, BlockProduct, Panels, Places, Update};
+use super::kernel::{BlockProduct, Panels, Places};
 use super::pack::{Depth, PackMatrix, PanelShape, TileShape};
+use super::update::{Bias, Update};
 use super::vector::{MatrixByVectors, VectorByMatrix};
 use crate::context::Context;
 use crate::error::Result;

@@ -10,6 +10,7 @@ use super::panels::PanelPlan;
 use crate::conv2d::gather::Gather;
 use crate::gemm::lines::Lines;
 use crate::gemm::pack::TileShape;
+use crate::gemm::update::{Bias, Update};
 use crate::runs;
 use crate::simd::{CACHE_LINE, Element, Lanes, TileKernel};
 use crate::taps::Taps;
@@ -469,20 +470,11 @@ impl<T: Element> Tiles<'_, T> {
         sums: [[S::Vector; VECTORS]; ROWS],
     ) {
         let Panel { pass, plan, panel, bias, .. } = *self.panel;
-        let channels = plan.channels(panel);
-        for v in 0..VECTORS {
-            let count = S::LANES.min(channels - v * S::LANES);
-            let target = self.target.wrapping_add(pixel * self.target_stride + v * S::LANES);
-            let mut values = [simd.splat(T::default()); ROWS];
-            for (value, sums) in values.iter_mut().zip(&sums) {
-                *value = sums[v];
-            }
-            let bias = match bias.is_null() {
-                true => bias,
-                false => bias.wrapping_add(v * S::LANES),
-            };
-            // SAFETY: the caller answers for the target; the biases have the group's channels.
-            unsafe { pass.write_vectors(simd, values, bias, count, (target, self.target_stride)) };
-        }
+        let bias = if bias.is_null() { Bias::None } else { Bias::Columns(bias) };
+        let update = Update { alpha: pass.alpha, beta: pass.beta, bias, relu: pass.relu };
+        let target = self.target.wrapping_add(pixel * self.target_stride);
+        let row = |pixel: usize| pixel * self.target_stride;
+        // SAFETY: the caller answers for the target; the biases have the group's channels.
+        unsafe { update.write(simd, sums, target, plan.channels(panel), row) };
     }
 }
