@@ -7,6 +7,7 @@ use super::pixel_lanes::Place;
 use crate::conv2d::gather::Gather;
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::runs;
+use crate::runs::Transpose;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES};
 
 /// The most outputs that share a load of pixels.
@@ -206,7 +207,12 @@ impl<T: Element> Outputs<'_, T> {
                         *pixels = pixels.wrapping_add(terms * self.band.len());
                     }
                 }
-                let is_plain = !self.pass.adds() && self.pass.target_strides[3] == 1;
+                let [_, of_channel, _, stride] = self.pass.target_strides;
+                let is_plain = !self.pass.adds() && stride == 1;
+                if !self.pass.adds() && of_channel == 1 && N > 1 {
+                    self.write_pixels(simd, &sums, &vectors[..real]);
+                    continue;
+                }
                 for (n, &sums) in sums.iter().enumerate() {
                     let output = self.output + n;
                     if !is_plain {
@@ -346,6 +352,36 @@ impl<T: Element> Outputs<'_, T> {
             true => simd.splat(T::default()),
             // SAFETY: the biases have the output.
             false => simd.splat(unsafe { *self.pass.bias.add(channel) }),
+        }
+    }
+
+    /// Writes vectors of pixels whose outputs lie side by side: NHWC.
+    ///
+    /// # Safety
+    /// The target has the vectors, and nobody else uses them.
+    #[inline(always)]
+    unsafe fn write_pixels<S: Lanes<T>, const N: usize, const V: usize>(
+        &self,
+        simd: S,
+        sums: &[[S::Vector; V]; N],
+        vectors: &[Vector],
+    ) {
+        let mut values = [T::default(); OUTPUTS * TILE_LANES];
+        for (v, &vector) in vectors.iter().enumerate() {
+            for (n, sums) in sums.iter().enumerate() {
+                let bias = self.bias(simd, self.output + n);
+                let value = self.pass.result(simd, sums[v], sums[v], bias);
+                // SAFETY: a tile has no more outputs.
+                unsafe { simd.store(values.as_mut_ptr().add(n * S::LANES), value) };
+            }
+            // The caller answers for the target.
+            simd.call(Transpose {
+                extents: [N, S::LANES.min(self.pass.grid_width - vector.column)],
+                source: values.as_ptr(),
+                source_stride: S::LANES,
+                target: self.target(self.output, vector),
+                target_stride: self.pass.target_strides[3],
+            });
         }
     }
 
