@@ -7,16 +7,17 @@
 
 use super::patches::{Block, Patches};
 use crate::gemm::pack::PanelShape;
+use crate::runs;
 use crate::shape::Layout;
 use crate::simd::{Element, Kernel, Lanes};
 
-/// Writes (cell, pixel) of the block to the panel of the pixel, zeros behind the block's pixels up
-/// to whole vectors.
+/// Writes (cell, pixel) of the block to the panel of the pixel; in panels of vectors, zeros behind the
+/// block's pixels up to whole ones.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FillByCell<T> {
     pub patches: Patches<T>,
     pub block: Block,
-    /// Panels of pixels; the vectors' lanes must divide the width and the granule.
+    /// Panels of pixels: of whole vectors, or of a tile's rows.
     pub panels: PanelShape,
     pub target: *mut T,
     /// Elements from panel to panel.
@@ -38,6 +39,8 @@ struct Vector {
     target: usize,
     /// From cell to cell.
     stride: usize,
+    /// Pixels.
+    lanes: usize,
     first_segment: usize,
     end_segment: usize,
 }
@@ -78,7 +81,18 @@ impl<T: Element> Kernel<T> for FillByCell<T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         debug_assert_eq!(self.patches.layout, Layout::Nchw);
-        debug_assert_eq!((self.panels.width % S::LANES, self.panels.granule % S::LANES), (0, 0));
+        let PanelShape { width, granule } = self.panels;
+        match width.is_multiple_of(S::LANES) && granule.is_multiple_of(S::LANES) {
+            true => self.panels::<S, true>(simd),
+            false => self.panels::<S, false>(simd),
+        }
+    }
+}
+
+impl<T: Element> FillByCell<T> {
+    /// Fills all panels, which have room for `WHOLE` vectors or not.
+    #[inline(always)]
+    fn panels<S: Lanes<T>, const WHOLE: bool>(&self, simd: S) {
         let grid_width = self.patches.grid_width;
         let mut pixel = 0;
         while pixel < self.block.pixels {
@@ -90,7 +104,7 @@ impl<T: Element> Kernel<T> for FillByCell<T> {
                 && segment_count + S::LANES <= PIECES
             {
                 let panel = pixel / self.panels.width;
-                let lanes = S::LANES.min(self.block.pixels - pixel);
+                let lanes = self.lanes_from::<S>(pixel);
                 let first_segment = segment_count;
                 let mut lane = 0;
                 while lane < lanes {
@@ -104,26 +118,37 @@ impl<T: Element> Kernel<T> for FillByCell<T> {
                 }
                 vectors[vector_count] = Vector {
                     target: panel * self.panel_stride + pixel % self.panels.width,
+                    lanes,
                     stride: self.panels.lines_of(panel, self.block.pixels),
                     first_segment,
                     end_segment: segment_count,
                 };
                 vector_count += 1;
-                pixel += S::LANES;
+                pixel += lanes;
             }
             // SAFETY: the caller answers for the source and the target.
-            unsafe { self.fill(simd, &vectors[..vector_count], &segments) };
+            unsafe { self.fill::<S, WHOLE>(simd, &vectors[..vector_count], &segments) };
         }
     }
-}
 
-impl<T: Element> FillByCell<T> {
+    /// The pixels of the vector that begins with one: of the block and of one panel.
+    #[inline(always)]
+    fn lanes_from<S: Lanes<T>>(&self, pixel: usize) -> usize {
+        let of_panel = self.panels.width - pixel % self.panels.width;
+        S::LANES.min(of_panel).min(self.block.pixels - pixel)
+    }
+
     /// Writes some vectors of every cell.
     ///
     /// # Safety
     /// The source holds the image, the target the block.
     #[inline(always)]
-    unsafe fn fill<S: Lanes<T>>(&self, simd: S, vectors: &[Vector], segments: &[Segment]) {
+    unsafe fn fill<S: Lanes<T>, const WHOLE: bool>(
+        &self,
+        simd: S,
+        vectors: &[Vector],
+        segments: &[Segment],
+    ) {
         let Patches { rows, columns, channels, .. } = self.patches;
         let mut pieces = [Piece::new(simd, (0, 0), 1, 0); PIECES];
         let mut assemblies = [Assembly::default(); VECTORS];
@@ -171,7 +196,10 @@ impl<T: Element> FillByCell<T> {
                                 value = simd.relu_gradient(output, value);
                             }
                             let target = self.target.add(vector.target + cell * vector.stride);
-                            simd.store(target, value);
+                            match WHOLE {
+                                true => simd.store(target, value),
+                                false => runs::store(simd, vector.lanes, target, value),
+                            }
                         }
                     }
                 }

@@ -31,6 +31,9 @@ const FEW_IMAGES: usize = 4;
 const DEEP: usize = 512;
 /// Elements of the filters of a task then: they stay in the second-level cache from image to image.
 const TASK_FILTERS: usize = 1 << 18;
+/// The same where each task packs its patches, of so many products at least: then it has more filters, to pack less.
+const TASK_FILTERS_PACKED: usize = 1 << 20;
+const DEEP_PACKED: usize = 256;
 
 /// How a product is cut and where a task's parts lie in scratch memory.
 pub(super) struct Plan {
@@ -94,16 +97,21 @@ impl<T: Element> FilterProduct<T> {
     }
 
     /// Whether pixels in the lanes would leave many of them empty, or be packed for few images or at a cost that
-    /// grows with the depth, unlike that of transposing results.
+    /// grows with the depth, unlike that of transposing results. (Patches that are no matrix are packed either way.)
     fn has_small_images(&self) -> bool {
-        let in_columns = self.is_matrix() && self.results.outputs.width == usize::MAX;
+        let Results { outputs, pixels, .. } = self.results;
+        let in_columns = outputs.width == usize::MAX && pixels.width == usize::MAX;
         if !(in_columns && SMALL_IMAGE.contains(&self.pixels)) || self.lines_up() {
             return false;
         }
+        let (in_place, depth) = (self.is_matrix(), self.patches.len());
         let lanes = CACHE_LINE / size_of::<T>();
         let empty = self.pixels.next_multiple_of(lanes) - self.pixels;
-        let few = self.batch * self.groups <= FEW_IMAGES;
-        empty * WORTH_TRANSPOSING >= self.pixels || few || self.patches.len() >= DEEP
+        let many_empty = empty * WORTH_TRANSPOSING >= self.pixels;
+        match in_place {
+            true => many_empty || self.batch * self.groups <= FEW_IMAGES || depth >= DEEP,
+            false => many_empty && depth >= DEEP_PACKED,
+        }
     }
 
     /// Takes the images as one, where a patch is just its pixel and each image's pixels would leave some of
@@ -187,7 +195,8 @@ impl<T: Element> FilterProduct<T> {
         let (grid, filters, patches, pixel_parts, task_pixels, filled_len);
         if outputs_in_lanes {
             let (most_outputs, filled) = match self.patches.layout {
-                Layout::Nchw => (TASK_FILTERS / depth.max(1), 0),
+                Layout::Nchw if self.is_matrix() => (TASK_FILTERS / depth.max(1), 0),
+                Layout::Nchw => (TASK_FILTERS_PACKED / depth.max(1), 0),
                 Layout::Nhwc => (usize::MAX, block),
             };
             grid = Grid::new(

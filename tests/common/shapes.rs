@@ -94,6 +94,10 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         new(3, 393, 3, 5, 67, 1, 1),
         groups(2, new(2, 134, 2, 5, 130, 1, 1)),
         new(5, 66, 13, 17, 71, 1, 1),
+        // of pixels with gaps between them, and with padding
+        stride(2, 2, new(2, 259, 9, 9, 66, 1, 1)),
+        stride(2, 2, pad([1, 1, 1, 1], new(3, 400, 7, 5, 67, 1, 1))),
+        stride(1, 3, new(1, 257, 4, 8, 64, 1, 1)),
         // strides that leave rows and columns over, and that are wider than the kernel
         stride(2, 3, new(2, 3, 10, 12, 4, 3, 3)),
         stride(3, 2, pad([1, 1, 1, 1], new(2, 7, 11, 10, 8, 2, 1))),
