@@ -23,8 +23,9 @@ pub(crate) const TASK_COLUMNS: usize = 512;
 const SMALL_WORK: usize = 1 << 20;
 /// Nor with so few rows of C: each element of B is used once or twice.
 const FEW_ROWS: usize = 8;
-/// Nor with so few products in a sum: C is written row by row, B stays in the first-level cache.
+/// Nor with so few products in a sum: C is written row by row, some of B stays in the first-level cache: so much.
 const FEW_STEPS: usize = 8;
+const CACHED_BYTES: usize = 40 * 1024;
 /// With rows of C at least so long: twelve vectors of AVX-512.
 const LONG_ROW: usize = 192;
 /// Up to this many multiply-adds, or with so few rows, rows of A are read as they lie, and only B is packed: an
@@ -296,25 +297,33 @@ impl<T: Element> Product<'_, T> {
         let Product { m, n, k, .. } = *self;
         let level = context.level();
         let tile = TileShape::of::<T>(level);
+        let vectors = tile.rows * tile.columns;
         // Whole rows where there are several.
-        let granule = if m == 1 { tile.rows * tile.columns } else { n };
+        let granule = if m == 1 { vectors } else { n };
         let grid = Grid::new([m, n, k], self.count, [1, granule], [m, n]);
         context.run(grid.len() * self.count, &|_, task| {
             let [(first, rows), (column, columns)] = grid.task(task % grid.len());
             let matrix = task / grid.len();
-            for row in first..first + rows {
-                let product = VectorByMatrix {
-                    n: columns,
-                    k,
-                    alpha: self.alpha,
-                    x: self.a.line(matrix, row),
-                    x_stride: self.a.strides[2],
-                    b: self.b.line(matrix, column),
-                    ldb: self.b.strides[2],
-                    beta: self.beta,
-                    y: self.c.at(matrix * self.c_strides[0] + row * self.c_strides[1] + column),
-                };
-                T::dispatch(level, product);
+            // What the rows read of B in turn stays in the cache.
+            let parts = (k * columns * size_of::<T>()).div_ceil(CACHED_BYTES).max(1);
+            let some = columns.div_ceil(parts).next_multiple_of(vectors);
+            for start in (0..columns).step_by(some) {
+                let (column, columns) = (column + start, some.min(columns - start));
+                for row in first..first + rows {
+                    let c = matrix * self.c_strides[0] + row * self.c_strides[1] + column;
+                    let product = VectorByMatrix {
+                        n: columns,
+                        k,
+                        alpha: self.alpha,
+                        x: self.a.line(matrix, row),
+                        x_stride: self.a.strides[2],
+                        b: self.b.line(matrix, column),
+                        ldb: self.b.strides[2],
+                        beta: self.beta,
+                        y: self.c.at(c),
+                    };
+                    T::dispatch(level, product);
+                }
             }
         });
     }
