@@ -1,6 +1,6 @@
 //! dw = alpha * (the gradient of the weights) + beta * dw, and db likewise.
 //!
-//! For few outputs, for many of single pixels, and for db alone: `direct/filters.rs` has the others. dw
+//! For few outputs, for many of single pixels, and for db alone: `direct/channel_weights.rs` has the others. dw
 //! is a product of dy and the patches of x, whose depth is the pixels of all images. It is cut into
 //! blocks, and these into parts, by the shape alone; each part's sum goes to scratch memory of its own,
 //! and the parts are added up in their order. So the order of every sum is the shape's. The bias

@@ -104,7 +104,9 @@ fn scratch_len<T: Element>(
         }
         (Pass::BackwardWeights, _) => {
             let db_alone = backward_weights::scratch_len::<T>(level, shape, false);
-            direct::filters::scratch_len::<T>(level, shape).max(db_alone).max(product(pass)?)
+            direct::channel_weights::scratch_len::<T>(level, shape)
+                .max(db_alone)
+                .max(product(pass)?)
         }
     })
 }

@@ -9,12 +9,15 @@
 mod band;
 mod band_copy;
 mod channel_panel;
+pub(super) mod channel_weights;
+mod channel_weights_parts;
+mod channel_weights_tile;
 mod channels;
 mod depthwise;
 mod depthwise_panels;
 mod depthwise_phases;
 mod depthwise_weights;
-pub(super) mod filters;
+
 mod nhwc_depthwise;
 mod nhwc_groups;
 mod nhwc_pixels;

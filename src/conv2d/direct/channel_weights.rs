@@ -6,6 +6,8 @@
 //! are cut into parts by the shape alone; each part sums its blocks in order, and the parts are added up
 //! in theirs.
 
+use super::channel_weights_parts::AddUp;
+use super::channel_weights_tile::{Fetching, Products, TwoTaps};
 use super::even_parts;
 use crate::context::Context;
 use crate::conv2d::backward_weights::{BackwardWeights, updated};
@@ -16,11 +18,10 @@ use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASK_WORK, TASKS};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use crate::pool2d::Region;
-use crate::runs;
 use crate::scratch::ScratchLen;
 use crate::shape::{ConvShape, FilterLayout};
 use crate::shared_mut::SharedMut;
-use crate::simd::{Element, Kernel, Lanes, Level, TILE_LANES, TileKernel};
+use crate::simd::{Element, Kernel, Lanes, Level};
 use crate::taps::Taps;
 
 /// Output and input channels of a task: its rows of x and dy stay in the second-level cache.
@@ -32,9 +33,9 @@ const FEW_INPUTS: usize = 6;
 
 /// How the pass is cut. By the shape alone, but for the panels' width.
 #[derive(Clone, Copy)]
-struct Plan {
-    panels: PanelShape,
-    parts: usize,
+pub(super) struct Plan {
+    pub panels: PanelShape,
+    pub parts: usize,
     blocks_of_part: usize,
     /// Rows of y that are packed at a time, and how many such blocks an image has.
     block_rows: usize,
@@ -45,9 +46,9 @@ struct Plan {
     /// Elements of a part's sums: those of dw, `[groups, panels, weights, outputs of a panel]` with an output's
     /// weights as they lie in dw, and those of db behind them.
     dw_len: usize,
-    part_len: usize,
+    pub part_len: usize,
     /// Elements of a group's dw.
-    group_len: usize,
+    pub group_len: usize,
     /// Weights from input channel to input channel, and from tap to tap.
     weight_strides: [usize; 2],
 }
@@ -117,7 +118,7 @@ impl Plan {
 
     /// Output channels of a panel, rounded up to whole vectors.
     #[inline(always)]
-    fn lanes(&self, shape: &ConvShape, panel: usize) -> usize {
+    pub fn lanes(&self, shape: &ConvShape, panel: usize) -> usize {
         self.panels.lines_of(panel, shape.group_out)
     }
 }
@@ -375,18 +376,16 @@ impl<T: Element> SumPart<'_, T> {
                     let of_tap = |tap: usize| column_taps.positions(tap, width);
                     let (columns, next) = (of_tap(column_tap), column_tap + 1);
                     // Few sums would wait for each other.
-                    let together = match next < taps && of_tap(next) == columns {
-                        true if self.takes_two_taps::<S>(tile.width) => 2,
-                        _ => 1,
-                    };
+                    let is_followed = next < taps && of_tap(next) == columns;
+                    let two_taps = is_followed && self.takes_two_taps::<S>(tile.width);
                     if columns.0 < columns.1 {
                         for (first, count) in even_parts(end - input, S::TILE_ROWS) {
                             let pixels = Pixels { rows, columns };
                             let place = [input + first, row_tap, column_tap];
-                            tile.run_at(simd, pixels, place, count, together);
+                            tile.run_at(simd, pixels, place, count, two_taps);
                         }
                     }
-                    column_tap += together;
+                    column_tap += if two_taps { 2 } else { 1 };
                 }
                 continue;
             }
@@ -414,7 +413,7 @@ impl<T: Element> SumPart<'_, T> {
                         let pixels = Pixels { rows, columns };
                         let (tap, input) =
                             (tap + first / items_of_tap, input + first % items_of_tap);
-                        tile.run_at(simd, pixels, [input, row_tap, tap], count, 1);
+                        tile.run_at(simd, pixels, [input, row_tap, tap], count, false);
                     }
                 }
             }
@@ -463,7 +462,7 @@ struct Tile<'a, T> {
 
 impl<T: Element> Tile<'_, T> {
     /// Adds the products of some pixels to the sums of `count` items from the one of input channel,
-    /// row tap and column tap on, at one tap or at two.
+    /// row tap and column tap on, and at the column tap behind that one too if `two_taps`.
     #[inline(always)]
     fn run_at<S: Lanes<T>>(
         &self,
@@ -471,7 +470,7 @@ impl<T: Element> Tile<'_, T> {
         pixels: Pixels,
         [input, row_tap, column_tap]: [usize; 3],
         count: usize,
-        together: usize,
+        two_taps: bool,
     ) {
         let shape = self.task.shape;
         let [_, of_channel, of_row, of_column] = shape.input_strides;
@@ -498,7 +497,7 @@ impl<T: Element> Tile<'_, T> {
             sum_stride: self.sum_stride * self.width,
         };
         let vectors = self.width / S::LANES;
-        if together == 2 {
+        if two_taps {
             let next_tap = self.task.sum(self.panel, input, tap + 1);
             simd.tile(count, vectors, &TwoTaps { products, next_tap });
         } else if self.item_stride == 1 && tap == 0 {
@@ -506,229 +505,6 @@ impl<T: Element> Tile<'_, T> {
             simd.tile(count, vectors, &Fetching(products));
         } else {
             simd.tile(count, vectors, &products);
-        }
-    }
-}
-
-/// The register tile: items times a panel, over rows and columns of pixels.
-struct Products<T> {
-    source: *const T,
-    item_stride: usize,
-    /// From row to row, and from column to column.
-    source_steps: [usize; 2],
-    gradient: *const T,
-    gradient_row: usize,
-    /// Rows and columns.
-    counts: [usize; 2],
-    sums: *mut T,
-    sum_stride: usize,
-}
-
-/// The same, with pixels asked for ahead of their use.
-struct Fetching<T>(Products<T>);
-
-/// A vector of the panel and few items, at two neighbouring column taps: a tile of one of them would have too few sums.
-struct TwoTaps<T> {
-    products: Products<T>,
-    /// The sums of the second one.
-    next_tap: *mut T,
-}
-
-/// As many pixels as take longer to multiply than one takes to arrive from the third-level cache.
-const PIXELS_AHEAD: usize = 24;
-
-impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Products<T> {
-    #[inline(always)]
-    fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
-        self.sum::<S, ROWS, VECTORS, false>(simd);
-    }
-}
-
-impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Fetching<T> {
-    #[inline(always)]
-    fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
-        self.0.sum::<S, ROWS, VECTORS, true>(simd);
-    }
-}
-
-impl<T: Element, S: Lanes<T>> TileKernel<T, S> for TwoTaps<T> {
-    #[inline(always)]
-    fn run<const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
-        if VECTORS > 1 || 2 * ROWS > S::TILE_ROWS {
-            unreachable!("see SumPart::takes_two_taps");
-        }
-        let products = &self.products;
-        let mut sums = [[simd.splat(T::default()); 2]; ROWS];
-        let [row_step, column_step] = products.source_steps;
-        // SAFETY: x has the pixels that the items read, dy's panel and the sums have theirs.
-        unsafe {
-            for row in 0..products.counts[0] {
-                let mut source = products.source.add(row * row_step);
-                let mut gradient = products.gradient.add(row * products.gradient_row);
-                for _ in 0..products.counts[1] {
-                    let lanes = simd.load(gradient);
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let item = source.add(r * products.item_stride);
-                        sums[0] = simd.mul_add(simd.splat(*item), lanes, sums[0]);
-                        sums[1] = simd.mul_add(simd.splat(*item.add(1)), lanes, sums[1]);
-                    }
-                    source = source.wrapping_add(column_step);
-                    gradient = gradient.add(S::LANES);
-                }
-            }
-            for (r, sums) in sums.iter().enumerate() {
-                for (&sum, totals) in sums.iter().zip([products.sums, self.next_tap]) {
-                    let total = totals.add(r * products.sum_stride);
-                    simd.store(total, simd.add(simd.load(total), sum));
-                }
-            }
-        }
-    }
-}
-
-impl<T: Element> Products<T> {
-    #[inline(always)]
-    fn sum<S: Lanes<T>, const ROWS: usize, const VECTORS: usize, const FETCH: bool>(
-        &self,
-        simd: S,
-    ) {
-        let mut sums = [[simd.splat(T::default()); VECTORS]; ROWS];
-        let [row_step, column_step] = self.source_steps;
-        let item_stride = self.item_stride;
-        // SAFETY: x has the pixels that the items read, dy's panel and the sums have theirs.
-        unsafe {
-            for row in 0..self.counts[0] {
-                let mut source = self.source.add(row * row_step);
-                let mut gradient = self.gradient.add(row * self.gradient_row);
-                for _ in 0..self.counts[1] {
-                    let mut lanes = [simd.splat(T::default()); VECTORS];
-                    for (v, lane) in lanes.iter_mut().enumerate() {
-                        *lane = simd.load(gradient.add(v * S::LANES));
-                    }
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let item = simd.splat(*source.add(r * item_stride));
-                        for (sum, &lane) in sums.iter_mut().zip(&lanes) {
-                            *sum = simd.mul_add(item, lane, *sum);
-                        }
-                    }
-                    if FETCH {
-                        let ahead = source.wrapping_add(PIXELS_AHEAD * column_step);
-                        simd.prefetch(ahead);
-                        simd.prefetch(ahead.wrapping_add((ROWS - 1) * item_stride));
-                    }
-                    source = source.wrapping_add(column_step);
-                    gradient = gradient.add(VECTORS * S::LANES);
-                }
-            }
-            for (r, sums) in sums.iter().enumerate() {
-                for (v, &sum) in sums.iter().enumerate() {
-                    let total = self.sums.add(r * self.sum_stride + v * S::LANES);
-                    simd.store(total, simd.add(simd.load(total), sum));
-                }
-            }
-        }
-    }
-}
-
-/// Adds up the parts of a panel of dw.
-struct AddUp<'a, T> {
-    shape: &'a ConvShape,
-    plan: Plan,
-    group: usize,
-    panel: usize,
-    sums: *const T,
-    alpha_beta: (T, T),
-    dw: *mut T,
-}
-
-impl<T: Element> Kernel<T> for AddUp<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, simd: S) {
-        let (shape, plan) = (self.shape, self.plan);
-        let width = plan.lanes(shape, self.panel);
-        let first = self.panel * plan.panels.width;
-        let outputs = width.min(shape.group_out - first);
-        let weights = shape.patch_len();
-        // From output to output, and from weight to weight.
-        let [w_out, w_weight] = match shape.filter_layout {
-            FilterLayout::Hwio => [1, shape.filter_strides()[1]],
-            FilterLayout::Oihw | FilterLayout::Ohwi => [weights, 1],
-        };
-        let start = self.group * plan.group_len + first * weights;
-        let dw = self.dw.wrapping_add((self.group * shape.group_out + first) * w_out);
-        for weight in (0..weights).step_by(S::LANES) {
-            let count = S::LANES.min(weights - weight);
-            let sums = self.sums.wrapping_add(start + weight * width);
-            for lane in (0..width).step_by(S::LANES) {
-                // SAFETY: the parts have the panel's sums, dw the outputs' weights, which no other
-                // task writes.
-                unsafe {
-                    let dw = dw.add(lane * w_out + weight * w_weight);
-                    let outputs = S::LANES.min(outputs - lane);
-                    self.block(
-                        simd,
-                        (sums.add(lane), width),
-                        (count, outputs),
-                        (dw, [w_out, w_weight]),
-                    );
-                }
-            }
-        }
-    }
-}
-
-impl<T: Element> AddUp<'_, T> {
-    /// Adds up the parts of some weights, a vector of outputs each, `sum_stride` apart, and updates dw: outputs
-    /// and weights lie that far apart, and one of them side by side.
-    ///
-    /// # Safety
-    /// The parts and dw have them, and nobody else uses those of dw.
-    #[inline(always)]
-    unsafe fn block<S: Lanes<T>>(
-        &self,
-        simd: S,
-        (sums, sum_stride): (*const T, usize),
-        (weights, outputs): (usize, usize),
-        (dw, [w_out, w_weight]): (*mut T, [usize; 2]),
-    ) {
-        let (alpha, beta) = self.alpha_beta;
-        let mut values = [T::default(); TILE_LANES * TILE_LANES];
-        let mut transposed = [T::default(); TILE_LANES * TILE_LANES];
-        // SAFETY: the caller answers for the sums and for dw.
-        unsafe {
-            for (weight, values) in values.chunks_exact_mut(S::LANES).enumerate().take(weights) {
-                let mut sum = simd.splat(T::default());
-                for part in 0..self.plan.parts {
-                    let place = part * self.plan.part_len + weight * sum_stride;
-                    sum = simd.add(sum, simd.load(sums.add(place)));
-                }
-                simd.store(values.as_mut_ptr(), simd.mul(simd.splat(alpha), sum));
-            }
-            if outputs == S::LANES && w_out > 1 && beta == T::default() {
-                simd.transpose([weights, S::LANES], values.as_ptr(), S::LANES, dw, w_out);
-                return;
-            }
-            // Lines of dw: of outputs where those lie side by side, else of weights.
-            let (lines, count, stride) = match w_out {
-                1 => (weights, outputs, w_weight),
-                _ => (outputs, weights, w_out),
-            };
-            if w_out > 1 {
-                let target = transposed.as_mut_ptr();
-                simd.transpose([weights, S::LANES], values.as_ptr(), S::LANES, target, S::LANES);
-                values = transposed;
-            }
-            for line in 0..lines {
-                let mut value = simd.load(values.as_ptr().add(line * S::LANES));
-                let dw = dw.add(line * stride);
-                if beta != T::default() {
-                    let old = runs::load(simd, count, dw);
-                    value = simd.mul_add(simd.splat(beta), old, value);
-                }
-                runs::store(simd, count, dw, value);
-            }
         }
     }
 }
