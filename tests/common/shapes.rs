@@ -558,6 +558,8 @@ pub fn gemm_edges() -> Vec<[usize; 3]> {
     for long in [95, 96, 97, 191, 192, 193, 390] {
         all.extend([[1, long, 21], [long, 1, 21], [3, long, 1], [7, long, 8], [2, long, 9]]);
     }
+    // rows of C so long that B is taken in parts
+    all.extend([[3, 2901, 4], [9, 1503, 8]]);
     all
 }
 
