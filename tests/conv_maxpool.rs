@@ -127,6 +127,7 @@ fn large_images() {
         stride(2, 2, pad([3; 4], new(1, 3, 390, 371, 33, 7, 7))),
         new(1, 9, 170, 150, 41, 1, 1),
         groups(40, pad([1; 4], new(1, 40, 150, 160, 40, 3, 3))),
+        pad([1; 4], new(2, 3, 61, 63, 5, 3, 3)),
     ];
     let mut cases = Vec::new();
     for (number, params) in convs.iter().enumerate() {

@@ -275,7 +275,9 @@ fn backward_weights<T: Element>(
         return winograd::weights::run(context, shape, pass, x, dw, db);
     }
     match choice {
-        Choice::Depthwise | Choice::Groups => direct::weights::run(context, shape, pass, dw, db),
+        Choice::Depthwise | Choice::Groups | Choice::Pixels => {
+            direct::weights::run(context, shape, pass, dw, db)
+        }
         _ => pass.run(context, shape, dw, db),
     }
 }

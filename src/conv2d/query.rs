@@ -98,7 +98,7 @@ fn scratch_len<T: Element>(
             let of = |with_dw| backward_weights::scratch_len::<T>(level, shape, with_dw);
             of(true).max(of(false))
         }
-        (Pass::BackwardWeights, Choice::Depthwise | Choice::Groups) => {
+        (Pass::BackwardWeights, Choice::Depthwise | Choice::Groups | Choice::Pixels) => {
             let of = |with_dw| direct::weights::scratch_len::<T>(shape, with_dw);
             of(true).max(of(false))
         }

@@ -98,6 +98,11 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         stride(2, 2, new(2, 259, 9, 9, 66, 1, 1)),
         stride(2, 2, pad([1, 1, 1, 1], new(3, 400, 7, 5, 67, 1, 1))),
         stride(1, 3, new(1, 257, 4, 8, 64, 1, 1)),
+        // few outputs of several input channels, on planes that are large enough to be taken one by one
+        pad([1, 1, 1, 1], new(2, 5, 23, 25, 1, 3, 3)),
+        stride(2, 2, pad([2, 2, 2, 2], new(2, 3, 50, 49, 1, 5, 5))),
+        groups(2, pad([2, 0, 1, 3], new(1, 6, 30, 19, 10, 4, 3))),
+        new(3, 4, 30, 30, 7, 2, 7),
         // strides that leave rows and columns over, and that are wider than the kernel
         stride(2, 3, new(2, 3, 10, 12, 4, 3, 3)),
         stride(3, 2, pad([1, 1, 1, 1], new(2, 7, 11, 10, 8, 2, 1))),

@@ -47,6 +47,7 @@ use depthwise_panels::Panels;
 pub(super) use band::fits as pixel_lanes_fit;
 pub(super) use nhwc_depthwise::fits as nhwc_depthwise_fits;
 pub(super) use nhwc_groups::fits as nhwc_groups_fit;
+pub(super) use weights::fits_few_outputs as few_outputs_fit;
 
 /// A task has at least this many multiply-adds, where there are so many.
 const TASK_WORK: usize = 1 << 17;

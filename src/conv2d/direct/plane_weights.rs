@@ -1,5 +1,5 @@
-//! dw of several outputs of one input channel at stride 1, NCHW: pixels in the lanes, x read in place, and each of its
-//! vectors multiplied by the gradients of all outputs.
+//! dw of several outputs of one input channel after the other at stride 1, NCHW: pixels in the lanes, x read in place,
+//! and each of its vectors multiplied by the gradients of all outputs.
 
 use std::ptr;
 
@@ -23,15 +23,16 @@ const ROWS: usize = 32;
 pub(super) fn takes(shape: &ConvShape) -> bool {
     let dense = |axis: &Axis| axis.stride == 1 && axis.dilation == 1;
     let few_taps = shape.window() < DEPTH_BLOCK / OUTPUTS;
-    let several = shape.group_in == 1 && shape.group_out > 1;
-    several && few_taps && dense(&shape.height) && dense(&shape.width)
+    shape.group_out > 1 && few_taps && dense(&shape.height) && dense(&shape.width)
 }
 
-/// The input channel of an image, and the gradients of some of its outputs.
+/// An input channel of an image, and the gradients of some outputs.
 #[derive(Clone, Copy)]
 pub(super) struct Planes<T> {
     pub x: *const T,
     pub dy: *const T,
+    /// Whether dy is summed too.
+    pub with_dy: bool,
     /// Null for none.
     pub relu_output: *const T,
     /// Room for what it leaves of dy.
@@ -56,7 +57,9 @@ impl<T: Element> Planes<T> {
     #[inline(always)]
     pub unsafe fn add<S: Lanes<T>>(&self, simd: S, totals: &mut [T]) {
         let most = if S::REGISTERS >= 32 { TAPS } else { FEW_TAPS };
-        self.add_taps(simd, 0, (0, 0), totals);
+        if self.with_dy || !self.relu_output.is_null() {
+            self.add_taps(simd, 0, (0, 0), totals);
+        }
         let mut planes = *self;
         if !self.relu_output.is_null() {
             planes.dy = self.memory;

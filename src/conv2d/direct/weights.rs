@@ -1,5 +1,5 @@
-//! dw and db. As for the dense pass, the batch is cut into parts by the shape alone, and the parts'
-//! sums are added up in their order.
+//! dw and db with pixels, or the channels of groups, in the lanes. As for the dense pass, the batch is cut into parts
+//! by the shape alone, and the parts' sums are added up in their order.
 
 use std::{array, ptr};
 
@@ -34,6 +34,20 @@ const SHARED_TAPS: usize = 3;
 /// At least the vectors that `TILE_LANES` takes.
 const MOST_VECTORS: usize = 8;
 
+/// Outputs of a group that are few: a matrix product's tile would have few rows or lanes, and would pack x. And the
+/// pixels of planes, and of their rows, that are worth adding up the lanes of each sum.
+const FEW_OUTPUTS: usize = 7;
+const LARGE_PLANE: usize = 512;
+
+/// Whether planes of x are taken one by one for few outputs, NCHW.
+pub(in crate::conv2d) fn fits_few_outputs(shape: &ConvShape) -> bool {
+    let one = shape.group_out == 1 && depthwise_weights::fits(shape);
+    let few = shape.group_out <= FEW_OUTPUTS && plane_weights::takes(shape);
+    let pixels = shape.out_height * shape.out_width;
+    let large = shape.out_width >= TILE_LANES && pixels >= LARGE_PLANE && shape.window() > 1;
+    shape.layout == Layout::Nchw && large && (one || few)
+}
+
 /// How the pass is cut, by the shape alone.
 struct Plan {
     rows: Taps,
@@ -49,9 +63,12 @@ struct Plan {
     units: usize,
     units_of_part: usize,
     parts: usize,
-    /// Channels of a task, but for the last, and tasks of a part.
+    /// Channels of a task, but for the last, and how many such chunks there are.
     channels: usize,
     chunks: usize,
+    /// The same of a group's terms, the input channels whose planes are taken one by one: NCHW.
+    terms: usize,
+    term_chunks: usize,
 }
 
 impl Plan {
@@ -78,7 +95,8 @@ impl Plan {
             }
         };
         // Where there are many channels, they are tasks enough.
-        let work = shape.batch * shape.out_height * shape.out_width * (taps + 1);
+        let pixels = shape.batch * shape.out_height * shape.out_width;
+        let work = pixels.saturating_mul(taps + 1);
         let chunks = shape.out_channels.div_ceil(least_channels);
         let parts = parts_of_batch(units, sums_of_part * size_of::<T>());
         let parts = parts.min(TASKS.div_ceil(chunks));
@@ -91,6 +109,14 @@ impl Plan {
             }
             Copies::Nhwc => least_channels,
         };
+        let chunks = shape.out_channels.div_ceil(channels);
+        let (mut terms, mut term_chunks) = (shape.group_in, 1);
+        if with_dw && matches!(copies, Copies::Nchw(_)) {
+            let all = work.saturating_mul(shape.out_channels);
+            let wanted = (all / TASK_WORK).clamp(1, TASKS).div_ceil(parts * chunks);
+            terms = terms.div_ceil(wanted);
+            term_chunks = shape.group_in.div_ceil(terms);
+        }
         Plan {
             rows,
             columns,
@@ -105,7 +131,9 @@ impl Plan {
             units_of_part,
             parts,
             channels,
-            chunks: shape.out_channels.div_ceil(channels),
+            chunks,
+            terms,
+            term_chunks,
         }
     }
 
@@ -148,10 +176,11 @@ pub(in crate::conv2d) fn run<T: Element>(
     db: Option<&mut [T]>,
 ) -> Result<()> {
     let plan = Plan::new::<T>(shape, dw.is_some());
-    let Plan { taps, sums_of_part, parts, chunks, channels, .. } = plan;
+    let Plan { taps, sums_of_part, parts, chunks, channels, terms, term_chunks, .. } = plan;
     let scratch = context.scratch::<T>(plan.scratch_len(shape, &pass.gradient))?;
-    context.run(parts * chunks, &|slot, index| {
-        let (part, chunk) = (index / chunks, index % chunks);
+    context.run(parts * chunks * term_chunks, &|slot, index| {
+        let (rest, term) = (index / term_chunks, index % term_chunks * terms);
+        let (part, chunk) = (rest / chunks, rest % chunks);
         let (unit, channel) = (part * plan.units_of_part, chunk * channels);
         let kernel = SumPart {
             shape,
@@ -162,6 +191,7 @@ pub(in crate::conv2d) fn run<T: Element>(
             columns: plan.columns,
             units: (unit, plan.units.min(unit + plan.units_of_part)),
             channels: (channel, shape.out_channels.min(channel + channels)),
+            terms: (term, shape.group_in.min(term + terms)),
             // SAFETY: the part's sums.
             sums: unsafe { scratch.shared().add(part * sums_of_part) },
             copy: scratch.slot(slot),
@@ -228,6 +258,8 @@ struct SumPart<'a, T> {
     units: (usize, usize),
     /// First and end.
     channels: (usize, usize),
+    /// First and end, of a group's.
+    terms: (usize, usize),
     sums: *mut T,
     /// Room for a band; in NHWC for the sums of a block too.
     copy: *mut T,
@@ -243,30 +275,10 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
         let (first, end) = self.channels;
         match &self.copies {
             Copies::Nchw(band) => {
-                let mut totals = [[T::default(); TILE_LANES]; DEPTH_BLOCK + 1];
-                let mut channel = first;
-                while channel < end {
-                    let group = (channel / self.shape.group_out + 1) * self.shape.group_out;
-                    let together = self.together(end.min(group) - channel);
-                    let totals = &mut totals[..together * (self.taps + 1)];
-                    totals.fill([T::default(); TILE_LANES]);
-                    for image in self.units.0..self.units.1 {
-                        let totals = totals.as_flattened_mut();
-                        // SAFETY: the tensors have the image and the channels.
-                        unsafe {
-                            match together {
-                                1 => self.plane(simd, band, image, channel, totals),
-                                _ => self.planes(simd, image, (channel, together), totals),
-                            }
-                        }
-                    }
-                    for (number, totals) in totals.chunks_exact(self.taps + 1).enumerate() {
-                        for (tap, lanes) in totals.iter().enumerate() {
-                            // SAFETY: this task's sum.
-                            unsafe { *self.sum(tap, channel + number) = sum_of_lanes(lanes) };
-                        }
-                    }
-                    channel += together;
+                // db alone is that of no term.
+                let terms = if self.taps == 0 { 0..1 } else { self.terms.0..self.terms.1 };
+                for term in terms {
+                    self.sum_planes(simd, band, term);
                 }
             }
             Copies::Panels(bands) => {
@@ -297,6 +309,57 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
 }
 
 impl<T: Element> SumPart<'_, T> {
+    /// The sums of this task's channels and one term, a plane of x after the other, NCHW.
+    #[inline(always)]
+    fn sum_planes<S: Lanes<T>>(&self, simd: S, band: &Band, term: usize) {
+        let shape = self.shape;
+        let taps = self.taps / shape.group_in;
+        let mut totals = [[T::default(); TILE_LANES]; DEPTH_BLOCK + 1];
+        let (mut channel, end) = self.channels;
+        while channel < end {
+            let group = (channel / shape.group_out + 1) * shape.group_out;
+            let together = self.together(end.min(group) - channel);
+            let totals = &mut totals[..together * (taps + 1)];
+            totals.fill([T::default(); TILE_LANES]);
+            for image in self.units.0..self.units.1 {
+                let totals = totals.as_flattened_mut();
+                // SAFETY: the tensors have the image and the channels.
+                unsafe {
+                    match together {
+                        1 => self.plane(simd, band, [image, term], channel, totals),
+                        _ => self.planes(simd, [image, term], (channel, together), totals),
+                    }
+                }
+            }
+            for (number, totals) in totals.chunks_exact(taps + 1).enumerate() {
+                let channel = channel + number;
+                for (tap, lanes) in totals[..taps].iter().enumerate() {
+                    let (row, column) = (tap / shape.width.kernel, tap % shape.width.kernel);
+                    let line = row * shape.group_in + term;
+                    // SAFETY: this task's sum.
+                    unsafe {
+                        *self.sum(line * shape.width.kernel + column, channel) =
+                            sum_of_lanes(lanes);
+                    }
+                }
+                if term == 0 {
+                    // SAFETY: this task's sum.
+                    unsafe { *self.sum(self.taps, channel) = sum_of_lanes(&totals[taps]) };
+                }
+            }
+            channel += together;
+        }
+    }
+
+    /// The plane of x that a term of some channel reads in an image; None for db alone.
+    #[inline(always)]
+    fn plane_of(&self, [image, term]: [usize; 2], channel: usize) -> Option<*const T> {
+        let [x_image, x_channel, ..] = self.shape.input_strides;
+        let input = channel / self.shape.group_out * self.shape.group_in + term;
+        let x = self.pass.x.filter(|_| self.taps > 0)?;
+        Some(x.as_ptr().wrapping_add(image * x_image + input * x_channel))
+    }
+
     /// The sum of a tap; of db behind the last tap.
     #[inline(always)]
     fn sum(&self, tap: usize, channel: usize) -> *mut T {
@@ -386,7 +449,7 @@ impl<T: Element> SumPart<'_, T> {
         }
     }
 
-    /// Adds one image's sums of some channels, outputs of one input channel, to the lanes of each tap's total.
+    /// Adds one image's sums of some channels of a group and one term to the lanes of each tap's total.
     ///
     /// # Safety
     /// The tensors have the image and the channels.
@@ -394,7 +457,7 @@ impl<T: Element> SumPart<'_, T> {
     unsafe fn planes<S: Lanes<T>>(
         &self,
         simd: S,
-        image: usize,
+        [image, term]: [usize; 2],
         (channel, outputs): (usize, usize),
         totals: &mut [T],
     ) {
@@ -405,10 +468,9 @@ impl<T: Element> SumPart<'_, T> {
         let view = unsafe { self.pass.gradient.view(shape, &region, self.region) };
         let [dy_image, dy_channel, ..] = view.strides;
         let [dy, relu_output] = view.at(image * dy_image + channel * dy_channel);
-        let [x_image, x_channel, ..] = shape.input_strides;
-        let x = self.pass.x.map_or(ptr::null(), <[T]>::as_ptr);
         let planes = Planes {
-            x: x.wrapping_add(image * x_image + channel / shape.group_out * x_channel),
+            x: self.plane_of([image, term], channel).unwrap_or(ptr::null()),
+            with_dy: term == 0,
             dy,
             relu_output,
             memory: self.copy,
@@ -423,7 +485,7 @@ impl<T: Element> SumPart<'_, T> {
         unsafe { planes.add(simd, totals) };
     }
 
-    /// Adds one image's sums of one channel to the lanes of each tap's total, NCHW.
+    /// Adds one image's sums of one channel and one term to the lanes of each tap's total, NCHW.
     ///
     /// # Safety
     /// The tensors have the image and the channel.
@@ -432,21 +494,18 @@ impl<T: Element> SumPart<'_, T> {
         &self,
         simd: S,
         band: &Band,
-        image: usize,
+        [image, term]: [usize; 2],
         channel: usize,
         totals: &mut [T],
     ) {
         let shape = self.shape;
-        let [x_image, x_channel, x_row, _] = shape.input_strides;
+        let [x_image, _, x_row, _] = shape.input_strides;
         let region = Region { image, channels: channel..channel + 1, rows: 0..shape.out_height };
         // SAFETY: dy has the plane, and there is memory for it.
         let view = unsafe { self.pass.gradient.view(shape, &region, self.region) };
         let [dy_image, dy_channel, dy_row, _] = view.strides;
         let dy = image * dy_image + channel * dy_channel;
-        let x = self.pass.x.filter(|_| self.taps > 0).map(|x| {
-            let offset = image * x_image + channel / shape.group_out * x_channel;
-            x.as_ptr().wrapping_add(offset)
-        });
+        let x = self.plane_of([image, term], channel);
         if let Some(x) = x.filter(|_| depthwise_weights::fits(shape)) {
             let [gradient, relu_output] = view.at(dy);
             let last = image + 1 == self.units.1;
@@ -467,7 +526,7 @@ impl<T: Element> SumPart<'_, T> {
             unsafe { plane.add(simd, totals) };
             return;
         }
-        let (products, total_of_dy) = totals.split_at_mut(self.taps * TILE_LANES);
+        let (products, total_of_dy) = totals.split_at_mut(self.taps / shape.group_in * TILE_LANES);
         for row in (0..shape.out_height).step_by(band.grid_rows) {
             let rows = band.grid_rows.min(shape.out_height - row);
             let dy = dy + row * dy_row;
