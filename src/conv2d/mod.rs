@@ -267,6 +267,14 @@ fn backward_weights<T: Element>(
     }
     let choice = choose(shape, Pass::BackwardWeights)?;
     if let (Choice::Channels, Some(x), Some(dw)) = (choice, pass.x, dw.as_deref_mut())
+        && direct::exchanged_weights::run(context, shape, pass, x, dw)?
+    {
+        return match db {
+            Some(db) => pass.run(context, shape, None, Some(db)),
+            None => Ok(()),
+        };
+    }
+    if let (Choice::Channels, Some(x), Some(dw)) = (choice, pass.x, dw.as_deref_mut())
         && direct::channel_weights::run(context, shape, pass, x, dw, db.as_deref_mut())?
     {
         return Ok(());

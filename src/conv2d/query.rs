@@ -105,6 +105,7 @@ fn scratch_len<T: Element>(
         (Pass::BackwardWeights, _) => {
             let db_alone = backward_weights::scratch_len::<T>(level, shape, false);
             direct::channel_weights::scratch_len::<T>(level, shape)
+                .max(direct::exchanged_weights::scratch_len::<T>(level, shape))
                 .max(db_alone)
                 .max(product(pass)?)
         }

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASK_WORK, TASKS};
 use crate::gemm::pack::{Depth, PackMatrix, PanelShape, TileShape};
 use crate::pool2d::Region;
-use crate::scratch::ScratchLen;
+use crate::scratch::{Scratch, ScratchLen};
 use crate::shape::{ConvShape, FilterLayout};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, Level};
@@ -29,7 +29,7 @@ const TASK_OUTPUTS: usize = 64;
 const TASK_INPUTS: usize = 64;
 
 /// Input channels that alone would be a low tile, which waits for its own sums.
-const FEW_INPUTS: usize = 6;
+pub(super) const FEW_INPUTS: usize = 6;
 
 /// How the pass is cut. By the shape alone, but for the panels' width.
 #[derive(Clone, Copy)]
@@ -54,7 +54,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    fn new<T: Element>(shape: &ConvShape, tile: TileShape) -> Self {
+    pub fn new<T: Element>(shape: &ConvShape, tile: TileShape) -> Self {
         let taps = shape.height.kernel * shape.width.kernel;
         let panels = PanelShape::columns(tile);
         let group_len = shape.group_out.next_multiple_of(panels.width) * shape.group_in * taps;
@@ -108,7 +108,7 @@ impl Plan {
     }
 
     /// All parts' sums, and a block's panels of dy.
-    fn scratch_len<T: Element>(&self, shape: &ConvShape, dy: &Gradient<'_, T>) -> ScratchLen {
+    pub fn scratch_len<T: Element>(&self, shape: &ConvShape, dy: &Gradient<'_, T>) -> ScratchLen {
         let region = dy.scratch_len(self.outputs.min(shape.group_out), self.block_rows);
         ScratchLen {
             shared: self.parts * self.part_len,
@@ -140,34 +140,8 @@ pub(in crate::conv2d) fn run<T: Element>(
     let level = context.level();
     let plan = Plan::new::<T>(shape, TileShape::of::<T>(level));
     let scratch = context.scratch::<T>(plan.scratch_len(shape, &pass.gradient))?;
+    sum_parts(context, shape, pass, x, &plan, &scratch);
     let sums_at = |offset: usize| scratch.shared().wrapping_add(offset);
-    let output_chunks = shape.group_out.div_ceil(plan.outputs);
-    let input_chunks = shape.group_in.div_ceil(plan.inputs);
-    context.run(plan.parts * shape.groups * output_chunks * input_chunks, &|slot, index| {
-        let (rest, chunk) = (index / input_chunks, index % input_chunks);
-        let input = chunk * plan.inputs;
-        let (rest, chunk) = (rest / output_chunks, rest % output_chunks);
-        let output = chunk * plan.outputs;
-        let (part, group) = (rest / shape.groups, rest % shape.groups);
-        let first_block = part * plan.blocks_of_part;
-        let kernel = SumPart {
-            shape,
-            pass,
-            x: x.as_ptr(),
-            plan,
-            group,
-            blocks: (
-                first_block,
-                (shape.batch * plan.blocks).min(first_block + plan.blocks_of_part),
-            ),
-            outputs: (output, shape.group_out.min(output + plan.outputs)),
-            inputs: (input, shape.group_in.min(input + plan.inputs)),
-            sums: sums_at(part * plan.part_len),
-            gradient: scratch.slot(slot),
-            region: scratch.slot(slot).wrapping_add(plan.gradient_len(shape)),
-        };
-        T::dispatch(level, kernel);
-    });
 
     if shape.is_padded {
         let finite = |part: usize| {
@@ -203,6 +177,45 @@ pub(in crate::conv2d) fn run<T: Element>(
         }
     }
     Ok(true)
+}
+
+/// Sums the parts of dw and db, to scratch memory of the plan's length.
+pub(super) fn sum_parts<T: Element>(
+    context: &Context,
+    shape: &ConvShape,
+    pass: &BackwardWeights<'_, T>,
+    x: &[T],
+    plan: &Plan,
+    scratch: &Scratch<'_, T>,
+) {
+    let level = context.level();
+    let output_chunks = shape.group_out.div_ceil(plan.outputs);
+    let input_chunks = shape.group_in.div_ceil(plan.inputs);
+    context.run(plan.parts * shape.groups * output_chunks * input_chunks, &|slot, index| {
+        let (rest, chunk) = (index / input_chunks, index % input_chunks);
+        let input = chunk * plan.inputs;
+        let (rest, chunk) = (rest / output_chunks, rest % output_chunks);
+        let output = chunk * plan.outputs;
+        let (part, group) = (rest / shape.groups, rest % shape.groups);
+        let first_block = part * plan.blocks_of_part;
+        let kernel = SumPart {
+            shape,
+            pass,
+            x: x.as_ptr(),
+            plan: *plan,
+            group,
+            blocks: (
+                first_block,
+                (shape.batch * plan.blocks).min(first_block + plan.blocks_of_part),
+            ),
+            outputs: (output, shape.group_out.min(output + plan.outputs)),
+            inputs: (input, shape.group_in.min(input + plan.inputs)),
+            sums: scratch.shared().wrapping_add(part * plan.part_len),
+            gradient: scratch.slot(slot),
+            region: scratch.slot(slot).wrapping_add(plan.gradient_len(shape)),
+        };
+        T::dispatch(level, kernel);
+    });
 }
 
 /// One part's sums of some output and input channels of a group.

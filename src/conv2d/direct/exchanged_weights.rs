@@ -1,0 +1,138 @@
+//! dw of few outputs, NHWC: x and dy trade places, so that the many input channels are in the lanes.
+//!
+//! `dw[o, k, c]`, the sum of `dy[p, o] * x[p + k, c]` over the pixels p, is the sum of `x[q, c] * dy[q - k, o]` over
+//! the pixels q: the gradient, with its taps reversed, of a convolution of dy whose result has the shape of x.
+
+use super::channel_weights::{FEW_INPUTS, Plan, sum_parts};
+use crate::context::Context;
+use crate::conv2d::GradientOptions;
+use crate::conv2d::backward_weights::{BackwardWeights, updated};
+use crate::conv2d::gradient::Gradient;
+use crate::error::Result;
+use crate::gemm::pack::TileShape;
+use crate::scratch::ScratchLen;
+use crate::shape::{Axis, ConvShape, FilterLayout, Layout};
+use crate::shared_mut::SharedMut;
+use crate::simd::{Element, Kernel, Lanes, Level, TILE_LANES};
+
+/// Input channels that fill the lanes.
+const MANY_INPUTS: usize = 16;
+
+/// Whether the gradients of a convolution are those of one with x and dy exchanged, and had better be.
+fn fits(shape: &ConvShape) -> bool {
+    let few = shape.group_out <= FEW_INPUTS && shape.group_in >= MANY_INPUTS;
+    let axis = |axis: &Axis| {
+        let most = axis.kernel - 1;
+        axis.stride == 1 && axis.dilation == 1 && axis.pad_before <= most && axis.pad_after <= most
+    };
+    let pixels = shape.layout == Layout::Nhwc && shape.groups == 1;
+    pixels && few && shape.width.kernel > 1 && axis(&shape.height) && axis(&shape.width)
+}
+
+/// The convolution of dy.
+fn exchanged(shape: &ConvShape) -> ConvShape {
+    let axis = |axis: &Axis| Axis {
+        input: axis.output,
+        output: axis.input,
+        pad_before: axis.kernel - 1 - axis.pad_before,
+        pad_after: axis.kernel - 1 - axis.pad_after,
+        ..*axis
+    };
+    let (height, width) = (axis(&shape.height), axis(&shape.width));
+    ConvShape {
+        in_channels: shape.out_channels,
+        out_channels: shape.in_channels,
+        group_in: shape.group_out,
+        group_out: shape.group_in,
+        height,
+        width,
+        out_height: height.output,
+        out_width: width.output,
+        input_strides: shape.output_strides,
+        output_strides: shape.input_strides,
+        filter_layout: FilterLayout::Ohwi,
+        ..*shape
+    }
+}
+
+/// What the pass takes where it runs; nothing elsewhere.
+pub(in crate::conv2d) fn scratch_len<T: Element>(level: Level, shape: &ConvShape) -> ScratchLen {
+    if !fits(shape) {
+        return ScratchLen::default();
+    }
+    let shape = exchanged(shape);
+    Plan::new::<T>(&shape, TileShape::of::<T>(level)).scratch_len(&shape, &Gradient::<T>::none())
+}
+
+/// Updates dw. False, and nothing written, where x and dy do not trade places: dy would have to be masked, or is not
+/// finite where padding, which is skipped, would make NaN of it.
+pub(in crate::conv2d) fn run<T: Element>(
+    context: &Context,
+    shape: &ConvShape,
+    pass: &BackwardWeights<'_, T>,
+    x: &[T],
+    dw: &mut [T],
+) -> Result<bool> {
+    let Gradient::Stored { dy, relu_output: None } = pass.gradient else { return Ok(false) };
+    let level = context.level();
+    if !fits(shape) || shape.is_padded && !T::dispatch(level, AreFinite(dy)) {
+        return Ok(false);
+    }
+    let of_dy = exchanged(shape);
+    let gradient = Gradient::Stored { dy: x, relu_output: None };
+    let sums = BackwardWeights::new(Some(dy), gradient, &GradientOptions::default());
+    let plan = Plan::new::<T>(&of_dy, TileShape::of::<T>(level));
+    let scratch = context.scratch::<T>(plan.scratch_len(&of_dy, &gradient))?;
+    sum_parts(context, &of_dy, &sums, dy, &plan, &scratch);
+
+    let panels = shape.in_channels.div_ceil(plan.panels.width);
+    let [w_out, w_in, w_row, w_column] = shape.filter_strides();
+    let (outputs, [rows, columns]) =
+        (shape.out_channels, [shape.height.kernel, shape.width.kernel]);
+    let dw = SharedMut::new(dw);
+    context.run(panels, &|_, panel| {
+        let first = panel * plan.panels.width;
+        let width = plan.lanes(&of_dy, panel);
+        let panel_sums = scratch.shared().wrapping_add(first * of_dy.patch_len());
+        for weight in 0..of_dy.patch_len() {
+            let (tap, output) = (weight / outputs, weight % outputs);
+            let (row, column) = (rows - 1 - tap / columns, columns - 1 - tap % columns);
+            let place = output * w_out + row * w_row + column * w_column;
+            for lane in 0..width.min(shape.in_channels - first) {
+                // SAFETY: every part has the panel's sums; this task alone uses its channels of dw.
+                unsafe {
+                    let sum = panel_sums.add(weight * width + lane);
+                    let parts = (0..plan.parts).map(|part| *sum.add(part * plan.part_len));
+                    let sum = parts.fold(T::default(), |sum, part| sum + part);
+                    let dw = dw.at(place + (first + lane) * w_in);
+                    *dw = updated(pass.dw_alpha, sum, pass.dw_beta, *dw);
+                }
+            }
+        }
+    });
+    Ok(true)
+}
+
+/// Whether no element is an infinity or a NaN.
+struct AreFinite<'a, T>(&'a [T]);
+
+impl<T: Element> Kernel<T> for AreFinite<'_, T> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) -> bool {
+        let zero = simd.splat(T::default());
+        let mut sum = zero;
+        let chunks = self.0.chunks_exact(S::LANES);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            // SAFETY: a vector of elements. Of each, 0 or NaN.
+            sum = simd.mul_add(unsafe { simd.load(chunk.as_ptr()) }, zero, sum);
+        }
+        let mut sums = [T::default(); TILE_LANES];
+        // SAFETY: no vector has more lanes.
+        unsafe { simd.store(sums.as_mut_ptr(), sum) };
+        let is_finite = |value: &T| *value * T::default() == T::default();
+        sums.iter().chain(rest).all(is_finite)
+    }
+}
