@@ -103,6 +103,9 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         stride(2, 2, pad([2, 2, 2, 2], new(2, 3, 50, 49, 1, 5, 5))),
         groups(2, pad([2, 0, 1, 3], new(1, 6, 30, 19, 10, 4, 3))),
         new(3, 4, 30, 30, 7, 2, 7),
+        // and of many input channels, with padding up to the kernel's size and beyond
+        pad([2, 0, 1, 2], new(3, 37, 11, 9, 4, 4, 3)),
+        pad([3, 0, 0, 1], new(2, 20, 6, 7, 2, 3, 3)),
         // strides that leave rows and columns over, and that are wider than the kernel
         stride(2, 3, new(2, 3, 10, 12, 4, 3, 3)),
         stride(3, 2, pad([1, 1, 1, 1], new(2, 7, 11, 10, 8, 2, 1))),

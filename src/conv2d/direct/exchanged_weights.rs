@@ -26,7 +26,7 @@ fn fits(shape: &ConvShape) -> bool {
         axis.stride == 1 && axis.dilation == 1 && axis.pad_before <= most && axis.pad_after <= most
     };
     let pixels = shape.layout == Layout::Nhwc && shape.groups == 1;
-    pixels && few && shape.width.kernel > 1 && axis(&shape.height) && axis(&shape.width)
+    pixels && few && axis(&shape.height) && axis(&shape.width)
 }
 
 /// The convolution of dy.
