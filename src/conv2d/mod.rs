@@ -266,18 +266,13 @@ fn backward_weights<T: Element>(
         return Ok(());
     }
     let choice = choose(shape, Pass::BackwardWeights)?;
-    if let (Choice::Channels, Some(x), Some(dw)) = (choice, pass.x, dw.as_deref_mut())
-        && direct::exchanged_weights::run(context, shape, pass, x, dw)?
-    {
-        return match db {
-            Some(db) => pass.run(context, shape, None, Some(db)),
-            None => Ok(()),
-        };
-    }
-    if let (Choice::Channels, Some(x), Some(dw)) = (choice, pass.x, dw.as_deref_mut())
-        && direct::channel_weights::run(context, shape, pass, x, dw, db.as_deref_mut())?
-    {
-        return Ok(());
+    if let (Choice::Channels, Some(x), Some(dw)) = (choice, pass.x, dw.as_deref_mut()) {
+        if direct::exchanged_weights::run(context, shape, pass, x, dw)? {
+            return db.map_or(Ok(()), |db| pass.run(context, shape, None, Some(db)));
+        }
+        if direct::channel_weights::run(context, shape, pass, x, dw, db.as_deref_mut())? {
+            return Ok(());
+        }
     }
     if let (Choice::Winograd, Some(x), Some(dw)) = (choice, pass.x, dw.as_deref_mut()) {
         return winograd::weights::run(context, shape, pass, x, dw, db);

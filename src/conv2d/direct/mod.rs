@@ -4,7 +4,7 @@
 //! in NCHW with few terms too, as for depthwise convolutions, one input channel per group. NHWC there has the
 //! channels of both tensors in the lanes, and so it has those of groups of few. Forward and backward data are
 //! one pass each of these: both gather, over taps, from x and from a phase of dy. dw has output channels in
-//! the lanes too.
+//! the lanes too; where these are few, NHWC has the input channels there, and NCHW the pixels of large planes.
 
 mod band;
 mod band_copy;
