@@ -106,6 +106,7 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         // and of many input channels, with padding up to the kernel's size and beyond
         pad([2, 0, 1, 2], new(3, 37, 11, 9, 4, 4, 3)),
         pad([3, 0, 0, 1], new(2, 20, 6, 7, 2, 3, 3)),
+        pad([1, 1, 1, 1], new(2, 19, 8, 7, 11, 3, 3)),
         // strides that leave rows and columns over, and that are wider than the kernel
         stride(2, 3, new(2, 3, 10, 12, 4, 3, 3)),
         stride(3, 2, pad([1, 1, 1, 1], new(2, 7, 11, 10, 8, 2, 1))),

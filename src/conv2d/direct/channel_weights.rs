@@ -29,7 +29,7 @@ const TASK_OUTPUTS: usize = 64;
 const TASK_INPUTS: usize = 64;
 
 /// Input channels that alone would be a low tile, which waits for its own sums.
-pub(super) const FEW_INPUTS: usize = 6;
+const FEW_INPUTS: usize = 6;
 
 /// How the pass is cut. By the shape alone, but for the panels' width.
 #[derive(Clone, Copy)]

@@ -3,7 +3,7 @@
 //! `dw[o, k, c]`, the sum of `dy[p, o] * x[p + k, c]` over the pixels p, is the sum of `x[q, c] * dy[q - k, o]` over
 //! the pixels q: the gradient, with its taps reversed, of a convolution of dy whose result has the shape of x.
 
-use super::channel_weights::{FEW_INPUTS, Plan, sum_parts};
+use super::channel_weights::{Plan, sum_parts};
 use crate::context::Context;
 use crate::conv2d::GradientOptions;
 use crate::conv2d::backward_weights::{BackwardWeights, updated};
@@ -15,12 +15,15 @@ use crate::shape::{Axis, ConvShape, FilterLayout, Layout};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Kernel, Lanes, Level, TILE_LANES};
 
-/// Input channels that fill the lanes.
+/// The most outputs, of single pixels and of larger windows, and input channels that fill the lanes.
+const FEW_OUTPUTS_OF_PIXELS: usize = 6;
+const FEW_OUTPUTS: usize = 12;
 const MANY_INPUTS: usize = 16;
 
 /// Whether the gradients of a convolution are those of one with x and dy exchanged, and had better be.
 fn fits(shape: &ConvShape) -> bool {
-    let few = shape.group_out <= FEW_INPUTS && shape.group_in >= MANY_INPUTS;
+    let most = if shape.window() == 1 { FEW_OUTPUTS_OF_PIXELS } else { FEW_OUTPUTS };
+    let few = shape.group_out <= most && shape.group_in >= MANY_INPUTS;
     let axis = |axis: &Axis| {
         let most = axis.kernel - 1;
         axis.stride == 1 && axis.dilation == 1 && axis.pad_before <= most && axis.pad_after <= most
