@@ -5,6 +5,7 @@
 //! same taps. So each phase is a product of some of the filters' taps and patches of dy, and its
 //! results lie a stride apart in dx.
 
+use super::are_finite;
 use super::filter_product::{FilterProduct, Filters, Results};
 use super::patches::Patches;
 use crate::context::Context;
@@ -16,9 +17,6 @@ use crate::shape::ConvShape;
 use crate::shared_mut::SharedMut;
 use crate::simd::{Element, Level};
 use crate::taps::Taps;
-
-/// Weights that are looked at together.
-const FINITE_CHUNK: usize = 256;
 
 /// What the pass reads and how it updates.
 #[derive(Clone, Copy)]
@@ -64,11 +62,7 @@ impl<T: Element> BackwardData<'_, T> {
         if shape.window() == 1 && !shape.is_padded {
             return false;
         }
-        // A number times 0 is 0; an infinity or a NaN is a NaN. Some weights at a time, in vectors.
-        let finite = |some: &[T]| {
-            some.iter().fold(true, |all, &weight| all & (weight * T::default() == T::default()))
-        };
-        !self.w.chunks(FINITE_CHUNK).all(finite)
+        !are_finite(self.w)
     }
 
     /// The same gradient, tap by tap: only those that exist, so that a NaN or an infinity among

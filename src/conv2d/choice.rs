@@ -131,11 +131,11 @@ pub(super) fn choose(shape: &ConvShape, pass: Pass) -> Result<Choice> {
 
 /// For dw.
 fn choose_sums(shape: &ConvShape) -> Choice {
-    let many = shape.group_out >= MANY_DW_OUTPUTS || shape.layout == Layout::Nhwc;
-    let filters = shape.group_out.saturating_mul(shape.group_in);
     if direct::few_outputs_fit(shape) {
         return Choice::Pixels;
     }
+    let many = shape.group_out >= MANY_DW_OUTPUTS || shape.layout == Layout::Nhwc;
+    let filters = shape.group_out.saturating_mul(shape.group_in);
     let both_many = shape.group_out.min(shape.group_in) >= MANY_OF_BOTH && filters >= MANY_FILTERS;
     let matrix = shape.window() == 1 && both_many;
     if many && !matrix { Choice::Channels } else { Choice::Product }

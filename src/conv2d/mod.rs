@@ -285,6 +285,18 @@ fn backward_weights<T: Element>(
     }
 }
 
+/// Elements that are looked at together.
+const FINITE_CHUNK: usize = 256;
+
+/// Whether no element is an infinity or a NaN.
+fn are_finite<T: Element>(values: &[T]) -> bool {
+    // A number times 0 is 0; an infinity or a NaN is a NaN. Some elements at a time, in vectors.
+    let finite = |some: &[T]| {
+        some.iter().fold(true, |all, &value| all & (value * T::default() == T::default()))
+    };
+    values.chunks(FINITE_CHUNK).all(finite)
+}
+
 /// An error for a wrong length of what the forward pass reads.
 fn check_inputs<T>(shape: &ConvShape, x: &[T], w: &[T], bias: Option<&[T]>) -> Result<()> {
     check("x", x, shape.input_len())?;

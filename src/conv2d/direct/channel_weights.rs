@@ -10,6 +10,7 @@ use super::channel_weights_parts::AddUp;
 use super::channel_weights_tile::{Fetching, Products, TwoTaps};
 use super::even_parts;
 use crate::context::Context;
+use crate::conv2d::are_finite;
 use crate::conv2d::backward_weights::{BackwardWeights, updated};
 use crate::conv2d::gradient::Gradient;
 use crate::conv2d::weights_panels::SumPanels;
@@ -54,7 +55,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub fn new<T: Element>(shape: &ConvShape, tile: TileShape) -> Self {
+    fn new<T: Element>(shape: &ConvShape, tile: TileShape) -> Self {
         let taps = shape.height.kernel * shape.width.kernel;
         let panels = PanelShape::columns(tile);
         let group_len = shape.group_out.next_multiple_of(panels.width) * shape.group_in * taps;
@@ -108,7 +109,7 @@ impl Plan {
     }
 
     /// All parts' sums, and a block's panels of dy.
-    pub fn scratch_len<T: Element>(&self, shape: &ConvShape, dy: &Gradient<'_, T>) -> ScratchLen {
+    fn scratch_len<T: Element>(&self, shape: &ConvShape, dy: &Gradient<'_, T>) -> ScratchLen {
         let region = dy.scratch_len(self.outputs.min(shape.group_out), self.block_rows);
         ScratchLen {
             shared: self.parts * self.part_len,
@@ -137,10 +138,7 @@ pub(in crate::conv2d) fn run<T: Element>(
     dw: &mut [T],
     db: Option<&mut [T]>,
 ) -> Result<bool> {
-    let level = context.level();
-    let plan = Plan::new::<T>(shape, TileShape::of::<T>(level));
-    let scratch = context.scratch::<T>(plan.scratch_len(shape, &pass.gradient))?;
-    sum_parts(context, shape, pass, x, &plan, &scratch);
+    let (plan, scratch) = sum_parts(context, shape, pass, x)?;
     let sums_at = |offset: usize| scratch.shared().wrapping_add(offset);
 
     if shape.is_padded {
@@ -150,8 +148,8 @@ pub(in crate::conv2d) fn run<T: Element>(
                 let start = sums_at(part * plan.part_len + plan.dw_len);
                 std::slice::from_raw_parts(start, shape.out_channels)
             };
-            // A sum with an infinity or a NaN is one of them, and so is its product with 0.
-            sums.iter().all(|&sum| sum * T::default() == T::default())
+            // A sum with an infinity or a NaN is one of them.
+            are_finite(sums)
         };
         if !(0..plan.parts).all(finite) {
             return Ok(false);
@@ -164,7 +162,7 @@ pub(in crate::conv2d) fn run<T: Element>(
     context.run(shape.groups * panels, &|_, index| {
         let (group, panel) = (index / panels, index % panels);
         let add = AddUp { shape, plan, group, panel, sums: sums_at(0), alpha_beta, dw: dw.at(0) };
-        T::dispatch(level, add);
+        T::dispatch(context.level(), add);
     });
     if let Some(db) = db {
         for (output, db) in db.iter_mut().enumerate() {
@@ -179,16 +177,16 @@ pub(in crate::conv2d) fn run<T: Element>(
     Ok(true)
 }
 
-/// Sums the parts of dw and db, to scratch memory of the plan's length.
-pub(super) fn sum_parts<T: Element>(
-    context: &Context,
+/// Sums the parts of dw and db, which the plan says where to find in the scratch memory.
+pub(super) fn sum_parts<'a, T: Element>(
+    context: &'a Context,
     shape: &ConvShape,
     pass: &BackwardWeights<'_, T>,
     x: &[T],
-    plan: &Plan,
-    scratch: &Scratch<'_, T>,
-) {
+) -> Result<(Plan, Scratch<'a, T>)> {
     let level = context.level();
+    let plan = Plan::new::<T>(shape, TileShape::of::<T>(level));
+    let scratch = context.scratch::<T>(plan.scratch_len(shape, &pass.gradient))?;
     let output_chunks = shape.group_out.div_ceil(plan.outputs);
     let input_chunks = shape.group_in.div_ceil(plan.inputs);
     context.run(plan.parts * shape.groups * output_chunks * input_chunks, &|slot, index| {
@@ -202,7 +200,7 @@ pub(super) fn sum_parts<T: Element>(
             shape,
             pass,
             x: x.as_ptr(),
-            plan: *plan,
+            plan,
             group,
             blocks: (
                 first_block,
@@ -216,6 +214,7 @@ pub(super) fn sum_parts<T: Element>(
         };
         T::dispatch(level, kernel);
     });
+    Ok((plan, scratch))
 }
 
 /// One part's sums of some output and input channels of a group.

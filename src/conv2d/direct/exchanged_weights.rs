@@ -3,17 +3,16 @@
 //! `dw[o, k, c]`, the sum of `dy[p, o] * x[p + k, c]` over the pixels p, is the sum of `x[q, c] * dy[q - k, o]` over
 //! the pixels q: the gradient, with its taps reversed, of a convolution of dy whose result has the shape of x.
 
-use super::channel_weights::{Plan, sum_parts};
+use super::channel_weights;
 use crate::context::Context;
-use crate::conv2d::GradientOptions;
 use crate::conv2d::backward_weights::{BackwardWeights, updated};
 use crate::conv2d::gradient::Gradient;
+use crate::conv2d::{GradientOptions, are_finite};
 use crate::error::Result;
-use crate::gemm::pack::TileShape;
 use crate::scratch::ScratchLen;
 use crate::shape::{Axis, ConvShape, FilterLayout, Layout};
 use crate::shared_mut::SharedMut;
-use crate::simd::{Element, Kernel, Lanes, Level, TILE_LANES};
+use crate::simd::{Element, Level};
 
 /// The most outputs, of single pixels and of larger windows, and input channels that fill the lanes.
 const FEW_OUTPUTS_OF_PIXELS: usize = 6;
@@ -60,11 +59,10 @@ fn exchanged(shape: &ConvShape) -> ConvShape {
 
 /// What the pass takes where it runs; nothing elsewhere.
 pub(in crate::conv2d) fn scratch_len<T: Element>(level: Level, shape: &ConvShape) -> ScratchLen {
-    if !fits(shape) {
-        return ScratchLen::default();
+    match fits(shape) {
+        true => channel_weights::scratch_len::<T>(level, &exchanged(shape)),
+        false => ScratchLen::default(),
     }
-    let shape = exchanged(shape);
-    Plan::new::<T>(&shape, TileShape::of::<T>(level)).scratch_len(&shape, &Gradient::<T>::none())
 }
 
 /// Updates dw. False, and nothing written, where x and dy do not trade places: dy would have to be masked, or is not
@@ -77,16 +75,13 @@ pub(in crate::conv2d) fn run<T: Element>(
     dw: &mut [T],
 ) -> Result<bool> {
     let Gradient::Stored { dy, relu_output: None } = pass.gradient else { return Ok(false) };
-    let level = context.level();
-    if !fits(shape) || shape.is_padded && !T::dispatch(level, AreFinite(dy)) {
+    if !fits(shape) || shape.is_padded && !are_finite(dy) {
         return Ok(false);
     }
     let of_dy = exchanged(shape);
     let gradient = Gradient::Stored { dy: x, relu_output: None };
     let sums = BackwardWeights::new(Some(dy), gradient, &GradientOptions::default());
-    let plan = Plan::new::<T>(&of_dy, TileShape::of::<T>(level));
-    let scratch = context.scratch::<T>(plan.scratch_len(&of_dy, &gradient))?;
-    sum_parts(context, &of_dy, &sums, dy, &plan, &scratch);
+    let (plan, scratch) = channel_weights::sum_parts(context, &of_dy, &sums, dy)?;
 
     let panels = shape.in_channels.div_ceil(plan.panels.width);
     let [w_out, w_in, w_row, w_column] = shape.filter_strides();
@@ -114,28 +109,4 @@ pub(in crate::conv2d) fn run<T: Element>(
         }
     });
     Ok(true)
-}
-
-/// Whether no element is an infinity or a NaN.
-struct AreFinite<'a, T>(&'a [T]);
-
-impl<T: Element> Kernel<T> for AreFinite<'_, T> {
-    type Output = bool;
-
-    #[inline(always)]
-    fn run<S: Lanes<T>>(self, simd: S) -> bool {
-        let zero = simd.splat(T::default());
-        let mut sum = zero;
-        let chunks = self.0.chunks_exact(S::LANES);
-        let rest = chunks.remainder();
-        for chunk in chunks {
-            // SAFETY: a vector of elements. Of each, 0 or NaN.
-            sum = simd.mul_add(unsafe { simd.load(chunk.as_ptr()) }, zero, sum);
-        }
-        let mut sums = [T::default(); TILE_LANES];
-        // SAFETY: no vector has more lanes.
-        unsafe { simd.store(sums.as_mut_ptr(), sum) };
-        let is_finite = |value: &T| *value * T::default() == T::default();
-        sums.iter().chain(rest).all(is_finite)
-    }
 }

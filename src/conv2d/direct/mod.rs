@@ -17,7 +17,6 @@ mod depthwise;
 mod depthwise_panels;
 mod depthwise_phases;
 mod depthwise_weights;
-
 pub(super) mod exchanged_weights;
 mod nhwc_depthwise;
 mod nhwc_groups;

@@ -6,8 +6,7 @@ use super::even_parts;
 use super::pixel_lanes::Place;
 use crate::conv2d::gather::Gather;
 use crate::gemm::blocking::DEPTH_BLOCK;
-use crate::runs;
-use crate::runs::Transpose;
+use crate::runs::{self, Transpose};
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES};
 
 /// The most outputs that share a load of pixels.
@@ -208,11 +207,12 @@ impl<T: Element> Outputs<'_, T> {
                     }
                 }
                 let [_, of_channel, _, stride] = self.pass.target_strides;
-                let is_plain = !self.pass.adds() && stride == 1;
-                if !self.pass.adds() && of_channel == 1 && N > 1 {
+                let adds = self.pass.adds();
+                if !adds && of_channel == 1 && N > 1 {
                     self.write_pixels(simd, &sums, &vectors[..real]);
                     continue;
                 }
+                let is_plain = !adds && stride == 1;
                 for (n, &sums) in sums.iter().enumerate() {
                     let output = self.output + n;
                     if !is_plain {

@@ -110,7 +110,8 @@ impl Plan {
             Copies::Nhwc => least_channels,
         };
         let chunks = shape.out_channels.div_ceil(channels);
-        let (mut terms, mut term_chunks) = (shape.group_in, 1);
+        // db alone goes with the first one.
+        let (mut terms, mut term_chunks) = (if with_dw { shape.group_in } else { 1 }, 1);
         if with_dw && matches!(copies, Copies::Nchw(_)) {
             let all = work.saturating_mul(shape.out_channels);
             let wanted = (all / TASK_WORK).clamp(1, TASKS).div_ceil(parts * chunks);
@@ -275,9 +276,7 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
         let (first, end) = self.channels;
         match &self.copies {
             Copies::Nchw(band) => {
-                // db alone is that of no term.
-                let terms = if self.taps == 0 { 0..1 } else { self.terms.0..self.terms.1 };
-                for term in terms {
+                for term in self.terms.0..self.terms.1 {
                     self.sum_planes(simd, band, term);
                 }
             }
