@@ -41,6 +41,7 @@
 
 #[doc(hidden)]
 pub mod bench_support;
+mod cache;
 mod context;
 pub mod conv2d;
 pub mod elementwise;

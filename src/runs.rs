@@ -3,6 +3,7 @@
 //! # Safety of these functions
 //! Each is sound when the elements that it names may be read (written) at its pointers.
 
+use crate::cache;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes};
 
 /// Calls `visit(offset, count)` for vectors that cover `0..len`. All have `count` = LANES, of which
@@ -105,14 +106,18 @@ pub(crate) unsafe fn fill<T: Element, S: Lanes<T>>(
     }
 }
 
-/// The least bytes read and written by a call that writes past the caches: what it writes would not stay in
-/// them anyway, and writing through them reads each line first. (Small in debug builds, so that tests go both
-/// ways.)
-const STREAMED: usize = if cfg!(debug_assertions) { 1 << 14 } else { 100 << 20 };
+/// The most bytes that a call may read and write, and still leave them in the caches. (Small in debug builds, so that
+/// tests go both ways.)
+fn cached_bytes() -> usize {
+    /// More than that did not stay in a larger cache, as measured.
+    const MOST: usize = 100 << 20;
+    if cfg!(debug_assertions) { 1 << 14 } else { cache::last_level().min(MOST) }
+}
 
-/// Whether a call that reads and writes so many elements had better write by [`stream`].
+/// Whether a call that reads and writes so many elements finds and leaves them in memory rather than in the caches:
+/// then it had better write by [`stream`], as what is written through the caches is read first.
 pub(crate) fn streams<T>(len: usize) -> bool {
-    len >= STREAMED / size_of::<T>()
+    len >= cached_bytes() / size_of::<T>()
 }
 
 /// Whether it had better write pixels of so many elements so, from `target` on, by whole vectors: each begins

@@ -6,8 +6,12 @@ use std::ops::Range;
 /// (some ten microseconds against 0.1), few enough that many threads balance.
 pub(crate) const GRAIN: usize = 1 << 15;
 
-/// A grid of `rows` by `lanes`, cut into tasks of about [`GRAIN`] elements: several rows, or a part
-/// of one.
+/// Tasks that are enough for any number of threads: more of them are no reason to cut rows, which memory gives the
+/// sooner the longer they are.
+const MANY: usize = 16;
+
+/// A grid of `rows` by `lanes`, cut into tasks of about [`GRAIN`] elements, or of more where there are [`MANY`]: several
+/// rows, or a part of one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tasks {
     rows: usize,
@@ -24,7 +28,8 @@ impl Tasks {
         let (rows_per_task, lanes_per_task) = if row_work < GRAIN {
             (GRAIN.div_ceil(row_work), lanes)
         } else {
-            (1, GRAIN.div_ceil(work).next_multiple_of(step))
+            let least = lanes.div_ceil(MANY.div_ceil(rows.max(1)));
+            (1, GRAIN.div_ceil(work).max(least).next_multiple_of(step))
         };
         Tasks {
             rows,

@@ -26,6 +26,12 @@ impl Mean {
 
 impl<T: Element> Reduction<T> for Mean {
     const PLACES: bool = false;
+    type OfNumbers = Self;
+
+    #[inline(always)]
+    fn of_numbers(self) -> Self {
+        self
+    }
 
     #[inline(always)]
     fn nothing() -> T {

@@ -15,6 +15,7 @@ use super::path::{self, BLOCK, Path};
 use super::place::{FromNumbers, PlacesMut, SharedPlaces};
 use super::planes::Plane;
 use super::ring::Ring;
+use super::rows_read::RowsRead;
 use crate::context::Context;
 use crate::error::Result;
 use crate::runs::{self, Transpose};
@@ -28,6 +29,12 @@ use crate::tasks::{Tasks, by_plane};
 pub(super) trait Reduction<T: Element>: Copy + Sync {
     /// Whether a line has a place.
     const PLACES: bool;
+
+    /// The same reduction of cells none of which is a NaN.
+    type OfNumbers: Reduction<T>;
+
+    /// See [`Self::OfNumbers`].
+    fn of_numbers(self) -> Self::OfNumbers;
 
     /// A value that never changes a result.
     fn nothing() -> T;
@@ -191,12 +198,12 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     match Path::new(shape, rows, |some| part(if cuttable { 0..some } else { 0..rows }).0) {
         Path::Channels { planes, lanes } => {
             let is_large = runs::streams::<T>(x.len() + shape.output_len());
-            let way = Way::new::<R, T>(shape, lanes, is_large);
-            let band = way.band().min(rows);
+            let plan = Plan::new::<R, T>(shape, lanes, is_large);
+            let band = plan.band().min(rows);
             let bands = rows.div_ceil(band);
             let work = work.saturating_mul(columns).saturating_mul(band);
             let tasks = Tasks::new(planes * bands, lanes, work, 64);
-            let scratch = context.scratch::<T>(ScratchLen::for_each(way.len()))?;
+            let scratch = context.scratch::<T>(ScratchLen::for_each(plan.len()))?;
             let len = x.len() + shape.output_len();
             let streams = runs::streams_pixels(len, y.at(0).cast_const(), lanes);
             context.run(tasks.count(), &|slot, index| {
@@ -208,10 +215,9 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
                     let results = Results { streams, ..results };
                     let pixels = Pixels { stride: lanes, lanes: part.len(), x };
                     let memory = scratch.slot(slot);
+                    let of_plane = PixelRows { level, shape, pixels, results, memory };
                     // SAFETY: x and y have the planes' rows, scratch memory a ring.
-                    unsafe {
-                        run_pixels(level, shape, reduction, way, rows, pixels, results, memory);
-                    }
+                    unsafe { of_plane.run(reduction, rows, plan) };
                 }
                 if streams {
                     runs::end_stream();
@@ -224,7 +230,7 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
             let work = (input + output).div_ceil(bands) * BLOCK;
             let tasks = Tasks::new(planes.div_ceil(BLOCK) * bands, 1, work, 1);
             let len = (0..bands).map(|band| path::block_len(&part(path::band(band, some, rows)).0));
-            let len = len.max().unwrap_or(0) + Way::new::<R, T>(shape, BLOCK, false).len();
+            let len = len.max().unwrap_or(0) + Plan::new::<R, T>(shape, BLOCK, false).len();
             let scratch = context.scratch::<T>(ScratchLen::for_each(len))?;
             context.run(tasks.count(), &|slot, index| {
                 for number in tasks.part(index).0 {
@@ -245,6 +251,14 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     Ok(())
 }
 
+/// How the windows of a call go.
+#[derive(Clone, Copy)]
+struct Plan {
+    way: Way,
+    /// Whether rows of x are read before their windows are: see [`RowsRead`].
+    reads_first: bool,
+}
+
 /// How windows share what rows of x come to, where the lanes lie along a pixel's elements.
 #[derive(Clone, Copy)]
 enum Way {
@@ -256,21 +270,25 @@ enum Way {
     Ring(Ring, usize),
 }
 
-impl Way {
+impl Plan {
     /// For pixels of so many elements, in memory rather than in the caches if `is_large`.
-    fn new<R: Reduction<T>, T: Element>(shape: &PoolShape, lanes: usize, is_large: bool) -> Way {
-        if let Some(band) = forward_strips::band(shape, lanes, R::PLACES, is_large) {
-            return Way::Strips(band);
-        }
-        match forward_ring::ring(shape, lanes, R::PLACES) {
-            Some(ring) => Way::Ring(ring, forward_ring::band(shape)),
-            None => Way::Windows,
-        }
+    fn new<R: Reduction<T>, T: Element>(shape: &PoolShape, lanes: usize, is_large: bool) -> Plan {
+        // Where the windows share cells enough, it pays to know that none is a NaN.
+        let shares = R::PLACES && shape.height.stride == 1 && shape.width.stride == 1;
+        let reads_first = RowsRead::suits(shape) && (is_large || shares);
+        let way = if let Some(band) = forward_strips::band(shape, lanes, R::PLACES, is_large) {
+            Way::Strips(band)
+        } else if let Some(ring) = forward_ring::ring(shape, lanes, R::PLACES) {
+            Way::Ring(ring, forward_ring::band(shape))
+        } else {
+            Way::Windows
+        };
+        Plan { way, reads_first }
     }
 
     /// The rows of y that a task had better have together.
     fn band(self) -> usize {
-        match self {
+        match self.way {
             Way::Windows => 1,
             Way::Strips(band) | Way::Ring(_, band) => band,
         }
@@ -278,37 +296,63 @@ impl Way {
 
     /// Elements of scratch memory.
     fn len(self) -> usize {
-        if let Way::Ring(ring, _) = self { ring.len() } else { 0 }
+        if let Way::Ring(ring, _) = self.way { ring.len() } else { 0 }
     }
 }
 
 /// Rows of y in one plane, the lanes along a pixel's elements.
-///
-/// # Safety
-/// `pixels` and `results` have the rows; `memory` has what the way needs.
-#[allow(clippy::too_many_arguments, reason = "those of the kernels, and which of them")]
-unsafe fn run_pixels<T: Element, R: Reduction<T>>(
+#[derive(Clone, Copy)]
+struct PixelRows<'a, T> {
     level: Level,
-    shape: &PoolShape,
-    reduction: R,
-    way: Way,
-    rows: Range<usize>,
+    shape: &'a PoolShape,
     pixels: Pixels<T>,
     results: Results<T>,
+    /// Room for what the plan needs.
     memory: *mut T,
-) {
-    match way {
-        Way::Windows => T::dispatch(level, Channels { shape, reduction, rows, pixels, results }),
-        Way::Strips(band) => {
-            T::dispatch(level, Strips { shape, reduction, rows, pixels, results, band });
+}
+
+impl<T: Element> PixelRows<'_, T> {
+    /// Writes some rows of y.
+    ///
+    /// # Safety
+    /// The pointers have the rows.
+    unsafe fn run<R: Reduction<T>>(self, reduction: R, rows: Range<usize>, plan: Plan) {
+        let PixelRows { level, shape, pixels, results, .. } = self;
+        if !plan.reads_first {
+            return self.run_some(reduction, rows, plan.way);
         }
-        Way::Ring(ring, _) => {
-            for lane in (0..pixels.lanes).step_by(ring.pitch) {
-                let (x, lanes) = (pixels.x.wrapping_add(lane), pixels.lanes - lane);
-                let pixels = Pixels { x, lanes: lanes.min(ring.pitch), ..pixels };
-                let (rows, results) = (rows.clone(), results.at(lane));
-                let kernel = SharedRows { shape, reduction, rows, pixels, results, ring, memory };
-                T::dispatch(level, kernel);
+        let mut read = RowsRead::new();
+        let band = plan.band();
+        for first in rows.clone().step_by(band) {
+            let rows = first..rows.end.min(first + band);
+            // SAFETY: the caller answers for x.
+            if unsafe { read.has_nan(level, shape, rows.clone(), pixels) } {
+                T::dispatch(level, Channels { shape, reduction, rows, pixels, results });
+            } else {
+                self.run_some(reduction.of_numbers(), rows, plan.way);
+            }
+        }
+    }
+
+    /// The same, without a look at x before.
+    fn run_some<R: Reduction<T>>(self, reduction: R, rows: Range<usize>, way: Way) {
+        let PixelRows { level, shape, pixels, results, memory } = self;
+        match way {
+            Way::Windows => {
+                T::dispatch(level, Channels { shape, reduction, rows, pixels, results });
+            }
+            Way::Strips(band) => {
+                T::dispatch(level, Strips { shape, reduction, rows, pixels, results, band });
+            }
+            Way::Ring(ring, _) => {
+                for lane in (0..pixels.lanes).step_by(ring.pitch) {
+                    let (x, lanes) = (pixels.x.wrapping_add(lane), pixels.lanes - lane);
+                    let pixels = Pixels { x, lanes: lanes.min(ring.pitch), ..pixels };
+                    let (rows, results) = (rows.clone(), results.at(lane));
+                    let of_lanes =
+                        SharedRows { shape, reduction, rows, pixels, results, ring, memory };
+                    T::dispatch(level, of_lanes);
+                }
             }
         }
     }
@@ -348,8 +392,8 @@ unsafe fn run_block<T: Element, R: Reduction<T>>(
     // SAFETY: the blocks have the rows; behind the block of places.
     unsafe {
         let memory = places.add(output * BLOCK);
-        let way = Way::new::<R, T>(shape, BLOCK, false);
-        run_pixels(level, shape, reduction, way, rows, pixels, block, memory);
+        let in_block = PixelRows { level, shape, pixels, results: block, memory };
+        in_block.run(reduction, rows, Plan::new::<R, T>(shape, BLOCK, false));
     }
     let transpose = Transpose {
         extents: [output, planes],

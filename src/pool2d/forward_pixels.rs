@@ -8,9 +8,25 @@ use crate::runs::{self, for_each_vector};
 use crate::shape::PoolShape;
 use crate::simd::{Element, Kernel, Lanes};
 
-/// Vectors of a large window at a time, and the cells of one.
-const SEVERAL: usize = 4;
+/// Vectors of a large window at a time, and the cells of one; those of a window that is not whole.
+const SEVERAL: usize = 8;
 const MANY_CELLS: usize = 16;
+const OF_CLIPPED: usize = 4;
+
+/// The taps of a window in the input, and all in a row of it.
+struct Taps {
+    rows: Range<usize>,
+    columns: Range<usize>,
+    kernel_width: usize,
+}
+
+impl Taps {
+    /// Of a window whose cells all lie in the input.
+    #[inline(always)]
+    fn all([kernel_height, kernel_width]: [usize; 2]) -> Taps {
+        Taps { rows: 0..kernel_height, columns: 0..kernel_width, kernel_width }
+    }
+}
 
 /// Rows of y in one plane, the lanes along a pixel's elements.
 pub(super) struct Channels<'a, T, R> {
@@ -84,11 +100,11 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         let numbers = Window::new(self.shape, row, columns.start);
         let numbers = simd.splat(self.reduction.number(&numbers));
         let lanes = self.pixels.lanes;
-        let window = [kernel_height, kernel_width];
+        let taps = &Taps::all([kernel_height, kernel_width]);
         let is_all = lanes == self.pixels.stride;
         match S::LANES / lanes {
-            2 | 3 if is_all => return self.together::<S, 2>(simd, row, columns, numbers, window),
-            4.. if is_all => return self.together::<S, 4>(simd, row, columns, numbers, window),
+            2 | 3 if is_all => return self.together::<S, 2>(simd, row, columns, numbers, taps),
+            4.. if is_all => return self.together::<S, 4>(simd, row, columns, numbers, taps),
             _ => {}
         }
         // Several vectors at a time: the processor waits for each cell of one.
@@ -105,12 +121,12 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
             let first = self.cell([row, column], [0, 0]);
             let at = self.at(row, column);
             if column < whole {
-                self.side_by_side::<S, 1>(simd, first, at, S::LANES, numbers, window);
+                self.side_by_side::<S, 1>(simd, first, at, S::LANES, numbers, taps);
                 continue;
             }
             for lane in (0..several).step_by(SEVERAL * S::LANES) {
                 let (first, at) = (first.wrapping_add(lane), at + lane);
-                self.side_by_side::<S, SEVERAL>(simd, first, at, S::LANES, numbers, window);
+                self.side_by_side::<S, SEVERAL>(simd, first, at, S::LANES, numbers, taps);
             }
             for_each_vector(
                 simd,
@@ -118,7 +134,7 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
                 #[inline(always)]
                 |lane, count| {
                     let (first, at) = (first.wrapping_add(several + lane), at + several + lane);
-                    self.side_by_side::<S, 1>(simd, first, at, count, numbers, window);
+                    self.side_by_side::<S, 1>(simd, first, at, count, numbers, taps);
                 },
             );
         }
@@ -132,7 +148,7 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         row: usize,
         columns: Range<usize>,
         numbers: S::Vector,
-        window: [usize; 2],
+        taps: &Taps,
     ) {
         let lanes = self.pixels.lanes;
         let mut masks = [simd.mask_between(0, 0); PIXELS];
@@ -153,7 +169,7 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
                 at,
                 count,
                 numbers,
-                window,
+                taps,
                 #[inline(always)]
                 |cell, _| {
                     let mut vector = simd.splat(T::default());
@@ -180,7 +196,7 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         at: usize,
         count: usize,
         numbers: S::Vector,
-        window: [usize; 2],
+        taps: &Taps,
     ) {
         self.vectors::<S, V>(
             simd,
@@ -188,7 +204,7 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
             at,
             count,
             numbers,
-            window,
+            taps,
             #[inline(always)]
             |cell, i| {
                 // SAFETY: cells of the input, whose windows lie in it.
@@ -197,8 +213,8 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         );
     }
 
-    /// `V` vectors of the window whose first cell is `first`, and of the pixel `at`. `load(cell, i)` is the vector
-    /// number i of a cell, given as its place in the first window.
+    /// `V` vectors of the window whose first cell in the input is `first`, and of the pixel `at`. `load(cell, i)` is
+    /// the vector number i of a cell, given as its place in the first window.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "a window, and where its results go")]
     fn vectors<S: Lanes<T>, const V: usize>(
@@ -208,20 +224,21 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         at: usize,
         count: usize,
         numbers: S::Vector,
-        [kernel_height, kernel_width]: [usize; 2],
+        taps: &Taps,
         load: impl Fn(*const T, usize) -> S::Vector,
     ) {
         let reduction = self.reduction;
         let [down, along] = self.steps();
-        let mut totals = [line::cell(simd, numbers, 0); V];
-        for kh in 0..kernel_height {
+        let Taps { rows, columns, kernel_width } = taps;
+        let mut totals = [reduction.start(simd, numbers); V];
+        for kh in rows.clone() {
             let mut lines = totals;
-            let first = first.wrapping_add(kh * down);
+            let first = first.wrapping_add((kh - rows.start) * down);
             for (i, line) in lines.iter_mut().enumerate() {
-                *line = line::cell(simd, load(first, i), 0);
+                *line = line::cell(simd, load(first, i), columns.start);
             }
-            for kw in 1..kernel_width {
-                let cell = first.wrapping_add(kw * along);
+            for kw in columns.start + 1..columns.end {
+                let cell = first.wrapping_add((kw - columns.start) * along);
                 for (i, line) in lines.iter_mut().enumerate() {
                     reduction.cell(simd, line, load(cell, i), kw);
                 }
@@ -247,6 +264,40 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         let reduction = self.reduction;
         let window = Window::new(self.shape, row, column);
         let numbers = simd.splat(reduction.number(&window));
+        let first = self.cell([row, column], [window.rows.start, window.columns.start]);
+        let at = self.at(row, column);
+        if reduction.padding_takes_part() || window.cells() == 0 {
+            return self.padded(simd, &window, [row, column], numbers);
+        }
+        let Window { rows, columns, kernel_width, .. } = window;
+        let taps = &Taps { rows, columns, kernel_width };
+        let lanes = self.pixels.lanes;
+        let several = lanes - lanes % (OF_CLIPPED * S::LANES);
+        for lane in (0..several).step_by(OF_CLIPPED * S::LANES) {
+            let (first, at) = (first.wrapping_add(lane), at + lane);
+            self.side_by_side::<S, OF_CLIPPED>(simd, first, at, S::LANES, numbers, taps);
+        }
+        for_each_vector(
+            simd,
+            lanes - several,
+            #[inline(always)]
+            |lane, count| {
+                let (first, at) = (first.wrapping_add(several + lane), at + several + lane);
+                self.side_by_side::<S, 1>(simd, first, at, count, numbers, taps);
+            },
+        );
+    }
+
+    /// The same where cells in the padding take part, or no others are there.
+    #[inline(always)]
+    fn padded<S: Lanes<T>>(
+        &self,
+        simd: S,
+        window: &Window,
+        [row, column]: [usize; 2],
+        numbers: S::Vector,
+    ) {
+        let reduction = self.reduction;
         let zeros = line::cell(simd, simd.splat(T::default()), 0);
         let padding = reduction.padding_takes_part();
         let cells = Cells::new(&self.shape.width, column, padding);
@@ -254,7 +305,7 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         let first = self.cell([row, column], [rows.start, columns.start]);
         let at = self.at(row, column);
         let [down, along] = self.steps();
-        let all_rows = if padding { 0..rows_end } else { rows.clone() };
+        let all_rows = if padding { 0..*rows_end } else { rows.clone() };
         for_each_vector(
             simd,
             self.pixels.lanes,

@@ -9,6 +9,9 @@ use crate::runs::for_each_vector;
 use crate::shape::PoolShape;
 use crate::simd::{Element, Kernel, Lanes};
 
+/// Elements of pixels so wide that a strip's cells would drive each other from the first-level cache.
+const WIDE: usize = 1024;
+
 /// The most rows of y that a strip goes down.
 const MOST_ROWS: usize = 16;
 
@@ -24,12 +27,10 @@ pub(super) fn band(
     if height.dilation > 1 || width.dilation > 1 || height.stride != width.stride {
         return None;
     }
-    // As measured. From memory, several rows at once are read sooner than one after the other, even where windows
-    // share none; from the caches, a row of wide pixels after the other is read sooner.
+    // As measured. Where windows share little, each for itself finds x sooner, but for narrow pixels in the caches.
     match ([height.kernel, width.kernel], height.stride) {
-        ([2, 2], 2) if is_large => Some(4),
-        ([3, 3], 1) => Some(4),
-        ([3, 3], 2) if is_large || !with_places || lanes <= 64 => Some(4),
+        ([3, 3], 1) if lanes < WIDE => Some(4),
+        ([3, 3], 2) if with_places && !is_large && lanes <= 64 => Some(4),
         ([5, 5], 1) => Some(MOST_ROWS),
         _ => None,
     }
@@ -53,7 +54,6 @@ impl<T: Element, R: Reduction<T>> Kernel<T> for Strips<'_, T, R> {
     fn run<S: Lanes<T>>(self, simd: S) {
         // The windows of `band`.
         match (self.shape.height.kernel, self.shape.height.stride) {
-            (2, _) => simd.call(OfExtent::<_, 2, 2>(self)),
             (3, 1) => simd.call(OfExtent::<_, 3, 1>(self)),
             (3, _) => simd.call(OfExtent::<_, 3, 2>(self)),
             _ => simd.call(OfExtent::<_, 5, 1>(self)),
@@ -79,39 +79,45 @@ impl<T: Element, R: Reduction<T>> Strips<'_, T, R> {
     #[inline(always)]
     fn all<S: Lanes<T>, const K: usize>(&self, simd: S, stride: usize) {
         let (height, width) = (&self.shape.height, &self.shape.width);
-        let (full_rows, full_columns) = (height.full_outputs(false), width.full_outputs(false));
+        let full_rows = height.full_outputs(false);
         let is_whole = self.pixels.lanes >= S::LANES;
         for first in self.rows.clone().step_by(self.band) {
             let rows = first..self.rows.end.min(first + self.band);
             let are_inside = full_rows.start <= rows.start && rows.end <= full_rows.end;
             for column in 0..width.output {
-                let rows = rows.clone();
+                let (rows, at) = (rows.clone(), [column, stride]);
+                let cells = Cells::new(width, column, self.reduction.padding_takes_part());
                 // The common windows' cells as constants.
-                match (are_inside, full_columns.contains(&column) && is_whole) {
-                    (true, true) => self.strip::<S, K, true, true>(simd, rows, stride, column),
-                    (false, true) => self.strip::<S, K, false, true>(simd, rows, stride, column),
-                    (true, false) => self.strip::<S, K, true, false>(simd, rows, stride, column),
-                    (false, false) => self.strip::<S, K, false, false>(simd, rows, stride, column),
+                match (cells.missing(K).filter(|_| is_whole), are_inside) {
+                    (Some([0, 0]), true) => {
+                        self.strip::<S, K, true, true>(simd, rows, at, &Cells::all(K));
+                    }
+                    (Some([0, 0]), false) => {
+                        self.strip::<S, K, false, true>(simd, rows, at, &Cells::all(K));
+                    }
+                    (Some([1, 0]), _) => {
+                        self.strip::<S, K, false, true>(simd, rows, at, &Cells::some(1..K));
+                    }
+                    (Some([0, 1]), _) => {
+                        self.strip::<S, K, false, true>(simd, rows, at, &Cells::some(0..K - 1));
+                    }
+                    _ => self.strip::<S, K, false, false>(simd, rows, at, &cells),
                 }
             }
         }
     }
 
-    /// The windows at a column of some rows. Their rows lie in the input if `ROWS`; their columns do if `COLUMNS`, and
-    /// pixels have a vector.
+    /// The windows at a column of some rows, whose cells in a row these are. Their rows lie in the input if `ROWS`;
+    /// pixels have a vector if `WHOLE`.
     #[inline(always)]
-    fn strip<S: Lanes<T>, const K: usize, const ROWS: bool, const COLUMNS: bool>(
+    fn strip<S: Lanes<T>, const K: usize, const ROWS: bool, const WHOLE: bool>(
         &self,
         simd: S,
         rows: Range<usize>,
-        stride: usize,
-        column: usize,
+        [column, stride]: [usize; 2],
+        cells: &Cells,
     ) {
         let (reduction, width) = (self.reduction, &self.shape.width);
-        let cells = match COLUMNS {
-            true => Cells::all(K),
-            false => Cells::new(width, column, reduction.padding_takes_part()),
-        };
         let number = |row: usize| reduction.number(&Window::new(self.shape, row, column));
         let shared = simd.splat(number(rows.start));
         let mut numbers = [T::default(); MOST_ROWS];
@@ -131,7 +137,7 @@ impl<T: Element, R: Reduction<T>> Strips<'_, T, R> {
         let (down, to_next) = (width.input * pixel, width.output * pixel);
         let at = (rows.start * width.output + column) * pixel;
         // No less than a vector: so the compiler leaves out the loop's other branch.
-        let lanes = if COLUMNS { self.pixels.lanes.max(S::LANES) } else { self.pixels.lanes };
+        let lanes = if WHOLE { self.pixels.lanes.max(S::LANES) } else { self.pixels.lanes };
         for_each_vector(
             simd,
             lanes,
@@ -141,7 +147,7 @@ impl<T: Element, R: Reduction<T>> Strips<'_, T, R> {
                 // The rows of the window before: those that it shares with the first.
                 let mut lines = [line::cell(simd, shared, 0); K];
                 for line in lines.iter_mut().skip(stride) {
-                    *line = self.line::<S, ROWS>(simd, row, &cells, x, count);
+                    *line = self.line::<S, ROWS>(simd, row, cells, x, count);
                     (row, x) = (row + 1, x.wrapping_add(down));
                 }
                 for &number in numbers.iter().take(rows.len()) {
@@ -149,7 +155,7 @@ impl<T: Element, R: Reduction<T>> Strips<'_, T, R> {
                         if tap + stride < K {
                             lines[tap] = lines[tap + stride];
                         } else {
-                            lines[tap] = self.line::<S, ROWS>(simd, row, &cells, x, count);
+                            lines[tap] = self.line::<S, ROWS>(simd, row, cells, x, count);
                             (row, x) = (row + 1, x.wrapping_add(down));
                         }
                     }

@@ -23,7 +23,19 @@ impl Cells {
     /// Of a window whose cells all lie in the input.
     #[inline(always)]
     pub fn all(kernel: usize) -> Cells {
-        Cells { taps: 0..kernel, before: false, after: false }
+        Cells::some(0..kernel)
+    }
+
+    /// Those of the taps in the input alone.
+    #[inline(always)]
+    pub fn some(taps: Range<usize>) -> Cells {
+        Cells { taps, before: false, after: false }
+    }
+
+    /// Of `kernel` taps, those that are missing at both ends, where no padding takes part.
+    #[inline(always)]
+    pub fn missing(&self, kernel: usize) -> Option<[usize; 2]> {
+        (!self.before && !self.after).then_some([self.taps.start, kernel - self.taps.end])
     }
 
     /// Of the windows at `column`, where padding takes part or not.

@@ -5,9 +5,9 @@ use super::line::Line;
 use crate::shape::{PoolPadding, PoolShape};
 use crate::simd::{Element, Lanes};
 
-/// The first maximum of a window, or its first NaN.
+/// The first maximum of a window, or its first NaN where cells may be NaN.
 #[derive(Clone, Copy)]
-pub(super) struct Maximum {
+pub(super) struct Maximum<const NAN: bool = true> {
     padding_takes_part: bool,
 }
 
@@ -17,8 +17,14 @@ impl Maximum {
     }
 }
 
-impl<T: Element> Reduction<T> for Maximum {
+impl<T: Element, const NAN: bool> Reduction<T> for Maximum<NAN> {
     const PLACES: bool = true;
+    type OfNumbers = Maximum<false>;
+
+    #[inline(always)]
+    fn of_numbers(self) -> Maximum<false> {
+        Maximum { padding_takes_part: self.padding_takes_part }
+    }
 
     #[inline(always)]
     fn nothing() -> T {
@@ -66,7 +72,7 @@ impl<T: Element> Reduction<T> for Maximum {
         [value, place]: Line<S::Vector>,
         first_place: usize,
     ) {
-        let exceeds = simd.exceeds(value, best[0]);
+        let exceeds = if NAN { simd.exceeds(value, best[0]) } else { simd.less(best[0], value) };
         let place = simd.add_numbers(place, simd.splat(T::from_number(first_place as u32)));
         *best = [simd.select(exceeds, value, best[0]), simd.select(exceeds, place, best[1])];
     }

@@ -24,6 +24,7 @@ mod path;
 mod place;
 mod planes;
 mod ring;
+mod rows_read;
 mod scatter;
 #[cfg(test)]
 mod tests;

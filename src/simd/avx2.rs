@@ -150,6 +150,12 @@ impl Lanes<f32> for Avx2 {
     }
 
     #[inline(always)]
+    fn has_nan(self, a: __m256, b: __m256) -> bool {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, b)) != 0 }
+    }
+
+    #[inline(always)]
     fn same_bits(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: the token proves the feature.
         unsafe {
@@ -346,6 +352,12 @@ impl Lanes<f64> for Avx2 {
             let number = _mm256_cmp_pd::<_CMP_ORD_Q>(best, best);
             _mm256_and_pd(number, _mm256_cmp_pd::<_CMP_NLE_UQ>(value, best))
         }
+    }
+
+    #[inline(always)]
+    fn has_nan(self, a: __m256d, b: __m256d) -> bool {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm256_movemask_pd(_mm256_cmp_pd::<_CMP_UNORD_Q>(a, b)) != 0 }
     }
 
     #[inline(always)]

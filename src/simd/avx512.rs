@@ -164,6 +164,12 @@ impl Lanes<f32> for Avx512 {
     }
 
     #[inline(always)]
+    fn has_nan(self, a: __m512, b: __m512) -> bool {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, b) != 0 }
+    }
+
+    #[inline(always)]
     fn same_bits(self, a: __m512, b: __m512) -> __mmask16 {
         // SAFETY: the token proves the feature.
         unsafe { _mm512_cmpeq_epi32_mask(_mm512_castps_si512(a), _mm512_castps_si512(b)) }
@@ -359,6 +365,12 @@ impl Lanes<f64> for Avx512 {
             let number = _mm512_cmp_pd_mask::<_CMP_ORD_Q>(best, best);
             _mm512_mask_cmp_pd_mask::<_CMP_NLE_UQ>(number, value, best)
         }
+    }
+
+    #[inline(always)]
+    fn has_nan(self, a: __m512d, b: __m512d) -> bool {
+        // SAFETY: the token proves the feature.
+        unsafe { _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(a, b) != 0 }
     }
 
     #[inline(always)]

@@ -197,6 +197,8 @@ pub trait Lanes<T: Element>: Copy {
     /// Lanes where a maximum `best` that keeps the first NaN moves on to `value`: `value` is
     /// greater or a NaN, and `best` is no NaN.
     fn exceeds(self, value: Self::Vector, best: Self::Vector) -> Self::Mask;
+    /// Whether a lane of `a` or `b` is a NaN.
+    fn has_nan(self, a: Self::Vector, b: Self::Vector) -> bool;
     /// Lanes whose bits are equal.
     fn same_bits(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     /// The sums of the numbers that `from_number` put in.

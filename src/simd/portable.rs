@@ -180,6 +180,11 @@ macro_rules! portable_lanes {
             }
 
             #[inline(always)]
+            fn has_nan(self, a: $vector, b: $vector) -> bool {
+                !(a.simd_eq(a) & b.simd_eq(b)).all()
+            }
+
+            #[inline(always)]
             fn same_bits(self, a: $vector, b: $vector) -> $vector {
                 let bits = |vector: $vector| $bits::new(vector.to_array().map(<$element>::to_bits));
                 let equal = $bits::simd_eq(bits(a), bits(b));
