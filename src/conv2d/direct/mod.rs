@@ -22,6 +22,7 @@ mod nhwc_depthwise;
 mod nhwc_groups;
 mod nhwc_pixels;
 mod nhwc_row;
+mod nhwc_tap_sums;
 mod nhwc_weights;
 mod nhwc_window;
 mod panel_copies;

@@ -8,6 +8,7 @@ use std::ptr;
 
 use super::nhwc_groups::Groups;
 use super::nhwc_pixels::{Mode, Pixels, TapKernel, load_taps, vectors_of};
+use super::nhwc_tap_sums::{self, BlockSums};
 use super::nhwc_window::{Lines, Source, Tile, Tiles, Window, WindowKernel, for_each_size};
 use super::weights::gradient;
 use crate::conv2d::gradient::{Gradient, View};
@@ -63,11 +64,14 @@ impl<T: Element> Kernel<T> for Sums<'_, T> {
                 self.sums.add(line * self.shape.out_channels + channel).write_bytes(0, count);
             }
             for block in (first..end).step_by(block_rows) {
-                self.scratch.write_bytes(0, self.taps_and_db() * lanes);
-                for row in block..end.min(block + block_rows) {
-                    match self.groups.outputs == 1 {
-                        true => self.row::<S, false>(simd, row, zeros),
-                        false => self.row::<S, true>(simd, row, zeros),
+                let units = (block, end.min(block + block_rows));
+                if !self.in_registers(simd, units) {
+                    self.scratch.write_bytes(0, self.taps_and_db() * lanes);
+                    for row in units.0..units.1 {
+                        match self.groups.outputs == 1 {
+                            true => self.row::<S, false>(simd, row, zeros),
+                            false => self.row::<S, true>(simd, row, zeros),
+                        }
                     }
                 }
                 for lane in (0..count).step_by(S::LANES) {
@@ -93,6 +97,27 @@ impl<T: Element> Sums<'_, T> {
             true => 1,
             false => self.rows.count * self.groups.terms * self.columns.count + 1,
         }
+    }
+
+    /// The sums of a block of rows, if registers have room for them.
+    #[inline(always)]
+    fn in_registers<S: Lanes<T>>(&self, simd: S, units: (usize, usize)) -> bool {
+        let Gradient::Stored { dy, relu_output } = *self.gradient else { return false };
+        if self.x.is_null() || !nhwc_tap_sums::fits::<T, S>(self.groups, &self.columns) {
+            return false;
+        }
+        let relu_output = relu_output.map_or(ptr::null(), <[T]>::as_ptr);
+        simd.call(BlockSums {
+            shape: self.shape,
+            x: self.x.wrapping_add(self.channels.0),
+            dy: View { dy: dy.as_ptr(), relu_output, strides: self.shape.output_strides },
+            rows: self.rows,
+            columns: self.columns,
+            channels: self.channels,
+            units,
+            sums: self.scratch,
+        });
+        true
     }
 
     /// Adds a row, counted over all images, to the block's sums.
