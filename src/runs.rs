@@ -106,24 +106,26 @@ pub(crate) unsafe fn fill<T: Element, S: Lanes<T>>(
     }
 }
 
-/// The most bytes that a call may read and write, and still leave them in the caches. (Small in debug builds, so that
-/// tests go both ways.)
-fn cached_bytes() -> usize {
-    /// More than that did not stay in a larger cache, as measured.
-    const MOST: usize = 100 << 20;
-    if cfg!(debug_assertions) { 1 << 14 } else { cache::last_level().min(MOST) }
-}
+/// The least bytes read and written by a call that writes past the caches whatever they hold: what it writes would not
+/// stay in them anyway, and writing through them reads each line first. (Small in debug builds, so that tests go both
+/// ways.)
+const STREAMED: usize = if cfg!(debug_assertions) { 1 << 14 } else { 100 << 20 };
 
-/// Whether a call that reads and writes so many elements finds and leaves them in memory rather than in the caches:
-/// then it had better write by [`stream`], as what is written through the caches is read first.
+/// Whether a call that reads and writes so many elements had better write by [`stream`].
 pub(crate) fn streams<T>(len: usize) -> bool {
-    len >= cached_bytes() / size_of::<T>()
+    len >= STREAMED / size_of::<T>()
 }
 
-/// Whether it had better write pixels of so many elements so, from `target` on, by whole vectors: each begins
-/// with a cache line then.
+/// Whether it finds so many in memory rather than in the caches.
+pub(crate) fn exceeds_caches<T>(len: usize) -> bool {
+    len >= STREAMED.min(cache::last_level()) / size_of::<T>()
+}
+
+/// Whether it had better write pixels of so many elements past the caches, from `target` on, by whole vectors: each
+/// begins with a cache line then.
 pub(crate) fn streams_pixels<T>(len: usize, target: *const T, lanes: usize) -> bool {
-    streams::<T>(len) && (target.addr() | (lanes * size_of::<T>())).is_multiple_of(CACHE_LINE)
+    exceeds_caches::<T>(len)
+        && (target.addr() | (lanes * size_of::<T>())).is_multiple_of(CACHE_LINE)
 }
 
 /// Writes `len` elements past the caches: `value(offset, count)` is the vector whose first `count` lanes go to

@@ -243,7 +243,8 @@ pub(super) fn run_pixels<T: Element, G: Gradient<T>>(
     let task_rows = task_rows(shape, work.saturating_mul(columns * chunk));
     let (parts, chunks) = (rows.div_ceil(task_rows), channels.div_ceil(chunk));
     let ring = pixels::ring(shape, chunk, G::PLACES);
-    let streamed = chunk == channels && runs::streams::<T>(shape.input_len() + shape.output_len());
+    let streamed =
+        chunk == channels && runs::exceeds_caches::<T>(shape.input_len() + shape.output_len());
     let row_len = if streamed { columns * channels } else { 0 };
     let len = pixels::memory_len(shape, ring, G::PLACES).saturating_add(row_len);
     let scratch = context.scratch::<T>(ScratchLen::for_each(len))?;

@@ -197,7 +197,7 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     let cuttable = !shape.height.has_windows_in_padding();
     match Path::new(shape, rows, |some| part(if cuttable { 0..some } else { 0..rows }).0) {
         Path::Channels { planes, lanes } => {
-            let is_large = runs::streams::<T>(x.len() + shape.output_len());
+            let is_large = runs::exceeds_caches::<T>(x.len() + shape.output_len());
             let plan = Plan::new::<R, T>(shape, lanes, is_large);
             let band = plan.band().min(rows);
             let bands = rows.div_ceil(band);

@@ -8,10 +8,10 @@ use crate::runs::{self, for_each_vector};
 use crate::shape::PoolShape;
 use crate::simd::{Element, Kernel, Lanes};
 
-/// Vectors of a large window at a time, and the cells of one; those of a window that is not whole.
-const SEVERAL: usize = 8;
+/// Cells of a large window, of which several vectors at a time are read: the processor would wait for each cell of
+/// one. And of a small one: memory gives the more of a pixel the sooner.
 const MANY_CELLS: usize = 16;
-const OF_CLIPPED: usize = 4;
+const FEW_CELLS: usize = 4;
 
 /// The taps of a window in the input, and all in a row of it.
 struct Taps {
@@ -107,11 +107,6 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
             4.. if is_all => return self.together::<S, 4>(simd, row, columns, numbers, taps),
             _ => {}
         }
-        // Several vectors at a time: the processor waits for each cell of one.
-        let several = match kernel_height * kernel_width >= MANY_CELLS {
-            true => lanes - lanes % (SEVERAL * S::LANES),
-            false => 0,
-        };
         // Pixels of less than a vector: what is written past one is written again by the next one.
         let whole = match lanes < S::LANES && is_all {
             true => (columns.end + 1).saturating_sub(S::LANES.div_ceil(lanes)),
@@ -124,20 +119,41 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
                 self.side_by_side::<S, 1>(simd, first, at, S::LANES, numbers, taps);
                 continue;
             }
-            for lane in (0..several).step_by(SEVERAL * S::LANES) {
-                let (first, at) = (first.wrapping_add(lane), at + lane);
-                self.side_by_side::<S, SEVERAL>(simd, first, at, S::LANES, numbers, taps);
+            match kernel_height * kernel_width {
+                MANY_CELLS.. => self.pixel::<S, 8>(simd, first, at, numbers, taps),
+                ..=FEW_CELLS if lanes >= 4 * S::LANES => {
+                    self.pixel::<S, 4>(simd, first, at, numbers, taps)
+                }
+                _ => self.pixel::<S, 1>(simd, first, at, numbers, taps),
             }
-            for_each_vector(
-                simd,
-                lanes - several,
-                #[inline(always)]
-                |lane, count| {
-                    let (first, at) = (first.wrapping_add(several + lane), at + several + lane);
-                    self.side_by_side::<S, 1>(simd, first, at, count, numbers, taps);
-                },
-            );
         }
+    }
+
+    /// The pixel `at`, whose window's first cell in the input is `first`: `V` vectors at a time, and what is left.
+    #[inline(always)]
+    fn pixel<S: Lanes<T>, const V: usize>(
+        &self,
+        simd: S,
+        first: *const T,
+        at: usize,
+        numbers: S::Vector,
+        taps: &Taps,
+    ) {
+        let lanes = self.pixels.lanes;
+        let several = if V > 1 { lanes - lanes % (V * S::LANES) } else { 0 };
+        for lane in (0..several).step_by(V * S::LANES) {
+            let (first, at) = (first.wrapping_add(lane), at + lane);
+            self.side_by_side::<S, V>(simd, first, at, S::LANES, numbers, taps);
+        }
+        for_each_vector(
+            simd,
+            lanes - several,
+            #[inline(always)]
+            |lane, count| {
+                let (first, at) = (first.wrapping_add(several + lane), at + several + lane);
+                self.side_by_side::<S, 1>(simd, first, at, count, numbers, taps);
+            },
+        );
     }
 
     /// Windows of a row that lie in the input, where a vector has room for those of `PIXELS` pixels.
@@ -187,7 +203,7 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         }
     }
 
-    /// `V` vectors side by side, of `count` lanes each, of the window whose first cell is `first`, and of the pixel `at`.
+    /// `V` vectors side by side, of `count` lanes each.
     #[inline(always)]
     fn side_by_side<S: Lanes<T>, const V: usize>(
         &self,
@@ -271,21 +287,7 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         }
         let Window { rows, columns, kernel_width, .. } = window;
         let taps = &Taps { rows, columns, kernel_width };
-        let lanes = self.pixels.lanes;
-        let several = lanes - lanes % (OF_CLIPPED * S::LANES);
-        for lane in (0..several).step_by(OF_CLIPPED * S::LANES) {
-            let (first, at) = (first.wrapping_add(lane), at + lane);
-            self.side_by_side::<S, OF_CLIPPED>(simd, first, at, S::LANES, numbers, taps);
-        }
-        for_each_vector(
-            simd,
-            lanes - several,
-            #[inline(always)]
-            |lane, count| {
-                let (first, at) = (first.wrapping_add(several + lane), at + several + lane);
-                self.side_by_side::<S, 1>(simd, first, at, count, numbers, taps);
-            },
-        );
+        self.pixel::<S, 4>(simd, first, at, numbers, taps);
     }
 
     /// The same where cells in the padding take part, or no others are there.

@@ -82,8 +82,8 @@ impl<T: Element> BlockSums<'_, T> {
         }
     }
 
-    /// The sums of up to `ROWS` rows of taps, from `row_tap` on, for `V` vectors of channels, whole ones if `WHOLE`, or else
-    /// of so many lanes.
+    /// The sums of up to `ROWS` rows of taps, from `row_tap` on, for `V` vectors of channels, whole ones if `WHOLE`, or
+    /// else of so many lanes.
     ///
     /// # Safety
     /// The tensors have the rows and the channels.
