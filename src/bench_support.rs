@@ -65,6 +65,7 @@ impl<'a, T: Element> PackedProduct<'a, T> {
                 beta: T::default(),
                 bias: Bias::None,
                 relu: false,
+                streams: false,
             },
             transposed: None,
             ahead: [Ahead::none(); 2],

@@ -116,16 +116,28 @@ pub(crate) fn streams<T>(len: usize) -> bool {
     len >= STREAMED / size_of::<T>()
 }
 
-/// Whether it finds so many in memory rather than in the caches.
+/// Whether it finds so many in memory rather than in the caches, of which others take a part.
 pub(crate) fn exceeds_caches<T>(len: usize) -> bool {
-    len >= STREAMED.min(cache::last_level()) / size_of::<T>()
+    len >= STREAMED.min(cache::last_level() / 4 * 3) / size_of::<T>()
 }
 
 /// Whether it had better write pixels of so many elements past the caches, from `target` on, by whole vectors: each
 /// begins with a cache line then.
 pub(crate) fn streams_pixels<T>(len: usize, target: *const T, lanes: usize) -> bool {
-    exceeds_caches::<T>(len)
-        && (target.addr() | (lanes * size_of::<T>())).is_multiple_of(CACHE_LINE)
+    exceeds_caches::<T>(len) && are_lines(target, lanes)
+}
+
+/// Whether pixels of so many elements, from `target` on, are whole cache lines.
+pub(crate) fn are_lines<T>(target: *const T, lanes: usize) -> bool {
+    (target.addr() | (lanes * size_of::<T>())).is_multiple_of(CACHE_LINE)
+}
+
+/// Asks for a run of elements.
+#[inline(always)]
+pub(crate) fn fetch<T: Element, S: Lanes<T>>(simd: S, run: *const T, len: usize) {
+    for at in (0..len).step_by(CACHE_LINE / size_of::<T>()) {
+        simd.prefetch(run.wrapping_add(at));
+    }
 }
 
 /// Writes `len` elements past the caches: `value(offset, count)` is the vector whose first `count` lanes go to

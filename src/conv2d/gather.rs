@@ -71,10 +71,11 @@ impl<T: Element> Gather<T> {
     }
 
     /// Writes the results of `N` sums of the first `count` lanes, target channels that lie side by side,
-    /// `stride` apart from `target` on. `bias` is theirs; null for none.
+    /// `stride` apart from `target` on; past the caches if `streams`. `bias` is theirs; null for none.
     ///
     /// # Safety
-    /// The target has them, and nobody else uses them; the biases have the channels.
+    /// The target has them, and nobody else uses them; the biases have the channels. What streams is a whole vector
+    /// at a multiple of its size.
     #[inline(always)]
     pub unsafe fn write_vectors<S: Lanes<T>, const N: usize>(
         &self,
@@ -83,6 +84,7 @@ impl<T: Element> Gather<T> {
         bias: *const T,
         count: usize,
         (target, stride): (*mut T, usize),
+        streams: bool,
     ) {
         // SAFETY: the caller answers for the target and the biases.
         unsafe {
@@ -98,7 +100,12 @@ impl<T: Element> Gather<T> {
             };
             let values = self.results(simd, sums, old, bias);
             for (n, &value) in values.iter().enumerate() {
-                runs::store(simd, count, target.add(n * stride), value);
+                let target = target.add(n * stride);
+                if streams {
+                    simd.store_streaming(target, value);
+                } else {
+                    runs::store(simd, count, target, value);
+                }
             }
         }
     }

@@ -141,7 +141,7 @@ pub(crate) struct BlockProduct<T> {
 impl<T> BlockProduct<T> {
     /// The same sums with rows and columns exchanged: the panels trade places too.
     pub fn transposed(self) -> Self {
-        let Update { alpha, beta, bias, relu } = self.update;
+        let Update { bias, .. } = self.update;
         let bias = match bias {
             Bias::None => Bias::None,
             Bias::Rows(bias) => Bias::Columns(bias),
@@ -156,7 +156,7 @@ impl<T> BlockProduct<T> {
             first_column: self.first_row,
             row_places: self.column_places,
             column_places: self.row_places,
-            update: Update { alpha, beta, bias, relu },
+            update: Update { bias, ..self.update },
             ..self
         }
     }
@@ -378,7 +378,7 @@ impl<T: Element> Tile<'_, T> {
             }
         }
         let block = self.block;
-        let Update { alpha, beta, bias, relu } = block.update;
+        let Update { alpha, beta, bias, relu, .. } = block.update;
         let first_row = block.first_row + self.row;
         let first_column = block.first_column + self.column;
         let column_places: [usize; MOST_COLUMNS] =

@@ -20,6 +20,8 @@ pub(crate) struct Update<T> {
     pub beta: T,
     pub bias: Bias<T>,
     pub relu: bool,
+    /// Whether C is written past the caches, where its rows are whole cache lines apart and it is not read.
+    pub streams: bool,
 }
 
 impl<T: Element> Update<T> {
@@ -48,7 +50,7 @@ impl<T: Element> Update<T> {
         columns: usize,
         row: impl Fn(usize) -> usize,
     ) {
-        let Update { alpha, beta, bias, relu } = self;
+        let Update { alpha, beta, bias, relu, streams } = self;
         // Columns of the last vector.
         let last = columns - (VECTORS - 1) * S::LANES;
         let count = |v: usize| if v == VECTORS - 1 { last } else { S::LANES };
@@ -100,9 +102,15 @@ impl<T: Element> Update<T> {
                     }
                 }
             }
+            let streams = streams && runs::are_lines(target, 0);
             for (r, sums) in sums.iter().enumerate() {
                 for (v, &sum) in sums.iter().enumerate() {
-                    runs::store(simd, count(v), target.add(row(r) + v * S::LANES), sum);
+                    let target = target.add(row(r) + v * S::LANES);
+                    if streams && count(v) == S::LANES {
+                        simd.store_streaming(target, sum);
+                    } else {
+                        runs::store(simd, count(v), target, sum);
+                    }
                 }
             }
         }

@@ -35,6 +35,8 @@ pub(super) struct Panel<'a, T> {
     pub bias: *const T,
     /// Room for `sums_len` elements.
     pub sums: *mut T,
+    /// Whether the target's pixels, whole cache lines apart, are written past the caches.
+    pub streams: bool,
 }
 
 /// Pixels of a strip of one image at the most.
@@ -469,9 +471,10 @@ impl<T: Element> Tiles<'_, T> {
         pixel: usize,
         sums: [[S::Vector; VECTORS]; ROWS],
     ) {
-        let Panel { pass, plan, panel, bias, .. } = *self.panel;
+        let Panel { pass, plan, panel, bias, streams, .. } = *self.panel;
         let bias = if bias.is_null() { Bias::None } else { Bias::Columns(bias) };
-        let update = Update { alpha: pass.alpha, beta: pass.beta, bias, relu: pass.relu };
+        let Gather { alpha, beta, relu, .. } = *pass;
+        let update = Update { alpha, beta, bias, relu, streams };
         let target = self.target.wrapping_add(pixel * self.target_stride);
         let row = |pixel: usize| pixel * self.target_stride;
         // SAFETY: the caller answers for the target; the biases have the group's channels.

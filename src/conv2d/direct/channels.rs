@@ -62,6 +62,8 @@ struct Plan {
     sums_len: usize,
     /// Where the sums of pairs of passes are interleaved: the width of their grid. 0 elsewhere.
     staged_width: usize,
+    /// Whether targets are written past the caches.
+    streams: bool,
 }
 
 impl Plan {
@@ -128,6 +130,7 @@ impl Plan {
             shared_copies,
             sums_len: sums_len(tile, images, height * width),
             staged_width: if interleaved { width } else { 0 },
+            streams: streams(passes),
         }
     }
 
@@ -163,6 +166,20 @@ fn interleaves<T: Element>(passes: &[Gather<T>]) -> bool {
         _ => false,
     });
     pairs && passes[0].target_strides[1] > 1
+}
+
+/// Whether the targets of some passes are pixels of whole cache lines, which would not stay in the caches.
+fn streams<T: Element>(passes: &[Gather<T>]) -> bool {
+    let pass = &passes[0];
+    let pixels = passes.iter().map(|pass| pass.grid_height * pass.grid_width).sum::<usize>();
+    let target = pixels * pass.groups * pass.outputs;
+    let source = pass.rows.extent * pass.columns.extent * pass.groups * pass.terms;
+    runs::exceeds_caches::<T>(pass.batch.saturating_mul(source + target))
+        && passes.iter().all(|pass| {
+            pass.target_strides[1] == 1
+                && !pass.adds()
+                && runs::are_lines(pass.target, pass.groups * pass.outputs)
+        })
 }
 
 /// Whether no tap reaches what a pass writes, as a stride larger than the kernel leaves it, and pixels are
@@ -337,6 +354,9 @@ impl<T: Element> Kernel<T> for Band<'_, T> {
                 }
             }
         }
+        if self.plan.streams {
+            runs::end_stream();
+        }
     }
 }
 
@@ -360,7 +380,20 @@ impl<T: Element> Band<'_, T> {
         };
         let packed = self.packed.wrapping_add(group);
         let (images, sums) = (self.images.1 - self.images.0, self.sums);
-        Panel { pass, plan, panel, packed, images, source, target, target_strides, bias, sums }
+        let streams = self.plan.streams;
+        Panel {
+            pass,
+            plan,
+            panel,
+            packed,
+            images,
+            source,
+            target,
+            target_strides,
+            bias,
+            sums,
+            streams,
+        }
     }
 
     /// Writes rows of an empty pass, a whole pixel at a time.

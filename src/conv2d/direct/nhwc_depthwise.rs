@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::conv2d::gather::Gather;
 use crate::error::Result;
 use crate::gemm::blocking::{DEPTH_BLOCK, TASKS};
+use crate::runs;
 use crate::scratch::{Scratch, ScratchLen};
 use crate::shape::ConvShape;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
@@ -65,6 +66,13 @@ pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Res
     let scratch = context.scratch::<T>(scratch_len(passes))?;
     // SAFETY: the scratch memory has the filters of every pass.
     let filters = unsafe { Filters::pack(context, passes, &scratch) };
+    let is_large = exceed_caches(passes);
+    let filters = Filters {
+        // Passes that take turns find them in the cache.
+        fetches: is_large && passes.len() == 1,
+        streams: is_large && passes.iter().all(can_stream),
+        ..filters
+    };
     let count = passes[0].batch * plan.parts;
     context.run(count.div_ceil(plan.per_task), &|_, index| {
         let first = index * plan.per_task;
@@ -72,6 +80,19 @@ pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Res
         T::dispatch(context.level(), GatherParts { passes, plan, filters: &filters, first, end });
     });
     Ok(())
+}
+
+/// Whether the source and the target of some passes lie in memory rather than in the caches.
+fn exceed_caches<T: Element>(passes: &[Gather<T>]) -> bool {
+    let Gather { batch, groups, terms, rows, columns, .. } = &passes[0];
+    let source = rows.extent * columns.extent * groups * terms;
+    let pixels = passes.iter().map(|pass| pass.grid_height * pass.grid_width).sum::<usize>();
+    runs::exceeds_caches::<T>((source + pixels * groups * passes[0].outputs).saturating_mul(*batch))
+}
+
+/// Whether a pass can write past the caches: whole cache lines, of which it reads none.
+fn can_stream<T: Element>(pass: &Gather<T>) -> bool {
+    !pass.adds() && runs::are_lines(pass.target, pass.groups * pass.outputs)
 }
 
 /// The filters of some passes, each packed as `[channels / TILE_LANES, rows, terms, columns, TILE_LANES]` with zeros
@@ -84,6 +105,10 @@ pub(super) struct Filters<T> {
     /// Elements of a pass.
     len: usize,
     groups: Groups<T>,
+    /// Whether rows of the source are asked for before they are read.
+    fetches: bool,
+    /// Whether targets are written past the caches.
+    streams: bool,
 }
 
 // SAFETY: tasks only read through it.
@@ -125,7 +150,14 @@ impl<T: Element> Filters<T> {
             }
         });
         let groups = Groups::new(passes[0].outputs, passes[0].terms);
-        Filters { zeros: scratch.shared(), start: start(), len, groups }
+        Filters {
+            zeros: scratch.shared(),
+            start: start(),
+            len,
+            groups,
+            fetches: false,
+            streams: false,
+        }
     }
 
     /// Computes rows `first..end` of some passes over one image, whose channels begin at number `channel`, a
@@ -219,6 +251,25 @@ impl<T: Element> Rows<'_, T> {
         }
     }
 
+    /// Asks for the rows of the source from `*fetched` on that some rows of the grid read.
+    #[inline(always)]
+    fn fetch<S: Lanes<T>>(&self, simd: S, (first, end): (usize, usize), fetched: &mut usize) {
+        let pass = self.pass.0;
+        let taps = &pass.rows;
+        let [of_image, _, of_row, _] = pass.source_strides;
+        let (start, behind) = match taps.offset_step > 0 {
+            true => (taps.source(first, 0), taps.source(end - 1, taps.count - 1) + 1),
+            false => (taps.source(first, taps.count - 1), taps.source(end - 1, 0) + 1),
+        };
+        let start = (start.max(0) as usize).max(*fetched);
+        let behind = (behind.max(0) as usize).min(taps.extent);
+        if start < behind {
+            let source = pass.source.wrapping_add(self.image * of_image + start * of_row);
+            runs::fetch(simd, source, (behind - start) * of_row);
+            *fetched = behind;
+        }
+    }
+
     /// The window of a row, and of as many rows behind it as there are lines more.
     #[inline(always)]
     fn window<const GROUPED: bool>(&mut self, row: usize, lines: usize) -> Window<'_, T, GROUPED> {
@@ -265,20 +316,29 @@ impl<T: Element, const N: usize, const STEP: usize, const GROUPED: bool> Kernel<
         // The sums of two rows take most of 32 registers. (Of few outputs, they are not worth their code.)
         let registers = N >= 4 && !GROUPED && has_many_registers::<T, S>();
         let pairs = registers && shares_lines(&pass.rows) && pass.relu_output.is_null();
+        let fetches = rows.filters.fetches && columns.0 == 0;
+        let streams = rows.filters.streams;
+        let mut fetched = 0;
         // SAFETY: whoever runs the rows answers for them.
         unsafe {
             while pairs && row + 1 < end {
+                if fetches {
+                    rows.fetch(simd, (row, row + 2), &mut fetched);
+                }
                 // In the order of their lines, which that of the taps is.
                 let order = if pass.rows.offset_step > 0 { [row, row + 1] } else { [row + 1, row] };
                 let window = rows.window(order[0], pass.rows.count + pass.rows.step);
-                let row_at = |row| Row::new(pass, filters, image, row);
+                let row_at = |row| Row::new(pass, filters, image, row, streams);
                 let kernel = Pair { window, rows: [row_at(order[0]), row_at(order[1])] };
                 window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel);
                 row += 2;
             }
             while row < end {
+                if fetches {
+                    rows.fetch(simd, (row, row + 1), &mut fetched);
+                }
                 let window = rows.window::<GROUPED>(row, pass.rows.count);
-                let kernel = Single { window, row: Row::new(pass, filters, image, row) };
+                let kernel = Single { window, row: Row::new(pass, filters, image, row, streams) };
                 window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel);
                 row += 1;
             }
@@ -317,6 +377,9 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
                 // SAFETY: the source has what the rows read; the target is this task's.
                 unsafe { self.filters.rows(simd, self.passes, image, rows, 0, &mut lines) };
             }
+        }
+        if self.filters.streams {
+            runs::end_stream();
         }
     }
 }

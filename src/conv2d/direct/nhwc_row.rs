@@ -15,14 +15,23 @@ pub(super) struct Row<'a, T> {
     filters: *const T,
     /// The row's first output.
     target: *mut T,
+    /// Whether it is written past the caches.
+    streams: bool,
 }
 
 impl<'a, T: Element> Row<'a, T> {
-    /// With packed filters.
+    /// With packed filters; written past the caches if it `streams`.
     #[inline(always)]
-    pub fn new(pass: &'a Gather<T>, filters: *const T, image: usize, row: usize) -> Self {
+    pub fn new(
+        pass: &'a Gather<T>,
+        filters: *const T,
+        image: usize,
+        row: usize,
+        streams: bool,
+    ) -> Self {
         let [of_image, _, of_row, _] = pass.target_strides;
-        Row { pass, filters, target: pass.target.wrapping_add(image * of_image + row * of_row) }
+        let target = pass.target.wrapping_add(image * of_image + row * of_row);
+        Row { pass, filters, target, streams }
     }
 
     /// No sum yet.
@@ -58,7 +67,10 @@ impl<'a, T: Element> Row<'a, T> {
             };
             let target = self.target.wrapping_add(tile.column * stride + channel);
             // SAFETY: the caller's promise; the biases have the channels.
-            unsafe { self.pass.write_vectors(simd, sums, bias, count, (target, stride)) };
+            unsafe {
+                let target = (target, stride);
+                self.pass.write_vectors(simd, sums, bias, count, target, self.streams);
+            }
         }
     }
 }

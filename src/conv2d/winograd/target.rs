@@ -221,7 +221,7 @@ impl<T: Element, const OUTPUTS: usize> WriteBlock<'_, T, OUTPUTS> {
         // SAFETY: as the caller answers for.
         unsafe {
             if self.pass.adds() {
-                self.pass.write_vectors(simd, [value], ptr::null(), count, (target, 0));
+                self.pass.write_vectors(simd, [value], ptr::null(), count, (target, 0), false);
             } else {
                 runs::store(simd, count, target, value);
             }
