@@ -74,15 +74,13 @@ impl<T: Element> Kernel<T> for HasNan<T> {
         let Pixels { stride, lanes, x } = self.pixels;
         let pixels = self.new.len() * self.width;
         let first = x.wrapping_add(self.new.start * self.width * stride);
-        // SAFETY: whoever makes one answers for the rows.
-        unsafe {
-            if lanes == stride {
-                return has_nan(simd, first, pixels * lanes);
-            }
-            (0..pixels).fold(false, |has, pixel| {
-                has | has_nan(simd, first.wrapping_add(pixel * stride), lanes)
-            })
+        let (runs, len) = if lanes == stride { (1, pixels * lanes) } else { (pixels, lanes) };
+        let mut has = false;
+        for run in 0..runs {
+            // SAFETY: whoever makes one answers for the rows.
+            has |= unsafe { has_nan(simd, first.wrapping_add(run * stride), len) };
         }
+        has
     }
 }
 
@@ -101,10 +99,11 @@ unsafe fn has_nan<T: Element, S: Lanes<T>>(simd: S, run: *const T, len: usize) -
         for ahead in (0..step).step_by(line) {
             simd.prefetch(run.wrapping_add(at + ahead + LINES_AHEAD * line));
         }
-        // SAFETY: the caller answers for the run.
-        let [a, b, c, d] =
-            std::array::from_fn(|i| unsafe { simd.load(run.add(at + i * S::LANES)) });
-        has |= simd.has_nan(a, b) | simd.has_nan(c, d);
+        for pair in (at..at + step).step_by(2 * S::LANES) {
+            // SAFETY: the caller answers for the run.
+            let (a, b) = unsafe { (simd.load(run.add(pair)), simd.load(run.add(pair + S::LANES))) };
+            has |= simd.has_nan(a, b);
+        }
     }
     for_each_vector(
         simd,
