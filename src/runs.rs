@@ -62,6 +62,26 @@ pub(crate) unsafe fn store<T: Element, S: Lanes<T>>(
     }
 }
 
+/// Writes the first `count` lanes; past the caches if `streams`, as only a whole vector at a multiple of its size may be.
+/// [`end_stream`] has to follow then before the task ends.
+#[inline(always)]
+pub(crate) unsafe fn store_or_stream<T: Element, S: Lanes<T>>(
+    simd: S,
+    count: usize,
+    target: *mut T,
+    vector: S::Vector,
+    streams: bool,
+) {
+    // SAFETY: the caller answers for `count` elements, and for a vector that streams.
+    unsafe {
+        if streams {
+            simd.store_streaming(target, vector);
+        } else {
+            store(simd, count, target, vector);
+        }
+    }
+}
+
 /// Writes the first `len` elements of two vectors.
 #[inline(always)]
 pub(crate) unsafe fn store_two<T: Element, S: Lanes<T>>(
@@ -119,12 +139,6 @@ pub(crate) fn streams<T>(len: usize) -> bool {
 /// Whether it finds so many in memory rather than in the caches, of which others take a part.
 pub(crate) fn exceeds_caches<T>(len: usize) -> bool {
     len >= STREAMED.min(cache::last_level() / 4 * 3) / size_of::<T>()
-}
-
-/// Whether it had better write pixels of so many elements past the caches, from `target` on, by whole vectors: each
-/// begins with a cache line then.
-pub(crate) fn streams_pixels<T>(len: usize, target: *const T, lanes: usize) -> bool {
-    exceeds_caches::<T>(len) && are_lines(target, lanes)
 }
 
 /// Whether pixels of so many elements, from `target` on, are whole cache lines.

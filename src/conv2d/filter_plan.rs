@@ -3,9 +3,10 @@
 use std::ops::RangeInclusive;
 
 use super::filter_product::{FilterProduct, Results};
-use crate::gemm::blocking::{Grid, block_length};
+use crate::gemm::blocking::{DEPTH_BLOCK, Grid, block_length};
 use crate::gemm::kernel::Places;
 use crate::gemm::pack::{PanelShape, TileShape};
+use crate::runs;
 use crate::shape::Layout;
 use crate::simd::{CACHE_LINE, Element, Level};
 
@@ -53,6 +54,8 @@ pub(super) struct Plan {
     /// Whether results are transposed as they are written, and the sums of a task before that.
     pub transposes: bool,
     pub sums_len: usize,
+    /// Whether results are written past the caches.
+    pub streams: bool,
 }
 
 impl Plan {
@@ -239,6 +242,7 @@ impl<T: Element> FilterProduct<T> {
             depth,
             outputs_in_lanes,
             transposes,
+            streams: outputs_in_lanes && !transposes && self.streams(depth),
             sums_len: if transposes { grid.task_rows * grid.task_columns } else { 0 },
             grid,
             filters,
@@ -248,6 +252,21 @@ impl<T: Element> FilterProduct<T> {
             patches_len: patches.len(task_pixels, block + 1),
             filled_len,
         }
+    }
+
+    /// Whether sums of so many products, outputs in the lanes, are written past the caches: in one go, to pixels of
+    /// whole cache lines, which would not stay there. (Of rows of planes, each line would be alone: measured, that is
+    /// no faster.)
+    fn streams(&self, depth: usize) -> bool {
+        let Places { inner, outer, .. } = self.results.pixels;
+        let line = CACHE_LINE / size_of::<T>();
+        let pixels = self.batch * self.groups * self.pixels;
+        let elements = pixels.saturating_mul(self.outputs + self.patches.channels);
+        self.beta == T::default()
+            && (1..=DEPTH_BLOCK).contains(&depth)
+            && inner.is_multiple_of(line)
+            && outer.is_multiple_of(line)
+            && runs::exceeds_caches::<T>(elements)
     }
 
     /// What task `index` computes.

@@ -11,13 +11,13 @@ use super::filter_task::Task;
 use super::patches::Patches;
 use crate::context::Context;
 use crate::gemm::ahead::Ahead;
-use crate::gemm::blocking::{DEPTH_BLOCK, depth_blocks};
+use crate::gemm::blocking::depth_blocks;
 use crate::gemm::kernel::Places;
 use crate::gemm::pack::{Depth, PackMatrix};
 use crate::runs;
 use crate::scratch::{Scratch, ScratchLen};
 use crate::shape::Layout;
-use crate::simd::{CACHE_LINE, Element, Level};
+use crate::simd::{Element, Level};
 
 /// The filters as a matrix in memory, a line per output.
 #[derive(Debug, Clone, Copy)]
@@ -86,22 +86,6 @@ impl<T: Element> FilterProduct<T> {
             let next = Some(index + 1).filter(|&next| next < tasks);
             self.task(level, &plan, scratch.shared(), scratch.slot(slot), index, next);
         });
-    }
-
-    /// Whether results are written past the caches: in one go, to pixels of whole cache lines, which would not stay
-    /// there. (Of rows of planes, each line would be alone: measured, that is no faster.)
-    pub(super) fn streams(&self, plan: &Plan) -> bool {
-        let Places { inner, outer, .. } = self.results.pixels;
-        let line = CACHE_LINE / size_of::<T>();
-        let pixels = self.batch * self.groups * self.pixels;
-        let elements = pixels.saturating_mul(self.outputs + self.patches.channels);
-        plan.outputs_in_lanes
-            && !plan.transposes
-            && self.beta == T::default()
-            && (1..=DEPTH_BLOCK).contains(&plan.depth)
-            && inner.is_multiple_of(line)
-            && outer.is_multiple_of(line)
-            && runs::exceeds_caches::<T>(elements)
     }
 
     /// The pixels' elements of a depth block, where the patches are a matrix in memory.
@@ -244,7 +228,7 @@ impl<T: Element> FilterProduct<T> {
         for (start, count) in depth_blocks(plan.depth) {
             multiply(start, count);
         }
-        if self.streams(plan) {
+        if plan.streams {
             runs::end_stream();
         }
     }

@@ -86,7 +86,6 @@ impl<T: Element> Task<'_, T> {
         let FilterProduct { alpha, beta, results, relu, .. } = *self.product;
         let plan = self.plan;
         let last = block.cell + block.cells == plan.depth;
-        let streams = self.product.streams(plan);
         let product = BlockProduct {
             depth: block.cells,
             rows: self.outputs.1,
@@ -106,11 +105,11 @@ impl<T: Element> Task<'_, T> {
                     false => Bias::None,
                 },
                 relu: last && relu,
-                streams,
+                streams: plan.streams,
             },
             transposed: None,
             ahead: [ahead, Ahead::none()],
-            asks_for_rows: block.cells <= SHORT_DEPTH && self.has_many_results() && !streams,
+            asks_for_rows: block.cells <= SHORT_DEPTH && self.has_many_results() && !plan.streams,
         };
         let mut product = if plan.outputs_in_lanes { product.transposed() } else { product };
         if plan.transposes {

@@ -64,6 +64,21 @@ impl<T: Element> Gather<T> {
         self.terms * self.rows.count * self.columns.count
     }
 
+    /// Whether the source and the targets of some passes from it lie in memory rather than in the caches.
+    pub fn exceed_caches(passes: &[Self]) -> bool {
+        let Gather { batch, groups, outputs, terms, rows, columns, .. } = &passes[0];
+        let pixels = passes.iter().map(|pass| pass.grid_height * pass.grid_width).sum::<usize>();
+        let source = rows.extent * columns.extent * groups * terms;
+        let target = pixels * groups * outputs;
+        runs::exceeds_caches::<T>(batch.saturating_mul(source + target))
+    }
+
+    /// Whether the target can be written past the caches: pixels of whole cache lines, which are not read.
+    pub fn can_stream(&self) -> bool {
+        let contiguous = self.target_strides[1] == 1;
+        contiguous && !self.adds() && runs::are_lines(self.target, self.groups * self.outputs)
+    }
+
     /// The source at an offset, and what masks it there, if anything does.
     #[inline(always)]
     pub fn source_at(&self, offset: usize) -> [*const T; 2] {
@@ -100,12 +115,7 @@ impl<T: Element> Gather<T> {
             };
             let values = self.results(simd, sums, old, bias);
             for (n, &value) in values.iter().enumerate() {
-                let target = target.add(n * stride);
-                if streams {
-                    simd.store_streaming(target, value);
-                } else {
-                    runs::store(simd, count, target, value);
-                }
+                runs::store_or_stream(simd, count, target.add(n * stride), value, streams);
             }
         }
     }

@@ -24,6 +24,12 @@ pub(super) struct View<T> {
 }
 
 impl<T> View<T> {
+    /// Of tensors.
+    pub fn new(dy: &[T], relu_output: Option<&[T]>, strides: [usize; 4]) -> Self {
+        let relu_output = relu_output.map_or(std::ptr::null(), <[T]>::as_ptr);
+        View { dy: dy.as_ptr(), relu_output, strides }
+    }
+
     /// The element at an offset, and what masks it there, if anything does.
     #[inline(always)]
     pub fn at(&self, offset: usize) -> [*const T; 2] {
@@ -52,8 +58,7 @@ impl<T: Element> Gradient<'_, T> {
     pub unsafe fn view(&self, shape: &ConvShape, region: &Region, memory: *mut T) -> View<T> {
         let unpool = match self {
             Gradient::Stored { dy, relu_output } => {
-                let relu_output = relu_output.map_or(std::ptr::null(), <[T]>::as_ptr);
-                return View { dy: dy.as_ptr(), relu_output, strides: shape.output_strides };
+                return View::new(dy, *relu_output, shape.output_strides);
             }
             Gradient::Pooled(unpool) => unpool,
         };

@@ -1,7 +1,7 @@
 //! Packs lines of a matrix into the panels that the block product reads.
 
 use crate::runs;
-use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES};
+use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 
 /// How the lines of one operand are cut into panels.
 #[derive(Debug, Clone, Copy)]
@@ -163,9 +163,7 @@ impl<T: Element> PackMatrix<T> {
     fn prefetch<S: Lanes<T>>(&self, simd: S, offset: isize) {
         for place in 0..PLACES as isize {
             let start = self.source.wrapping_offset(offset + place * self.depth.strides[2]);
-            for line in (0..self.lines).step_by(CACHE_LINE / size_of::<T>()) {
-                simd.prefetch(start.wrapping_add(line));
-            }
+            runs::fetch(simd, start, self.lines);
         }
     }
 

@@ -105,12 +105,9 @@ impl<T: Element> Update<T> {
             let streams = streams && runs::are_lines(target, 0);
             for (r, sums) in sums.iter().enumerate() {
                 for (v, &sum) in sums.iter().enumerate() {
-                    let target = target.add(row(r) + v * S::LANES);
-                    if streams && count(v) == S::LANES {
-                        simd.store_streaming(target, sum);
-                    } else {
-                        runs::store(simd, count(v), target, sum);
-                    }
+                    let (target, count) = (target.add(row(r) + v * S::LANES), count(v));
+                    let streams = streams && count == S::LANES;
+                    runs::store_or_stream(simd, count, target, sum, streams);
                 }
             }
         }

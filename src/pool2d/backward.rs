@@ -282,7 +282,7 @@ pub(super) fn run_strips<T: Element>(
 ) -> Result<()> {
     let (rows, lanes) = (shape.height.input, shape.channels);
     let len = shape.input_len() + shape.output_len();
-    let streams = runs::streams_pixels(len, dx.as_ptr(), lanes);
+    let streams = runs::exceeds_caches::<T>(len) && runs::are_lines(dx.as_ptr(), lanes);
     // In memory, rows that are written at once had better be few.
     let band = if streams { band / 2 } else { band };
     let band_rows = band * shape.height.stride;

@@ -152,7 +152,10 @@ impl<T: Element> Strips<'_, T> {
                             let column = column.wrapping_add(j);
                             if INSIDE || column < width.input {
                                 // SAFETY: `count` lanes of a pixel of dx.
-                                unsafe { self.store(simd, at + column * of_x, count, sum) };
+                                unsafe {
+                                    let target = self.pixels.dx.add(at + column * of_x);
+                                    runs::store_or_stream(simd, count, target, sum, self.streams);
+                                }
                             }
                         }
                     }
@@ -166,22 +169,5 @@ impl<T: Element> Strips<'_, T> {
                 }
             },
         );
-    }
-
-    /// Writes a part of a pixel.
-    ///
-    /// # Safety
-    /// dx has it.
-    #[inline(always)]
-    unsafe fn store<S: Lanes<T>>(&self, simd: S, at: usize, count: usize, vector: S::Vector) {
-        // SAFETY: the caller answers for dx; where it streams, vectors lie at multiples of their size.
-        unsafe {
-            let target = self.pixels.dx.add(at);
-            if self.streams {
-                simd.store_streaming(target, vector);
-            } else {
-                runs::store(simd, count, target, vector);
-            }
-        }
     }
 }

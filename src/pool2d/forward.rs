@@ -138,11 +138,7 @@ impl<T: Element> Results<T> {
     ) {
         // SAFETY: the caller answers for `count` results at `at`.
         unsafe {
-            if self.streams {
-                simd.store_streaming(self.y.add(at), values);
-            } else {
-                runs::store(simd, count, self.y.add(at), values);
-            }
+            runs::store_or_stream(simd, count, self.y.add(at), values, self.streams);
             if R::PLACES {
                 self.places.store(simd, count, at, places);
             }
@@ -198,14 +194,13 @@ pub(super) fn run<T: Element, R: Reduction<T>>(
     match Path::new(shape, rows, |some| part(if cuttable { 0..some } else { 0..rows }).0) {
         Path::Channels { planes, lanes } => {
             let is_large = runs::exceeds_caches::<T>(x.len() + shape.output_len());
+            let streams = is_large && runs::are_lines(y.at(0), lanes);
             let plan = Plan::new::<R, T>(shape, lanes, is_large);
             let band = plan.band().min(rows);
             let bands = rows.div_ceil(band);
             let work = work.saturating_mul(columns).saturating_mul(band);
             let tasks = Tasks::new(planes * bands, lanes, work, 64);
             let scratch = context.scratch::<T>(ScratchLen::for_each(plan.len()))?;
-            let len = x.len() + shape.output_len();
-            let streams = runs::streams_pixels(len, y.at(0).cast_const(), lanes);
             context.run(tasks.count(), &|slot, index| {
                 let (bands_of_all, part) = tasks.part(index);
                 for (plane, some) in by_plane(bands_of_all, bands) {

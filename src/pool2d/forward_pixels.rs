@@ -280,14 +280,13 @@ impl<T: Element, R: Reduction<T>> Channels<'_, T, R> {
         let reduction = self.reduction;
         let window = Window::new(self.shape, row, column);
         let numbers = simd.splat(reduction.number(&window));
-        let first = self.cell([row, column], [window.rows.start, window.columns.start]);
-        let at = self.at(row, column);
         if reduction.padding_takes_part() || window.cells() == 0 {
             return self.padded(simd, &window, [row, column], numbers);
         }
         let Window { rows, columns, kernel_width, .. } = window;
+        let first = self.cell([row, column], [rows.start, columns.start]);
         let taps = &Taps { rows, columns, kernel_width };
-        self.pixel::<S, 4>(simd, first, at, numbers, taps);
+        self.pixel::<S, 4>(simd, first, self.at(row, column), numbers, taps);
     }
 
     /// The same where cells in the padding take part, or no others are there.

@@ -130,7 +130,7 @@ impl Plan {
             shared_copies,
             sums_len: sums_len(tile, images, height * width),
             staged_width: if interleaved { width } else { 0 },
-            streams: streams(passes),
+            streams: Gather::exceed_caches(passes) && passes.iter().all(Gather::can_stream),
         }
     }
 
@@ -166,20 +166,6 @@ fn interleaves<T: Element>(passes: &[Gather<T>]) -> bool {
         _ => false,
     });
     pairs && passes[0].target_strides[1] > 1
-}
-
-/// Whether the targets of some passes are pixels of whole cache lines, which would not stay in the caches.
-fn streams<T: Element>(passes: &[Gather<T>]) -> bool {
-    let pass = &passes[0];
-    let pixels = passes.iter().map(|pass| pass.grid_height * pass.grid_width).sum::<usize>();
-    let target = pixels * pass.groups * pass.outputs;
-    let source = pass.rows.extent * pass.columns.extent * pass.groups * pass.terms;
-    runs::exceeds_caches::<T>(pass.batch.saturating_mul(source + target))
-        && passes.iter().all(|pass| {
-            pass.target_strides[1] == 1
-                && !pass.adds()
-                && runs::are_lines(pass.target, pass.groups * pass.outputs)
-        })
 }
 
 /// Whether no tap reaches what a pass writes, as a stride larger than the kernel leaves it, and pixels are

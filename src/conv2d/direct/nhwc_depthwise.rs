@@ -66,11 +66,11 @@ pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Res
     let scratch = context.scratch::<T>(scratch_len(passes))?;
     // SAFETY: the scratch memory has the filters of every pass.
     let filters = unsafe { Filters::pack(context, passes, &scratch) };
-    let is_large = exceed_caches(passes);
+    let is_large = Gather::exceed_caches(passes);
     let filters = Filters {
         // Passes that take turns find them in the cache.
         fetches: is_large && passes.len() == 1,
-        streams: is_large && passes.iter().all(can_stream),
+        streams: is_large && passes.iter().all(Gather::can_stream),
         ..filters
     };
     let count = passes[0].batch * plan.parts;
@@ -80,19 +80,6 @@ pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Res
         T::dispatch(context.level(), GatherParts { passes, plan, filters: &filters, first, end });
     });
     Ok(())
-}
-
-/// Whether the source and the target of some passes lie in memory rather than in the caches.
-fn exceed_caches<T: Element>(passes: &[Gather<T>]) -> bool {
-    let Gather { batch, groups, terms, rows, columns, .. } = &passes[0];
-    let source = rows.extent * columns.extent * groups * terms;
-    let pixels = passes.iter().map(|pass| pass.grid_height * pass.grid_width).sum::<usize>();
-    runs::exceeds_caches::<T>((source + pixels * groups * passes[0].outputs).saturating_mul(*batch))
-}
-
-/// Whether a pass can write past the caches: whole cache lines, of which it reads none.
-fn can_stream<T: Element>(pass: &Gather<T>) -> bool {
-    !pass.adds() && runs::are_lines(pass.target, pass.groups * pass.outputs)
 }
 
 /// The filters of some passes, each packed as `[channels / TILE_LANES, rows, terms, columns, TILE_LANES]` with zeros

@@ -41,8 +41,17 @@ struct Sums<V, const ROWS: usize, const TAPS: usize, const VECTORS: usize> {
     dy: [V; VECTORS],
 }
 
-/// First and end of the taps that lie in the input, along both axes.
-type Inside = [(usize, usize); 2];
+/// A row of dy, from some channel on.
+struct Row<T, const ROWS: usize> {
+    /// The offset of its first pixel.
+    dy: usize,
+    /// Where the first tap of that pixel reads, of each row of taps.
+    lines: [*const T; ROWS],
+    /// Of each vector of channels.
+    lanes: usize,
+    /// First and end of the rows of taps that lie in the input.
+    taps: (usize, usize),
+}
 
 impl<T: Element> Kernel<T> for BlockSums<'_, T> {
     type Output = ();
@@ -106,7 +115,7 @@ impl<T: Element> BlockSums<'_, T> {
         let mut sums = Sums { taps: [[[zero; V]; TAPS]; ROWS], dy: [zero; V] };
         let shape = self.shape;
         let [x_image, _, x_row, x_column] = shape.input_strides;
-        let [dy_image, dy_channel, dy_row, dy_column] = self.dy.strides;
+        let [dy_image, dy_channel, dy_row, _] = self.dy.strides;
         let width = shape.out_width;
         // Columns all of whose taps lie in the input.
         let (_, whole_end) = self.columns.positions(TAPS - 1, width);
@@ -122,81 +131,29 @@ impl<T: Element> BlockSums<'_, T> {
             });
             let (first, end) = self.rows.inside(row);
             let of_rows = (first.saturating_sub(row_tap), end.saturating_sub(row_tap).min(ROWS));
-            let at = |column: usize| {
-                let place = column * self.columns.step * x_column;
-                (self.dy.at(dy + column * dy_column), lines.map(|line| line.wrapping_add(place)))
-            };
-            let (first, end) = (whole_start.min(whole_end), whole_end);
-            let inside = [of_rows, (0, TAPS)];
+            let row = Row { dy, lines, lanes, taps: of_rows };
+            let (start, end) = (whole_start.min(whole_end), whole_end);
             // SAFETY: the caller answers for the tensors.
             unsafe {
-                for column in 0..first {
-                    self.edge(
-                        simd,
-                        at(column),
-                        lanes,
-                        [of_rows, self.columns.inside(column)],
-                        &mut sums,
-                    );
-                }
-                if of_rows == (0, ROWS) {
-                    for column in first..end {
-                        self.add::<S, ROWS, TAPS, V, true, true>(
-                            simd,
-                            at(column),
-                            lanes,
-                            inside,
-                            &mut sums,
-                        );
-                    }
-                } else {
-                    for column in first..end {
-                        self.add::<S, ROWS, TAPS, V, false, true>(
-                            simd,
-                            at(column),
-                            lanes,
-                            inside,
-                            &mut sums,
-                        );
+                self.add::<S, ROWS, TAPS, V, false, false>(simd, &row, (0, start), &mut sums);
+                match of_rows == (0, ROWS) {
+                    true => self.add::<S, _, _, _, true, true>(simd, &row, (start, end), &mut sums),
+                    false => {
+                        self.add::<S, _, _, _, false, true>(simd, &row, (start, end), &mut sums);
                     }
                 }
-                for column in end..width {
-                    self.edge(
-                        simd,
-                        at(column),
-                        lanes,
-                        [of_rows, self.columns.inside(column)],
-                        &mut sums,
-                    );
-                }
+                self.add::<S, ROWS, TAPS, V, false, false>(simd, &row, (end, width), &mut sums);
             }
         }
         // SAFETY: there is room for the sums of whole vectors.
         unsafe { self.store(simd, row_tap, channel, &sums) };
     }
 
-    /// Adds the products of a pixel of dy, some of whose taps may lie in the padding.
+    /// Adds the products of some columns of a row of dy. All of the rows' taps lie in the input if `IN_ROWS`, all of
+    /// the columns' if `IN_COLUMNS`.
     ///
     /// # Safety
-    /// As for `add`.
-    #[inline(always)]
-    unsafe fn edge<S: Lanes<T>, const ROWS: usize, const TAPS: usize, const V: usize>(
-        &self,
-        simd: S,
-        at: ([*const T; 2], [*const T; ROWS]),
-        lanes: usize,
-        inside: Inside,
-        sums: &mut Sums<S::Vector, ROWS, TAPS, V>,
-    ) {
-        // SAFETY: passed on to the caller.
-        unsafe { self.add::<S, ROWS, TAPS, V, false, false>(simd, at, lanes, inside, sums) };
-    }
-
-    /// Adds the products of a pixel of dy. All of the rows' taps lie in the input if `IN_ROWS`, all of the columns' if
-    /// `IN_COLUMNS`.
-    ///
-    /// # Safety
-    /// The tensors have the pixel and the taps in the input.
+    /// The tensors have the row, and its taps in the input.
     #[inline(always)]
     unsafe fn add<
         S: Lanes<T>,
@@ -208,24 +165,28 @@ impl<T: Element> BlockSums<'_, T> {
     >(
         &self,
         simd: S,
-        ([dy, relu_output], lines): ([*const T; 2], [*const T; ROWS]),
-        lanes: usize,
-        [of_rows, of_columns]: Inside,
+        row: &Row<T, ROWS>,
+        (first, end): (usize, usize),
         sums: &mut Sums<S::Vector, ROWS, TAPS, V>,
     ) {
-        let from_tap_to_tap = self.columns.offset_step as usize * self.shape.input_strides[3];
-        // SAFETY: the caller answers for the pixel and the taps.
-        unsafe {
+        let x_column = self.shape.input_strides[3];
+        let from_tap_to_tap = self.columns.offset_step as usize * x_column;
+        for column in first..end {
+            let of_columns = if IN_COLUMNS { (0, TAPS) } else { self.columns.inside(column) };
+            let place = column * self.columns.step * x_column;
+            let lines = row.lines.map(|line| line.wrapping_add(place));
+            let [dy, relu_output] = self.dy.at(row.dy + column * self.dy.strides[3]);
             // (Not by `array::from_fn`, whose closure would be a call.)
             let mut gradients = [simd.splat(T::default()); V];
             for (v, vector) in gradients.iter_mut().enumerate() {
-                *vector = gradient(simd, dy, relu_output, v * S::LANES, lanes);
+                // SAFETY: the caller answers for dy.
+                *vector = unsafe { gradient(simd, dy, relu_output, v * S::LANES, row.lanes) };
             }
             for (sum, &gradient) in sums.dy.iter_mut().zip(&gradients) {
                 *sum = simd.add(*sum, gradient);
             }
             for (r, sums) in sums.taps.iter_mut().enumerate() {
-                if !IN_ROWS && !(of_rows.0..of_rows.1).contains(&r) {
+                if !IN_ROWS && !(row.taps.0..row.taps.1).contains(&r) {
                     continue;
                 }
                 for (tap, sums) in sums.iter_mut().enumerate() {
@@ -234,7 +195,9 @@ impl<T: Element> BlockSums<'_, T> {
                     }
                     let pixel = lines[r].wrapping_add(tap * from_tap_to_tap);
                     for (v, (sum, &gradient)) in sums.iter_mut().zip(&gradients).enumerate() {
-                        let pixel = runs::load(simd, lanes, pixel.wrapping_add(v * S::LANES));
+                        let pixel = pixel.wrapping_add(v * S::LANES);
+                        // SAFETY: the caller answers for the taps.
+                        let pixel = unsafe { runs::load(simd, row.lanes, pixel) };
                         *sum = simd.mul_add(gradient, pixel, *sum);
                     }
                 }

@@ -106,11 +106,10 @@ impl<T: Element> Sums<'_, T> {
         if self.x.is_null() || !nhwc_tap_sums::fits::<T, S>(self.groups, &self.columns) {
             return false;
         }
-        let relu_output = relu_output.map_or(ptr::null(), <[T]>::as_ptr);
         simd.call(BlockSums {
             shape: self.shape,
             x: self.x.wrapping_add(self.channels.0),
-            dy: View { dy: dy.as_ptr(), relu_output, strides: self.shape.output_strides },
+            dy: View::new(dy, relu_output, self.shape.output_strides),
             rows: self.rows,
             columns: self.columns,
             channels: self.channels,
