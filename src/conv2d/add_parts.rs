@@ -9,19 +9,25 @@ const TASK_ELEMENTS: usize = 1 << 14;
 /// Outputs of a task where they are contiguous: a cache line of them.
 const TASK_OUTPUTS: usize = 16;
 
+/// How parts' sums update a gradient.
+#[derive(Clone, Copy)]
+pub(super) struct PartUpdate<T> {
+    pub parts: usize,
+    /// Elements of a part.
+    pub part_len: usize,
+    pub alpha: T,
+    pub beta: T,
+}
+
 /// The parts' sums of dw, and where they go.
 #[derive(Clone, Copy)]
 pub(super) struct PartSums<'a, T> {
     pub shape: &'a ConvShape,
     /// Part by part, in each group by group `[outputs, taps, channels]`, or `[taps, channels, outputs]`.
     pub sums: *const T,
-    pub parts: usize,
-    /// Elements of a part.
-    pub part_len: usize,
+    pub update: PartUpdate<T>,
     /// Whether the channels are contiguous, not the outputs.
     pub cells_in_lanes: bool,
-    pub alpha: T,
-    pub beta: T,
     pub dw: *mut T,
 }
 
@@ -70,7 +76,7 @@ impl<T: Element> Kernel<T> for AddUp<'_, T> {
                     for tap in 0..taps {
                         let place = tap / kernel_width * w_row + tap % kernel_width * w_column;
                         let dw = dw.add(number * w_out + place);
-                        self.line(simd, sums.add(tap * channels), channels, dw, w_in);
+                        self.parts.update.line(simd, sums.add(tap * channels), channels, dw, w_in);
                     }
                 }
                 return;
@@ -83,7 +89,7 @@ impl<T: Element> Kernel<T> for AddUp<'_, T> {
                         let cell = (row * kernel_width + column) * channels + channel;
                         let sums = sums.add(cell * shape.group_out);
                         let dw = dw.add(channel * w_in + row * w_row + column * w_column);
-                        self.line(simd, sums, self.outputs, dw, w_out);
+                        self.parts.update.line(simd, sums, self.outputs, dw, w_out);
                     }
                 }
             }
@@ -91,13 +97,73 @@ impl<T: Element> Kernel<T> for AddUp<'_, T> {
     }
 }
 
-impl<T: Element> AddUp<'_, T> {
+/// The parts' sums `[rows, group's inputs, columns, outputs]` of dw and behind them `[outputs]` of db, and where they go.
+#[derive(Clone, Copy)]
+pub(super) struct OutputSums<'a, T> {
+    pub shape: &'a ConvShape,
+    pub sums: *const T,
+    /// 0 without dw.
+    pub taps: usize,
+    /// Null for none.
+    pub dw: *mut T,
+    pub db: *mut T,
+    pub updates: [PartUpdate<T>; 2],
+}
+
+// SAFETY: tasks read the sums, and write disjoint parts of dw and db.
+unsafe impl<T: Element> Sync for OutputSums<'_, T> {}
+
+impl<T: Element> OutputSums<'_, T> {
+    pub fn add_up(&self, context: &Context) {
+        let outputs = self.shape.out_channels;
+        let of_output = (self.taps + 1) * self.updates[0].parts;
+        let of_task = TASK_ELEMENTS.div_ceil(of_output).next_multiple_of(TASK_OUTPUTS);
+        context.run(outputs.div_ceil(of_task), &|_, index| {
+            let first = index * of_task;
+            let count = of_task.min(outputs - first);
+            T::dispatch(context.level(), AddUpOutputs { sums: *self, first, count });
+        });
+    }
+}
+
+/// Some outputs.
+struct AddUpOutputs<'a, T> {
+    sums: OutputSums<'a, T>,
+    first: usize,
+    count: usize,
+}
+
+impl<T: Element> Kernel<T> for AddUpOutputs<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let AddUpOutputs { sums: OutputSums { shape, sums, taps, dw, db, updates }, first, count } =
+            self;
+        let [w_out, w_in, w_row, w_column] = shape.filter_strides();
+        let sums = |tap: usize| sums.wrapping_add(tap * shape.out_channels + first);
+        // SAFETY: the sums have the outputs, and so have dw and db; no other task has these.
+        unsafe {
+            for tap in 0..if dw.is_null() { 0 } else { taps } {
+                let (line, column) = (tap / shape.width.kernel, tap % shape.width.kernel);
+                let (row, term) = (line / shape.group_in, line % shape.group_in);
+                let place = row * w_row + term * w_in + column * w_column;
+                updates[0].line(simd, sums(tap), count, dw.add(first * w_out + place), w_out);
+            }
+            if !db.is_null() {
+                updates[1].line(simd, sums(taps), count, db.add(first), 1);
+            }
+        }
+    }
+}
+
+impl<T: Element> PartUpdate<T> {
     /// Adds up `count` contiguous sums, for elements of dw that lie `stride` apart.
     ///
     /// # Safety
     /// The pointers have them.
     #[inline(always)]
-    unsafe fn line<S: Lanes<T>>(
+    pub unsafe fn line<S: Lanes<T>>(
         &self,
         simd: S,
         sums: *const T,
@@ -105,7 +171,7 @@ impl<T: Element> AddUp<'_, T> {
         dw: *mut T,
         stride: usize,
     ) {
-        let PartSums { parts, part_len, alpha, beta, .. } = self.parts;
+        let PartUpdate { parts, part_len, alpha, beta } = *self;
         for first in (0..count).step_by(S::LANES) {
             let count = S::LANES.min(count - first);
             // SAFETY: the caller answers for the elements.

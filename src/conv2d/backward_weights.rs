@@ -7,7 +7,7 @@
 //! gradient is summed from the same panels of dy, masked as they were packed.
 
 use super::GradientOptions;
-use super::add_parts::PartSums;
+use super::add_parts::{PartSums, PartUpdate};
 use super::gradient::Gradient;
 use super::weights_panels::{SumPanels, ahead, cells_in_place, pack_gradient, pack_patches};
 use super::weights_plan::{Plan, Task};
@@ -75,11 +75,13 @@ impl<'a, T: Element> BackwardWeights<'a, T> {
             let parts = PartSums {
                 shape,
                 sums: scratch.shared(),
-                parts: plan.parts,
-                part_len: plan.part_len(),
+                update: PartUpdate {
+                    parts: plan.parts,
+                    part_len: plan.part_len(),
+                    alpha: self.dw_alpha,
+                    beta: self.dw_beta,
+                },
                 cells_in_lanes: plan.cells_in_lanes,
-                alpha: self.dw_alpha,
-                beta: self.dw_beta,
                 dw: dw.as_mut_ptr(),
             };
             parts.add_up(context);

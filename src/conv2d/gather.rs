@@ -114,8 +114,23 @@ impl<T: Element> Gather<T> {
                 false => runs::load(simd, count, bias),
             };
             let values = self.results(simd, sums, old, bias);
-            for (n, &value) in values.iter().enumerate() {
-                runs::store_or_stream(simd, count, target.add(n * stride), value, streams);
+            // (Not asked for each of them.)
+            match (streams, count == S::LANES) {
+                (true, _) => {
+                    for (n, &value) in values.iter().enumerate() {
+                        simd.store_streaming(target.add(n * stride), value);
+                    }
+                }
+                (_, true) => {
+                    for (n, &value) in values.iter().enumerate() {
+                        simd.store(target.add(n * stride), value);
+                    }
+                }
+                _ => {
+                    for (n, &value) in values.iter().enumerate() {
+                        simd.store_first(count, target.add(n * stride), value);
+                    }
+                }
             }
         }
     }

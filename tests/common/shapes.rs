@@ -239,8 +239,15 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         all.push(groups(17, pad([2, 1, 1, 2], new(1, 17, 3, columns, 17, 3, 3))));
     }
     all.push(groups(512, pad([1, 1, 1, 1], new(1, 512, 3, 7, 512, 3, 3))));
-    for columns in [13, 14, 22] {
-        all.push(groups(17, stride(2, 2, pad([1; 4], new(1, 17, 5, columns, 17, 3, 3)))));
+    // and that are copied for dw: some rows of an image at a time, and of a short one
+    let tall = new(2, 1024, 17, 20, 1024, 3, 3);
+    all.push(groups(1024, pad([1, 1, 0, 2], tall)));
+    all.push(groups(1024, stride(2, 2, pad([2, 2, 1, 3], new(3, 1024, 4, 5, 1024, 3, 5)))));
+    // dx in cells of 2x2 pixels, whole ones and parts at each side
+    for columns in 3..=18 {
+        for padding in [[1; 4], [0, 1, 0, 1], [2, 0, 2, 2]] {
+            all.push(groups(17, stride(2, 2, pad(padding, new(1, 17, 5, columns, 17, 3, 3)))));
+        }
     }
     // groups of few channels side by side in the lanes, of y's or of dx's: whole vectors of them and parts of
     // one, tiles of all sizes, strides and dilation

@@ -18,6 +18,7 @@ mod depthwise_panels;
 mod depthwise_phases;
 mod depthwise_weights;
 pub(super) mod exchanged_weights;
+mod nhwc_cells;
 mod nhwc_depthwise;
 mod nhwc_groups;
 mod nhwc_pixels;

@@ -2,6 +2,7 @@
 //! place.
 
 use super::TASK_WORK;
+use super::nhwc_cells::{CellRows, Cells};
 use super::nhwc_groups::Groups;
 use super::nhwc_row::{Pair, Row, Single};
 use super::nhwc_window::{
@@ -69,7 +70,7 @@ pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Res
     let is_large = Gather::exceed_caches(passes);
     let filters = Filters {
         // Passes that take turns find them in the cache.
-        fetches: is_large && passes.len() == 1,
+        fetches: is_large && (passes.len() == 1 || Cells::of(passes).is_some()),
         streams: is_large && passes.iter().all(Gather::can_stream),
         ..filters
     };
@@ -93,7 +94,7 @@ pub(super) struct Filters<T> {
     len: usize,
     groups: Groups<T>,
     /// Whether rows of the source are asked for before they are read.
-    fetches: bool,
+    pub fetches: bool,
     /// Whether targets are written past the caches.
     streams: bool,
 }
@@ -162,6 +163,11 @@ impl<T: Element> Filters<T> {
         channel: usize,
         lines: &mut Lines<T>,
     ) {
+        if let Some(cells) = Cells::of(passes).filter(|_| has_many_registers::<T, S>()) {
+            let pass = (&passes[cells.whole()], cells.whole());
+            let rows = Rows { filters: self, pass, image, rows: (first, end), channel, lines };
+            return simd.call(CellRows { cells, passes, rows });
+        }
         for (number, pass) in passes.iter().enumerate() {
             let rows = (first, end.min(pass.grid_height));
             let rows = Rows { filters: self, pass: (pass, number), image, rows, channel, lines };
@@ -183,38 +189,48 @@ impl<T: Element> Filters<T> {
 /// `target` has them; there is such a block.
 unsafe fn pack<T: Element>(pass: &Gather<T>, block: usize, target: *mut T) {
     let Gather { rows, columns, filter_strides: strides, .. } = pass;
-    let (taps, channels) = (pass.taps_of_output(), pass.groups * pass.outputs);
     let first = block * TILE_LANES;
-    // SAFETY: the caller answers for the target; the filters have the taps of every channel.
-    unsafe {
-        if channels < first + TILE_LANES {
-            target.write_bytes(0, taps * TILE_LANES);
+    let count = (pass.groups * pass.outputs - first).min(TILE_LANES);
+    let mut offsets = [0; TILE_LANES];
+    for (lane, offset) in offsets[..count].iter_mut().enumerate() {
+        let (group, output) = ((first + lane) / pass.outputs, (first + lane) % pass.outputs);
+        *offset = group * strides.group + output * strides.output;
+    }
+    let copy = |tap: *const T, offsets: &[usize], target: *mut T| {
+        for (lane, &offset) in offsets.iter().enumerate() {
+            // SAFETY: the caller answers for the target; the filters have the taps of every channel.
+            unsafe { *target.add(lane) = *tap.add(offset) };
         }
-        for channel in first..channels.min(first + TILE_LANES) {
-            let (group, output) = (channel / pass.outputs, channel % pass.outputs);
-            let filter = pass.filters.add(group * strides.group + output * strides.output);
-            let mut target = target.add(channel - first);
-            for row in 0..rows.count {
-                for term in 0..pass.terms {
-                    let line = filter.add(row * strides.row_tap + term * strides.term);
-                    for number in 0..columns.count {
-                        *target = *line.add(columns.in_order(number) * strides.column_tap);
-                        target = target.wrapping_add(TILE_LANES);
-                    }
+    };
+    let mut target = target;
+    for row in 0..rows.count {
+        for term in 0..pass.terms {
+            let line = row * strides.row_tap + term * strides.term;
+            for number in 0..columns.count {
+                let column = columns.in_order(number) * strides.column_tap;
+                let tap = pass.filters.wrapping_add(line + column);
+                // (Without a loop for most.)
+                if count == TILE_LANES {
+                    copy(tap, &offsets, target);
+                } else {
+                    // SAFETY: the caller answers for the target.
+                    unsafe { target.write_bytes(0, TILE_LANES) };
+                    copy(tap, &offsets[..count], target);
                 }
+                target = target.wrapping_add(TILE_LANES);
             }
         }
     }
 }
 
 /// Some rows of a pass over one image.
-struct Rows<'a, T> {
-    filters: &'a Filters<T>,
+pub(super) struct Rows<'a, T> {
+    pub filters: &'a Filters<T>,
     /// The pass and its number.
     pass: (&'a Gather<T>, usize),
     image: usize,
     /// First and end.
-    rows: (usize, usize),
+    pub rows: (usize, usize),
     /// The number of the first channel, a multiple of `TILE_LANES`, among the packed ones.
     channel: usize,
     /// Room for those of windows.
@@ -240,7 +256,7 @@ impl<T: Element> Rows<'_, T> {
 
     /// Asks for the rows of the source from `*fetched` on that some rows of the grid read.
     #[inline(always)]
-    fn fetch<S: Lanes<T>>(&self, simd: S, (first, end): (usize, usize), fetched: &mut usize) {
+    pub fn fetch<S: Lanes<T>>(&self, simd: S, (first, end): (usize, usize), fetched: &mut usize) {
         let pass = self.pass.0;
         let taps = &pass.rows;
         let [of_image, _, of_row, _] = pass.source_strides;
@@ -257,9 +273,20 @@ impl<T: Element> Rows<'_, T> {
         }
     }
 
+    /// A row of one of the passes that have these filters.
+    #[inline(always)]
+    pub fn row<'b>(&self, pass: &'b Gather<T>, number: usize, row: usize) -> Row<'b, T> {
+        let filters = self.filters.of_channel(number, pass, self.channel);
+        Row::new(pass, filters, self.image, row, self.filters.streams)
+    }
+
     /// The window of a row, and of as many rows behind it as there are lines more.
     #[inline(always)]
-    fn window<const GROUPED: bool>(&mut self, row: usize, lines: usize) -> Window<'_, T, GROUPED> {
+    pub fn window<const GROUPED: bool>(
+        &mut self,
+        row: usize,
+        lines: usize,
+    ) -> Window<'_, T, GROUPED> {
         let pass = self.pass.0;
         let [of_image, _, of_row, of_column] = pass.source_strides;
         let start = pass.source_at(self.image * of_image);
@@ -297,14 +324,12 @@ impl<T: Element, const N: usize, const STEP: usize, const GROUPED: bool> Kernel<
     fn run<S: Lanes<T>>(self, simd: S) {
         let TilesOfRows { rows, columns } = self;
         let (pass, number) = rows.pass;
-        let (image, filters) = (rows.image, rows.filters.of_channel(number, pass, rows.channel));
         let (mut row, end) = rows.rows;
         let channels = pass.groups * pass.outputs;
         // The sums of two rows take most of 32 registers. (Of few outputs, they are not worth their code.)
         let registers = N >= 4 && !GROUPED && has_many_registers::<T, S>();
         let pairs = registers && shares_lines(&pass.rows) && pass.relu_output.is_null();
         let fetches = rows.filters.fetches && columns.0 == 0;
-        let streams = rows.filters.streams;
         let mut fetched = 0;
         // SAFETY: whoever runs the rows answers for them.
         unsafe {
@@ -314,9 +339,9 @@ impl<T: Element, const N: usize, const STEP: usize, const GROUPED: bool> Kernel<
                 }
                 // In the order of their lines, which that of the taps is.
                 let order = if pass.rows.offset_step > 0 { [row, row + 1] } else { [row + 1, row] };
+                let pair = [rows.row(pass, number, order[0]), rows.row(pass, number, order[1])];
                 let window = rows.window(order[0], pass.rows.count + pass.rows.step);
-                let row_at = |row| Row::new(pass, filters, image, row, streams);
-                let kernel = Pair { window, rows: [row_at(order[0]), row_at(order[1])] };
+                let kernel = Pair { window, rows: pair };
                 window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel);
                 row += 2;
             }
@@ -324,8 +349,9 @@ impl<T: Element, const N: usize, const STEP: usize, const GROUPED: bool> Kernel<
                 if fetches {
                     rows.fetch(simd, (row, row + 1), &mut fetched);
                 }
+                let of_row = rows.row(pass, number, row);
                 let window = rows.window::<GROUPED>(row, pass.rows.count);
-                let kernel = Single { window, row: Row::new(pass, filters, image, row, streams) };
+                let kernel = Single { window, row: of_row };
                 window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel);
                 row += 1;
             }
@@ -357,6 +383,7 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
             // Passes that read the same rows take turns, while the first-level cache has them.
             let some = match self.passes {
                 [_] => part_rows,
+                passes if Cells::of(passes).is_some() => part_rows,
                 _ => (CACHED / (source_row * size_of::<T>())).max(1),
             };
             for first in (first..end).step_by(some) {

@@ -10,14 +10,19 @@ pub(super) type Masked<T> = [*const T; 2];
 
 /// What is known of the pixels that a tile reads.
 pub(super) trait Mode {
-    /// They and all lanes exist.
-    const WHOLE: bool;
+    /// All lanes exist.
+    const WHOLE_LANES: bool;
+    /// How many pixels at each end may not exist.
+    const EDGE: usize;
     /// Something masks them.
     const MASKED: bool;
 }
 
 /// All of them exist, and nothing masks them.
 pub(super) struct Whole;
+
+/// The same, but for some at the ends that may not exist: the padding of most windows.
+pub(super) struct Edges;
 
 /// Some may not exist.
 pub(super) struct Partial;
@@ -26,17 +31,31 @@ pub(super) struct Partial;
 pub(super) struct PartialMasked;
 
 impl Mode for Whole {
-    const WHOLE: bool = true;
+    const WHOLE_LANES: bool = true;
+    const EDGE: usize = 0;
+    const MASKED: bool = false;
+}
+
+impl Edges {
+    /// As many pixels as may not exist.
+    pub const LACKS: isize = 2;
+}
+
+impl Mode for Edges {
+    const WHOLE_LANES: bool = true;
+    const EDGE: usize = Self::LACKS as usize;
     const MASKED: bool = false;
 }
 
 impl Mode for Partial {
-    const WHOLE: bool = false;
+    const WHOLE_LANES: bool = false;
+    const EDGE: usize = usize::MAX;
     const MASKED: bool = false;
 }
 
 impl Mode for PartialMasked {
-    const WHOLE: bool = false;
+    const WHOLE_LANES: bool = false;
+    const EDGE: usize = usize::MAX;
     const MASKED: bool = true;
 }
 
@@ -122,20 +141,22 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> Pixels<T, S, GROUPED> {
         unrolled::<15>(
             #[inline(always)]
             |number| {
-                if number >= (N - 1) * STEP + TAPS {
+                let count = (N - 1) * STEP + TAPS;
+                if number >= count {
                     return;
                 }
-                let exists = before.wrapping_add(number * unit) < self.inside.1;
+                let at_edge = number < M::EDGE || count - 1 - number < M::EDGE;
+                let exists = !at_edge || before.wrapping_add(number * unit) < self.inside.1;
                 let start = next;
                 next = masked_at(next, unit.wrapping_mul(self.stride));
                 for v in 0..V {
                     let simd = self.simd;
                     // No branch: with sums in registers on both sides, some would be spilled.
                     let or_zeros = |start: *const T| {
-                        let start = if M::WHOLE || exists { start } else { self.zeros };
+                        let start = if exists { start } else { self.zeros };
                         start.wrapping_add(v * S::LANES)
                     };
-                    let load = |from: *const T| match M::WHOLE && !GROUPED {
+                    let load = |from: *const T| match M::WHOLE_LANES && !GROUPED {
                         // SAFETY: the caller answers for pixels that exist, and there are zeros for the others.
                         true => unsafe { simd.load(from) },
                         // SAFETY: the same.

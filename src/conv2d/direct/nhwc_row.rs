@@ -36,7 +36,7 @@ impl<'a, T: Element> Row<'a, T> {
 
     /// No sum yet.
     #[inline(always)]
-    fn sums<S: Lanes<T>, const N: usize, const V: usize>(
+    pub fn sums<S: Lanes<T>, const N: usize, const V: usize>(
         &self,
         simd: S,
         channel: usize,
@@ -46,15 +46,15 @@ impl<'a, T: Element> Row<'a, T> {
         Sums { filters, sums: [[simd.splat(T::default()); N]; V] }
     }
 
-    /// Writes what becomes of a tile's sums.
+    /// Writes what becomes of the sums of a tile from a column on.
     ///
     /// # Safety
     /// The caller answers for the target.
     #[inline(always)]
-    unsafe fn write<S: Lanes<T>, const N: usize, const V: usize>(
+    pub unsafe fn write<S: Lanes<T>, const N: usize, const V: usize>(
         &self,
         simd: S,
-        tile: Tile,
+        column: usize,
         (channel, count): (usize, usize),
         sums: &[[S::Vector; N]; V],
     ) {
@@ -65,7 +65,7 @@ impl<'a, T: Element> Row<'a, T> {
                 true => self.pass.bias,
                 false => self.pass.bias.wrapping_add(channel),
             };
-            let target = self.target.wrapping_add(tile.column * stride + channel);
+            let target = self.target.wrapping_add(column * stride + channel);
             // SAFETY: the caller's promise; the biases have the channels.
             unsafe {
                 let target = (target, stride);
@@ -97,7 +97,7 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> WindowKernel<T, S> for Single
         // SAFETY: the caller answers for the lines and the target; the filters have whole vectors.
         unsafe {
             self.window.for_each_tap::<S, N, STEP, V, M>(simd, tile, channels, &mut sums);
-            self.row.write(simd, tile, channels, &sums[0].sums);
+            self.row.write(simd, tile.column, channels, &sums[0].sums);
         }
     }
 }
@@ -130,26 +130,32 @@ impl<T: Element, S: Lanes<T>> WindowKernel<T, S> for Pair<'_, T> {
             shared.for_each_tap::<S, N, STEP, V, M>(simd, tile, channels, &mut both);
             let second = array::from_mut(&mut both[1]);
             behind.for_each_tap::<S, N, STEP, V, M>(simd, tile, channels, second);
-            one.write(simd, tile, channels, &both[0].sums);
-            other.write(simd, tile, channels, &both[1].sums);
+            one.write(simd, tile.column, channels, &both[0].sums);
+            other.write(simd, tile.column, channels, &both[1].sums);
         }
     }
 }
 
 /// The sums of a tile.
-struct Sums<T: Element, S: Lanes<T>, const N: usize, const V: usize> {
+pub(super) struct Sums<T: Element, S: Lanes<T>, const N: usize, const V: usize> {
     /// Of the next tap.
     filters: *const T,
-    sums: [[S::Vector; N]; V],
+    pub sums: [[S::Vector; N]; V],
 }
 
 impl<T: Element, S: Lanes<T>, const N: usize, const V: usize> Sums<T, S, N, V> {
+    /// Adds a product to the sum of a vector and an output.
+    #[inline(always)]
+    pub fn add(&mut self, simd: S, [v, n]: [usize; 2], pixel: S::Vector, weight: S::Vector) {
+        self.sums[v][n] = simd.mul_add(pixel, weight, self.sums[v][n]);
+    }
+
     /// The weights of the next taps; goes on behind them.
     ///
     /// # Safety
     /// There are as many.
     #[inline(always)]
-    unsafe fn weights<const TAPS: usize>(&mut self, simd: S) -> [[S::Vector; V]; TAPS] {
+    pub unsafe fn weights<const TAPS: usize>(&mut self, simd: S) -> [[S::Vector; V]; TAPS] {
         let filters = self.filters;
         self.filters = filters.wrapping_add(TAPS * TILE_LANES);
         // SAFETY: the caller's promise; packed filters are whole vectors.
@@ -178,8 +184,8 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize, const ROWS: usize>
                 first,
                 #[inline(always)]
                 |tap, n, v, pixel| {
-                    for (Sums { sums, .. }, weights) in self.iter_mut().zip(&weights) {
-                        sums[v][n] = simd.mul_add(pixel, weights[tap][v], sums[v][n]);
+                    for (sums, weights) in self.iter_mut().zip(&weights) {
+                        sums.add(simd, [v, n], pixel, weights[tap][v]);
                     }
                 },
             );

@@ -11,19 +11,57 @@ use super::weights::gradient;
 use crate::conv2d::gradient::View;
 use crate::runs;
 use crate::shape::ConvShape;
-use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES};
 use crate::taps::Taps;
 
-/// Whether a window is one of these, as measured.
+/// Whether a window's width and stride are of these, as measured.
+fn is_usual(width: usize, stride: usize) -> bool {
+    matches!((width, stride), (3, _) | (5, 2..))
+}
+
+/// Whether a window is one of these, and there are registers for its sums.
 pub(super) fn fits<T: Element, S: Lanes<T>>(groups: &Groups<T>, columns: &Taps) -> bool {
-    let usual = matches!((columns.count, columns.step), (3, _) | (5, 2..));
-    groups.outputs == 1 && groups.terms == 1 && usual && has_many_registers::<T, S>()
+    let is_depthwise = groups.outputs == 1 && groups.terms == 1;
+    is_depthwise && is_usual(columns.count, columns.step) && has_many_registers::<T, S>()
+}
+
+/// Bytes of a pixel, or a divisor of them, that leave its channels few sets of the first-level cache: the pixels that
+/// a row's taps share drive each other out.
+const FEW_SETS: usize = 4096;
+
+/// Bytes of a pixel that are copied next to those of its neighbours where its channels have few sets.
+const COPIED: usize = 4 * CACHE_LINE;
+
+/// Bytes of a copy, which stays in the first-level cache or is read from end to end.
+const COPY: usize = 64 * 1024;
+
+/// Elements of memory for a copy of some rows of x, if they are copied.
+pub(super) fn copy_len<T: Element>(shape: &ConvShape) -> usize {
+    match rows_of_copy::<T>(shape) {
+        0 => 0,
+        _ => COPY / size_of::<T>(),
+    }
+}
+
+/// Rows of y whose rows of x are copied together; 0 where x is read in place.
+fn rows_of_copy<T: Element>(shape: &ConvShape) -> usize {
+    let ConvShape { height, width, .. } = shape;
+    let is_depthwise = shape.group_in == 1 && shape.group_out == 1;
+    let has_few_sets = (shape.input_strides[3] * size_of::<T>()).is_multiple_of(FEW_SETS);
+    if !is_depthwise || !has_few_sets || !is_usual(width.kernel, width.stride) {
+        return 0;
+    }
+    let rows = COPY / COPIED / width.input.max(1);
+    let window = (height.kernel - 1).saturating_mul(height.dilation).saturating_add(1);
+    if rows >= window { (rows - window) / height.stride + 1 } else { 0 }
 }
 
 /// A block of rows of y. The tensors have the rows and the channels.
 pub(super) struct BlockSums<'a, T> {
     pub shape: &'a ConvShape,
     pub x: *const T,
+    /// `copy_len` elements.
+    pub copy: *mut T,
     pub dy: View<T>,
     pub rows: Taps,
     pub columns: Taps,
@@ -34,6 +72,9 @@ pub(super) struct BlockSums<'a, T> {
     /// Where `vectors_of` places them, the sums of each tap, and of db behind them.
     pub sums: *mut T,
 }
+
+/// Any number of taps in the padding.
+const ANY: usize = usize::MAX;
 
 /// Sums of taps, and of dy.
 struct Sums<V, const ROWS: usize, const TAPS: usize, const VECTORS: usize> {
@@ -47,6 +88,8 @@ struct Row<T, const ROWS: usize> {
     dy: usize,
     /// Where the first tap of that pixel reads, of each row of taps.
     lines: [*const T; ROWS],
+    /// From column to column of x.
+    column: usize,
     /// Of each vector of channels.
     lanes: usize,
     /// First and end of the rows of taps that lie in the input.
@@ -58,32 +101,112 @@ impl<T: Element> Kernel<T> for BlockSums<'_, T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        // As many as registers have room for.
-        match self.columns.count {
-            3 => self.all::<S, 3, 3, 2>(simd),
-            _ => self.all::<S, 2, 5, 2>(simd),
+        let rows_of_copy = rows_of_copy::<T>(self.shape);
+        if rows_of_copy == 0 {
+            let [x_image, _, x_row, x_column] = self.shape.input_strides;
+            let x = X { start: self.x, strides: [x_image, x_row, x_column] };
+            return self.part(simd, &x, self.units, (0, self.channels.1 - self.channels.0));
+        }
+        let mut unit = self.units.0;
+        while unit < self.units.1 {
+            let left = self.shape.out_height - unit % self.shape.out_height;
+            let units = (unit, self.units.1.min(unit + left.min(rows_of_copy)));
+            // SAFETY: whoever makes one answers for the rows, the channels and the copy.
+            unsafe { self.copied_part(simd, units) };
+            unit = units.1;
         }
     }
 }
 
+/// Some channels of x.
+struct X<T> {
+    /// The first of the first pixel.
+    start: *const T,
+    /// Along (image, row, column).
+    strides: [usize; 3],
+}
+
 impl<T: Element> BlockSums<'_, T> {
+    /// Rows `units` of one image, from copies of x.
+    ///
+    /// # Safety
+    /// The tensors have the rows and the channels, and nobody else uses the copy.
     #[inline(always)]
-    fn all<S: Lanes<T>, const ROWS: usize, const TAPS: usize, const V: usize>(&self, simd: S) {
-        debug_assert_eq!(self.columns.count, TAPS);
+    unsafe fn copied_part<S: Lanes<T>>(&self, simd: S, units: (usize, usize)) {
+        let shape = self.shape;
+        let [x_image, _, x_row, x_column] = shape.input_strides;
+        let (image, row) = (units.0 / shape.out_height, units.0 % shape.out_height);
+        let last = row + units.1 - 1 - units.0;
+        let inside = |row: isize| row.clamp(0, self.rows.extent as isize) as usize;
+        let first = inside(self.rows.source(row, 0));
+        let end = inside(self.rows.source(last, self.rows.count - 1) + 1);
+        let (width, copied) = (self.columns.extent, COPIED / size_of::<T>());
         let count = self.channels.1 - self.channels.0;
-        let mut channel = 0;
-        while channel < count {
-            let lanes = S::LANES.min(count - channel);
-            let are_whole = channel + V * S::LANES <= count;
+        for channel in (0..count).step_by(copied) {
+            let channels = copied.min(count - channel);
+            let x = self.x.wrapping_add(image * x_image + channel);
+            let mut target = self.copy;
+            for row in first..end {
+                for column in 0..width {
+                    let pixel = x.wrapping_add(row * x_row + column * x_column);
+                    for lane in (0..channels).step_by(S::LANES) {
+                        let lanes = S::LANES.min(channels - lane);
+                        // SAFETY: the caller answers for the pixels and the copy, which has whole lines of them.
+                        unsafe {
+                            let vector = runs::load(simd, lanes, pixel.wrapping_add(lane));
+                            simd.store(target.wrapping_add(lane), vector);
+                        }
+                    }
+                    target = target.wrapping_add(copied);
+                }
+            }
+            // Of the image's first row, which need not be there.
+            let start = self.copy.wrapping_sub(first * width * copied);
+            let x = X { start, strides: [0, width * copied, copied] };
+            self.part(simd, &x, units, (channel, channel + channels));
+        }
+    }
+
+    /// Some rows and channels.
+    #[inline(always)]
+    fn part<S: Lanes<T>>(
+        &self,
+        simd: S,
+        x: &X<T>,
+        units: (usize, usize),
+        channels: (usize, usize),
+    ) {
+        // As many as registers have room for.
+        match self.columns.count {
+            3 => self.all::<S, 3, 3, 2>(simd, x, units, channels),
+            _ => self.all::<S, 2, 5, 2>(simd, x, units, channels),
+        }
+    }
+
+    #[inline(always)]
+    fn all<S: Lanes<T>, const ROWS: usize, const TAPS: usize, const V: usize>(
+        &self,
+        simd: S,
+        x: &X<T>,
+        units: (usize, usize),
+        (first, end): (usize, usize),
+    ) {
+        debug_assert_eq!(self.columns.count, TAPS);
+        let mut channel = first;
+        while channel < end {
+            let lanes = S::LANES.min(end - channel);
+            let are_whole = channel + V * S::LANES <= end;
+            let x = X { start: x.start.wrapping_add(channel - first), strides: x.strides };
             for row_tap in (0..self.rows.count).step_by(ROWS) {
+                let place = (row_tap, channel);
                 // SAFETY: whoever makes one answers for the rows and the channels.
                 unsafe {
                     if are_whole {
-                        self.sum::<S, ROWS, TAPS, V, true>(simd, row_tap, channel, lanes);
+                        self.sum::<S, ROWS, TAPS, V, true>(simd, &x, units, place, lanes);
                     } else if lanes == S::LANES {
-                        self.sum::<S, ROWS, TAPS, 1, true>(simd, row_tap, channel, lanes);
+                        self.sum::<S, ROWS, TAPS, 1, true>(simd, &x, units, place, lanes);
                     } else {
-                        self.sum::<S, ROWS, TAPS, 1, false>(simd, row_tap, channel, lanes);
+                        self.sum::<S, ROWS, TAPS, 1, false>(simd, &x, units, place, lanes);
                     }
                 }
             }
@@ -106,51 +229,94 @@ impl<T: Element> BlockSums<'_, T> {
     >(
         &self,
         simd: S,
-        row_tap: usize,
-        channel: usize,
+        x: &X<T>,
+        units: (usize, usize),
+        (row_tap, channel): (usize, usize),
         lanes: usize,
     ) {
         let lanes = if WHOLE { S::LANES } else { lanes };
         let zero = simd.splat(T::default());
         let mut sums = Sums { taps: [[[zero; V]; TAPS]; ROWS], dy: [zero; V] };
+        if units.0 > self.units.0 {
+            // SAFETY: earlier rows' sums lie there.
+            self.for_each_sum(simd, row_tap, channel, &mut sums, |sum, place| unsafe {
+                *sum = simd.load(place);
+            });
+        }
         let shape = self.shape;
-        let [x_image, _, x_row, x_column] = shape.input_strides;
+        let [x_image, x_row, x_column] = x.strides;
         let [dy_image, dy_channel, dy_row, _] = self.dy.strides;
         let width = shape.out_width;
         // Columns all of whose taps lie in the input.
         let (_, whole_end) = self.columns.positions(TAPS - 1, width);
         let (whole_start, _) = self.columns.positions(0, width);
         let first_column = self.columns.source(0, 0).wrapping_mul(x_column as isize);
-        for unit in self.units.0..self.units.1 {
-            let (image, row) = (unit / shape.out_height, unit % shape.out_height);
+        let (start, end) = (whole_start.min(whole_end), whole_end);
+        // The commonest padding.
+        let left = start == 1 && self.columns.inside(0) == (1, TAPS);
+        let right = end + 1 == width && self.columns.inside(end) == (0, TAPS - 1);
+        let (mut image, mut row) = (units.0 / shape.out_height, units.0 % shape.out_height);
+        for _ in units.0..units.1 {
             let dy = image * dy_image + row * dy_row + (self.channels.0 + channel) * dy_channel;
-            let x = self.x.wrapping_add(image * x_image + channel).wrapping_offset(first_column);
+            let x = x.start.wrapping_add(image * x_image).wrapping_offset(first_column);
             let lines: [*const T; ROWS] = array::from_fn(|r| {
                 let row = self.rows.source(row, row_tap + r);
                 x.wrapping_offset(row.wrapping_mul(x_row as isize))
             });
-            let (first, end) = self.rows.inside(row);
-            let of_rows = (first.saturating_sub(row_tap), end.saturating_sub(row_tap).min(ROWS));
-            let row = Row { dy, lines, lanes, taps: of_rows };
-            let (start, end) = (whole_start.min(whole_end), whole_end);
+            let inside = self.rows.inside(row);
+            let of_rows =
+                (inside.0.saturating_sub(row_tap), inside.1.saturating_sub(row_tap).min(ROWS));
+            let this = Row { dy, lines, column: x_column, lanes, taps: of_rows };
+            row += 1;
+            if row == shape.out_height {
+                (image, row) = (image + 1, 0);
+            }
+            let are_inside = of_rows == (0, ROWS);
             // SAFETY: the caller answers for the tensors.
             unsafe {
-                self.add::<S, ROWS, TAPS, V, false, false>(simd, &row, (0, start), &mut sums);
-                match of_rows == (0, ROWS) {
-                    true => self.add::<S, _, _, _, true, true>(simd, &row, (start, end), &mut sums),
+                match left {
+                    true => {
+                        self.add::<S, ROWS, TAPS, V, false, 1, 0>(simd, &this, (0, 1), &mut sums)
+                    }
+                    false => self.add::<S, ROWS, TAPS, V, false, ANY, ANY>(
+                        simd,
+                        &this,
+                        (0, start),
+                        &mut sums,
+                    ),
+                }
+                match are_inside {
+                    true => {
+                        self.add::<S, _, _, _, true, 0, 0>(simd, &this, (start, end), &mut sums)
+                    }
                     false => {
-                        self.add::<S, _, _, _, false, true>(simd, &row, (start, end), &mut sums);
+                        self.add::<S, _, _, _, false, 0, 0>(simd, &this, (start, end), &mut sums)
                     }
                 }
-                self.add::<S, ROWS, TAPS, V, false, false>(simd, &row, (end, width), &mut sums);
+                match right {
+                    true => self.add::<S, ROWS, TAPS, V, false, 0, 1>(
+                        simd,
+                        &this,
+                        (end, width),
+                        &mut sums,
+                    ),
+                    false => self.add::<S, ROWS, TAPS, V, false, ANY, ANY>(
+                        simd,
+                        &this,
+                        (end, width),
+                        &mut sums,
+                    ),
+                }
             }
         }
         // SAFETY: there is room for the sums of whole vectors.
-        unsafe { self.store(simd, row_tap, channel, &sums) };
+        self.for_each_sum(simd, row_tap, channel, &mut sums, |sum, place| unsafe {
+            simd.store(place, *sum);
+        });
     }
 
-    /// Adds the products of some columns of a row of dy. All of the rows' taps lie in the input if `IN_ROWS`, all of
-    /// the columns' if `IN_COLUMNS`.
+    /// Adds the products of some columns of a row of dy. All of the rows' taps lie in the input if `IN_ROWS`, and
+    /// all of the columns' but so many in front and behind.
     ///
     /// # Safety
     /// The tensors have the row, and its taps in the input.
@@ -161,7 +327,8 @@ impl<T: Element> BlockSums<'_, T> {
         const TAPS: usize,
         const V: usize,
         const IN_ROWS: bool,
-        const IN_COLUMNS: bool,
+        const BEFORE: usize,
+        const BEHIND: usize,
     >(
         &self,
         simd: S,
@@ -169,10 +336,13 @@ impl<T: Element> BlockSums<'_, T> {
         (first, end): (usize, usize),
         sums: &mut Sums<S::Vector, ROWS, TAPS, V>,
     ) {
-        let x_column = self.shape.input_strides[3];
+        let x_column = row.column;
         let from_tap_to_tap = self.columns.offset_step as usize * x_column;
         for column in first..end {
-            let of_columns = if IN_COLUMNS { (0, TAPS) } else { self.columns.inside(column) };
+            let of_columns = match BEFORE {
+                ANY => self.columns.inside(column),
+                _ => (BEFORE, TAPS - BEHIND),
+            };
             let place = column * self.columns.step * x_column;
             let lines = row.lines.map(|line| line.wrapping_add(place));
             let [dy, relu_output] = self.dy.at(row.dy + column * self.dy.strides[3]);
@@ -190,7 +360,7 @@ impl<T: Element> BlockSums<'_, T> {
                     continue;
                 }
                 for (tap, sums) in sums.iter_mut().enumerate() {
-                    if !IN_COLUMNS && !(of_columns.0..of_columns.1).contains(&tap) {
+                    if !(of_columns.0..of_columns.1).contains(&tap) {
                         continue;
                     }
                     let pixel = lines[r].wrapping_add(tap * from_tap_to_tap);
@@ -205,33 +375,30 @@ impl<T: Element> BlockSums<'_, T> {
         }
     }
 
-    /// Stores sums where they belong.
-    ///
-    /// # Safety
-    /// There is room for whole vectors.
+    /// Calls `visit` for sums and where they belong.
     #[inline(always)]
-    unsafe fn store<S: Lanes<T>, const ROWS: usize, const TAPS: usize, const V: usize>(
+    fn for_each_sum<S: Lanes<T>, const ROWS: usize, const TAPS: usize, const V: usize>(
         &self,
-        simd: S,
+        _simd: S,
         row_tap: usize,
         channel: usize,
-        sums: &Sums<S::Vector, ROWS, TAPS, V>,
+        sums: &mut Sums<S::Vector, ROWS, TAPS, V>,
+        mut visit: impl FnMut(&mut S::Vector, *mut T),
     ) {
         let taps = self.rows.count * TAPS;
-        let store = |line: usize, vectors: &[S::Vector; V]| {
-            for (v, &vector) in vectors.iter().enumerate() {
+        let mut line = |line: usize, vectors: &mut [S::Vector; V]| {
+            for (v, vector) in vectors.iter_mut().enumerate() {
                 let place = vectors_of(taps + 1, channel + v * S::LANES) + line * TILE_LANES;
-                // SAFETY: the caller answers for the room.
-                unsafe { simd.store(self.sums.add(place), vector) };
+                visit(vector, self.sums.wrapping_add(place));
             }
         };
-        for (r, sums) in sums.taps.iter().enumerate().take(self.rows.count - row_tap) {
-            for (tap, sums) in sums.iter().enumerate() {
-                store((row_tap + r) * TAPS + tap, sums);
+        for (r, sums) in sums.taps.iter_mut().enumerate().take(self.rows.count - row_tap) {
+            for (tap, sums) in sums.iter_mut().enumerate() {
+                line((row_tap + r) * TAPS + tap, sums);
             }
         }
         if row_tap == 0 {
-            store(taps, &sums.dy);
+            line(taps, &mut sums.dy);
         }
     }
 }

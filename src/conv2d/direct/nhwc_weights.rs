@@ -37,6 +37,8 @@ pub(super) struct Sums<'a, T> {
     pub sums: *mut T,
     /// `scratch_len` elements.
     pub scratch: *mut T,
+    /// Room for a copy of some of x.
+    pub copy: *mut T,
     /// Room for a row of dy, and for the lines of a window.
     pub region: *mut T,
     pub lines: &'a mut Lines<T>,
@@ -109,6 +111,7 @@ impl<T: Element> Sums<'_, T> {
         simd.call(BlockSums {
             shape: self.shape,
             x: self.x.wrapping_add(self.channels.0),
+            copy: self.copy,
             dy: View::new(dy, relu_output, self.shape.output_strides),
             rows: self.rows,
             columns: self.columns,

@@ -7,7 +7,7 @@
 use std::ptr;
 
 use super::nhwc_groups::Groups;
-use super::nhwc_pixels::{Masked, Mode, Partial, PartialMasked, Pixels, TapKernel, Whole};
+use super::nhwc_pixels::{Edges, Masked, Mode, Partial, PartialMasked, Pixels, TapKernel, Whole};
 use crate::conv2d::gather::masked_at;
 use crate::gemm::blocking::DEPTH_BLOCK;
 use crate::simd::{Element, Lanes, TILE_LANES};
@@ -195,7 +195,7 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
         let skipped = (column * self.step) as isize;
         let (before, behind) = (self.inside.0 - skipped, self.inside.1 - skipped);
         let reach = (N - 1) * self.step + self.taps.saturating_sub(1) * self.dilation;
-        let whole = before <= 0 && (reach as isize) < behind && !self.masked;
+        let lacks = before.max(reach as isize + 1 - behind);
         let first = before.max(0) as usize;
         let tile = Tile { column, inside: (first, (behind.max(0) as usize).saturating_sub(first)) };
         let mut channel = 0;
@@ -204,13 +204,13 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
             // Whole cache lines.
             let pairs = !GROUPED && 2 * S::LANES <= TILE_LANES;
             while pairs && channel + 2 * S::LANES <= count {
-                self.run::<S, K, N, STEP, 2>(simd, tile, whole, channel, S::LANES, kernel);
+                self.run::<S, K, N, STEP, 2>(simd, tile, lacks, channel, S::LANES, kernel);
                 channel += 2 * S::LANES;
             }
             while channel < count {
                 let lanes = S::LANES.min(count - channel);
-                let whole = !pairs && whole && lanes == S::LANES;
-                self.run::<S, K, N, STEP, 1>(simd, tile, whole, channel, lanes, kernel);
+                let lacks = if pairs || lanes < S::LANES { isize::MAX } else { lacks };
+                self.run::<S, K, N, STEP, 1>(simd, tile, lacks, channel, lanes, kernel);
                 channel += lanes;
             }
         }
@@ -231,17 +231,22 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
         &self,
         simd: S,
         tile: Tile,
-        whole: bool,
+        lacks: isize,
         channel: usize,
         count: usize,
         kernel: &K,
     ) {
         // SAFETY: passed on to the caller.
         unsafe {
-            match (whole, K::TAKES_MASKED && self.masked) {
-                (true, _) => kernel.run::<N, STEP, V, Whole>(simd, tile, channel, count),
-                (_, false) => kernel.run::<N, STEP, V, Partial>(simd, tile, channel, count),
-                (_, true) => kernel.run::<N, STEP, V, PartialMasked>(simd, tile, channel, count),
+            match lacks {
+                _ if self.masked && K::TAKES_MASKED => {
+                    kernel.run::<N, STEP, V, PartialMasked>(simd, tile, channel, count);
+                }
+                ..=0 => kernel.run::<N, STEP, V, Whole>(simd, tile, channel, count),
+                ..=Edges::LACKS if !GROUPED => {
+                    kernel.run::<N, STEP, V, Edges>(simd, tile, channel, count);
+                }
+                _ => kernel.run::<N, STEP, V, Partial>(simd, tile, channel, count),
             }
         }
     }
@@ -283,30 +288,25 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
         let shared = self.dilation == 1 && self.step == STEP;
         // The lines of the commonest windows without a loop: the processor gets to the next tile sooner, whose
         // pixels it waits for.
-        if M::WHOLE && !GROUPED && shared && self.taps == 3 {
+        if M::WHOLE_LANES && !GROUPED && shared {
             // SAFETY: passed on to the caller.
             unsafe {
-                match *self.lines {
-                    [a] => {
-                        return self.threes::<S, N, STEP, V, M>(simd, [a], tile, channels, kernel);
+                match (self.taps, self.lines) {
+                    (2, &[a]) => {
+                        return self.taps::<S, N, STEP, V, M, 2>(simd, [a], tile, channels, kernel);
                     }
-                    [a, b] => {
-                        return self.threes::<S, N, STEP, V, M>(
-                            simd,
-                            [a, b],
-                            tile,
-                            channels,
-                            kernel,
-                        );
+                    (3, &[a]) => {
+                        return self.taps::<S, N, STEP, V, M, 3>(simd, [a], tile, channels, kernel);
                     }
-                    [a, b, c] => {
-                        return self.threes::<S, N, STEP, V, M>(
-                            simd,
-                            [a, b, c],
-                            tile,
-                            channels,
-                            kernel,
-                        );
+                    (3, &[a, b]) => {
+                        let lines = [a, b];
+                        return self
+                            .taps::<S, N, STEP, V, M, 3>(simd, lines, tile, channels, kernel);
+                    }
+                    (3, &[a, b, c]) => {
+                        let lines = [a, b, c];
+                        return self
+                            .taps::<S, N, STEP, V, M, 3>(simd, lines, tile, channels, kernel);
                     }
                     _ => {}
                 }
@@ -331,12 +331,19 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
         }
     }
 
-    /// Runs a kernel for the three taps of each of some lines, which a tile's outputs share.
+    /// Runs a kernel for the `TAPS` taps of each of some lines, which a tile's outputs share.
     ///
     /// # Safety
     /// As for `for_each_tap`.
     #[inline(always)]
-    unsafe fn threes<S: Lanes<T>, const N: usize, const STEP: usize, const V: usize, M: Mode>(
+    unsafe fn taps<
+        S: Lanes<T>,
+        const N: usize,
+        const STEP: usize,
+        const V: usize,
+        M: Mode,
+        const TAPS: usize,
+    >(
         &self,
         simd: S,
         lines: impl IntoIterator<Item = Masked<T>>,
@@ -347,7 +354,7 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
         for line in lines {
             let pixels = self.pixels(simd, line, tile, channels, 0);
             // SAFETY: passed on to the caller.
-            unsafe { kernel.add::<STEP, 3, M, GROUPED>(&pixels, 0) };
+            unsafe { kernel.add::<STEP, TAPS, M, GROUPED>(&pixels, 0) };
         }
     }
 

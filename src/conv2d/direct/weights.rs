@@ -6,13 +6,15 @@ use std::{array, ptr};
 use super::band::Band;
 use super::depthwise_weights::{self, Plane};
 use super::nhwc_groups::Groups;
+use super::nhwc_tap_sums;
 use super::nhwc_weights::{self, Sums};
 use super::nhwc_window::no_lines;
 use super::panel_copies::{self, Bands, CHANNELS, shape_of_panel, to_panel};
 use super::plane_weights::{self, Planes};
 use super::{TASK_WORK, even_parts, nhwc_depthwise};
 use crate::context::Context;
-use crate::conv2d::backward_weights::{BackwardWeights, updated};
+use crate::conv2d::add_parts::{OutputSums, PartUpdate};
+use crate::conv2d::backward_weights::BackwardWeights;
 use crate::conv2d::gradient::Gradient;
 use crate::conv2d::weights_plan::parts_of_batch;
 use crate::error::Result;
@@ -28,7 +30,7 @@ use crate::taps::Taps;
 const PLANES: usize = 16;
 /// Channels of a task at the most, NHWC: their sums stay in the first-level cache, and those of several parts are
 /// not many.
-const NHWC_CHANNELS: usize = 256;
+const NHWC_CHANNELS: usize = 64;
 /// Taps of one row that share each load of dy.
 const SHARED_TAPS: usize = 3;
 /// At least the vectors that `TILE_LANES` takes.
@@ -63,6 +65,8 @@ struct Plan {
     units: usize,
     units_of_part: usize,
     parts: usize,
+    /// Elements of a copy of pixels of x, NHWC.
+    copied: usize,
     /// Channels of a task, but for the last, and how many such chunks there are.
     channels: usize,
     chunks: usize,
@@ -127,6 +131,7 @@ impl Plan {
                 true => plane_weights::OUTPUTS * shape.out_height * shape.out_width,
                 false => 0,
             },
+            copied: nhwc_tap_sums::copy_len::<T>(shape),
             sums_of_part,
             units,
             units_of_part,
@@ -147,7 +152,7 @@ impl Plan {
                     (self.taps + 1) * CHANNELS + nhwc_weights::scratch_len(self.taps, CHANNELS);
                 bands.source_len() + bands.target_len() + sums
             }
-            Copies::Nhwc => nhwc_weights::scratch_len(self.taps, self.channels),
+            Copies::Nhwc => nhwc_weights::scratch_len(self.taps, self.channels) + self.copied,
         }
     }
 
@@ -201,33 +206,16 @@ pub(in crate::conv2d) fn run<T: Element>(
         T::dispatch(context.level(), kernel);
     });
 
-    // SAFETY: the sums of all parts, written by the tasks.
-    let sums = unsafe { std::slice::from_raw_parts_mut(scratch.shared(), parts * sums_of_part) };
-    let (sums, others) = sums.split_at_mut(sums_of_part);
-    for part in others.chunks_exact(sums_of_part) {
-        for (sum, &part) in sums.iter_mut().zip(part) {
-            *sum = *sum + part;
-        }
-    }
-    if let Some(dw) = dw {
-        let [w_out, w_in, w_row, w_column] = shape.filter_strides();
-        for tap in 0..taps {
-            let (line, column) = (tap / shape.width.kernel, tap % shape.width.kernel);
-            let (row, term) = (line / shape.group_in, line % shape.group_in);
-            let place = row * w_row + term * w_in + column * w_column;
-            for channel in 0..shape.out_channels {
-                let dw = &mut dw[channel * w_out + place];
-                let sum = sums[tap * shape.out_channels + channel];
-                *dw = updated(pass.dw_alpha, sum, pass.dw_beta, *dw);
-            }
-        }
-    }
-    if let Some(db) = db {
-        for (channel, db) in db.iter_mut().enumerate() {
-            let sum = sums[taps * shape.out_channels + channel];
-            *db = updated(pass.db_alpha, sum, pass.db_beta, *db);
-        }
-    }
+    let update = |alpha, beta| PartUpdate { parts, part_len: sums_of_part, alpha, beta };
+    let sums = OutputSums {
+        shape,
+        sums: scratch.shared(),
+        taps,
+        dw: dw.map_or(ptr::null_mut(), <[T]>::as_mut_ptr),
+        db: db.map_or(ptr::null_mut(), <[T]>::as_mut_ptr),
+        updates: [update(pass.dw_alpha, pass.dw_beta), update(pass.db_alpha, pass.db_beta)],
+    };
+    sums.add_up(context);
     Ok(())
 }
 
@@ -299,6 +287,10 @@ impl<T: Element> Kernel<T> for SumPart<'_, T> {
                     units: self.units,
                     sums: self.sums,
                     scratch: self.copy,
+                    copy: self.copy.wrapping_add(nhwc_weights::scratch_len(
+                        self.taps,
+                        self.channels.1 - self.channels.0,
+                    )),
                     region: self.region,
                     lines: &mut no_lines(),
                 });
@@ -421,6 +413,7 @@ impl<T: Element> SumPart<'_, T> {
                     units: (0, band.grid.1 - band.grid.0),
                     sums,
                     scratch: sums.add(lines * CHANNELS),
+                    copy: ptr::null_mut(),
                     region: self.region,
                     lines: &mut of_window,
                 });
