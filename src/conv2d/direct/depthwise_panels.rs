@@ -83,7 +83,7 @@ impl<T: Element> Panels<T> {
         let taps = passes[..count].iter().map(|pass| (pass.rows, pass.columns));
         // No phase has a higher or wider grid than the first.
         let grid = [first.grid_height, first.grid_width];
-        let bands = Bands::new::<T>(taps, grid, target, target_step);
+        let bands = Bands::new::<T>(layout, taps, grid, target, target_step);
         let in_place = layout == Layout::Nhwc;
         if in_place {
             all_copied = passes;

@@ -9,11 +9,8 @@ use super::nhwc_pixels::{Mode, Pixels, TapKernel};
 use super::nhwc_row::{Row, Sums};
 use super::nhwc_window::{Tile, Window, WindowKernel};
 use crate::conv2d::gather::Gather;
-use crate::simd::{Element, Kernel, Lanes};
+use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 use crate::taps::Taps;
-
-/// Outputs of each phase in a tile: their sums and the weights of a line of taps take the registers.
-const TILE: usize = 4;
 
 /// The phases' passes: those of two taps along rows and columns, of two and one, of one and two, and of one.
 const PHASES: [(usize, usize); 4] = [(2, 2), (2, 1), (1, 2), (1, 1)];
@@ -84,7 +81,11 @@ impl<T: Element> Kernel<T> for CellRows<'_, '_, T> {
         let [end_of_two, end_of_one] = [two, one].map(|pass| end.min(pass.grid_height));
         let widths = [two.grid_width, one.grid_width];
         let width = widths[0].max(widths[1] + first_column);
+        // Cells of four pixels.
+        let whole = (first_column, widths[0].min(widths[1] + first_column));
         let channels = two.groups;
+        // Where a vector is less than a tile's lanes, there are two of them, and as many sums.
+        let wide = 2 * S::LANES > TILE_LANES;
         let mut fetched = 0;
         for row in first..end_of_two.max(end_of_one + first_row) {
             let row_of_one = row.wrapping_sub(first_row);
@@ -99,18 +100,44 @@ impl<T: Element> Kernel<T> for CellRows<'_, '_, T> {
             }
             let window = rows.window::<false>(row, 2);
             let kernel = Cell { window, rows: targets, exist, first_column, widths };
-            let whole = width / TILE * TILE;
-            let left = (whole, width);
-            // SAFETY: whoever runs the rows answers for them.
-            unsafe {
-                window.for_each_tile::<S, TILE, 1>(simd, (0, whole), channels, &kernel);
-                match width - whole {
-                    3 => window.for_each_tile::<S, 3, 1>(simd, left, channels, &kernel),
-                    2 => window.for_each_tile::<S, 2, 1>(simd, left, channels, &kernel),
-                    _ => window.for_each_tile::<S, 1, 1>(simd, left, channels, &kernel),
+            let mut column = 0;
+            while column < width {
+                let is_whole = (whole.0..whole.1).contains(&column);
+                let left = if is_whole { whole.1 - column } else { 1 };
+                let first = column;
+                let mut count = |tile: usize| {
+                    column += left / tile * tile;
+                    Columns { cell: &kernel, channels, columns: (first, column) }
+                };
+                match left {
+                    4.. if wide => simd.call(Tiles::<_, 4>(count(4))),
+                    3 if wide => simd.call(Tiles::<_, 3>(count(3))),
+                    2.. => simd.call(Tiles::<_, 2>(count(2))),
+                    _ => simd.call(Tiles::<_, 1>(count(1))),
                 }
             }
         }
+    }
+}
+
+/// Cells of a row, as first and end, and how many channels.
+struct Columns<'a, 'b, T> {
+    cell: &'a Cell<'b, T>,
+    channels: usize,
+    columns: (usize, usize),
+}
+
+/// The same in tiles of `N`. (Kernels of their own: a function with all sizes in it takes long to compile.)
+struct Tiles<'a, 'b, T, const N: usize>(Columns<'a, 'b, T>);
+
+impl<T: Element, const N: usize> Kernel<T> for Tiles<'_, '_, T, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let Columns { cell, channels, columns } = self.0;
+        // SAFETY: whoever makes one answers for the cells.
+        unsafe { cell.window.for_each_tile::<S, N, 1>(simd, columns, channels, cell) };
     }
 }
 
@@ -128,7 +155,7 @@ struct Cell<'a, T> {
 }
 
 impl<T: Element> Cell<'_, T> {
-    /// Writes those of a phase's sums whose pixels exist.
+    /// Writes what becomes of a phase's sums.
     ///
     /// # Safety
     /// The caller answers for the target.
@@ -141,23 +168,11 @@ impl<T: Element> Cell<'_, T> {
         channels: (usize, usize),
         sums: &[[S::Vector; N]; V],
     ) {
-        let (row, width) = (&self.rows[phase], self.widths[phase % 2]);
         let column = tile.column.wrapping_sub(phase % 2 * self.first_column);
-        // SAFETY: the caller's promise.
-        unsafe {
-            if column < width && column + N <= width {
-                return row.write(simd, column, channels, sums);
-            }
-            for n in 0..N {
-                let column = column.wrapping_add(n);
-                if column < width {
-                    let mut of_column = [[sums[0][n]]; V];
-                    for (one, all) in of_column.iter_mut().zip(sums) {
-                        *one = [all[n]];
-                    }
-                    row.write(simd, column, channels, &of_column);
-                }
-            }
+        // Tiles of more are of whole cells.
+        if N > 1 || column < self.widths[phase % 2] {
+            // SAFETY: the caller's promise.
+            unsafe { self.rows[phase].write(simd, column, channels, sums) };
         }
     }
 }

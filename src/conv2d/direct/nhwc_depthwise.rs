@@ -163,7 +163,9 @@ impl<T: Element> Filters<T> {
         channel: usize,
         lines: &mut Lines<T>,
     ) {
-        if let Some(cells) = Cells::of(passes).filter(|_| has_many_registers::<T, S>()) {
+        if const { has_many_registers::<T, S>() }
+            && let Some(cells) = Cells::of(passes)
+        {
             let pass = (&passes[cells.whole()], cells.whole());
             let rows = Rows { filters: self, pass, image, rows: (first, end), channel, lines };
             return simd.call(CellRows { cells, passes, rows });
@@ -327,23 +329,25 @@ impl<T: Element, const N: usize, const STEP: usize, const GROUPED: bool> Kernel<
         let (mut row, end) = rows.rows;
         let channels = pass.groups * pass.outputs;
         // The sums of two rows take most of 32 registers. (Of few outputs, they are not worth their code.)
-        let registers = N >= 4 && !GROUPED && has_many_registers::<T, S>();
-        let pairs = registers && shares_lines(&pass.rows) && pass.relu_output.is_null();
+        let pairs = shares_lines(&pass.rows) && pass.relu_output.is_null();
         let fetches = rows.filters.fetches && columns.0 == 0;
         let mut fetched = 0;
         // SAFETY: whoever runs the rows answers for them.
         unsafe {
-            while pairs && row + 1 < end {
-                if fetches {
-                    rows.fetch(simd, (row, row + 2), &mut fetched);
+            if const { N >= 4 && !GROUPED && has_many_registers::<T, S>() } {
+                while pairs && row + 1 < end {
+                    if fetches {
+                        rows.fetch(simd, (row, row + 2), &mut fetched);
+                    }
+                    // In the order of their lines, which that of the taps is.
+                    let order =
+                        if pass.rows.offset_step > 0 { [row, row + 1] } else { [row + 1, row] };
+                    let pair = [rows.row(pass, number, order[0]), rows.row(pass, number, order[1])];
+                    let window = rows.window(order[0], pass.rows.count + pass.rows.step);
+                    let kernel = Pair { window, rows: pair };
+                    window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel);
+                    row += 2;
                 }
-                // In the order of their lines, which that of the taps is.
-                let order = if pass.rows.offset_step > 0 { [row, row + 1] } else { [row + 1, row] };
-                let pair = [rows.row(pass, number, order[0]), rows.row(pass, number, order[1])];
-                let window = rows.window(order[0], pass.rows.count + pass.rows.step);
-                let kernel = Pair { window, rows: pair };
-                window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel);
-                row += 2;
             }
             while row < end {
                 if fetches {

@@ -6,12 +6,11 @@ use std::array;
 
 use super::nhwc_groups::Groups;
 use super::nhwc_pixels::vectors_of;
-use super::nhwc_window::has_many_registers;
 use super::weights::gradient;
 use crate::conv2d::gradient::View;
 use crate::runs;
 use crate::shape::ConvShape;
-use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, TILE_LANES};
+use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 use crate::taps::Taps;
 
 /// Whether a window's width and stride are of these, as measured.
@@ -19,39 +18,33 @@ fn is_usual(width: usize, stride: usize) -> bool {
     matches!((width, stride), (3, _) | (5, 2..))
 }
 
-/// Whether a window is one of these, and there are registers for its sums.
-pub(super) fn fits<T: Element, S: Lanes<T>>(groups: &Groups<T>, columns: &Taps) -> bool {
-    let is_depthwise = groups.outputs == 1 && groups.terms == 1;
-    is_depthwise && is_usual(columns.count, columns.step) && has_many_registers::<T, S>()
+/// Whether a window is one of these. (For its sums, there must be many registers.)
+pub(super) fn fits<T: Element>(groups: &Groups<T>, columns: &Taps) -> bool {
+    groups.outputs == 1 && groups.terms == 1 && is_usual(columns.count, columns.step)
 }
 
-/// Bytes of a pixel, or a divisor of them, that leave its channels few sets of the first-level cache: the pixels that
-/// a row's taps share drive each other out.
-const FEW_SETS: usize = 4096;
+/// Bytes of a pixel, or a divisor of them, that leave each of its channels one set of the first-level cache: the pixels
+/// that a row's taps share drive each other out.
+const ONE_SET: usize = 4096;
 
-/// Bytes of a pixel that are copied next to those of its neighbours where its channels have few sets.
-const COPIED: usize = 4 * CACHE_LINE;
-
-/// Bytes of a copy, which stays in the first-level cache or is read from end to end.
+/// Bytes of a copy of some channels, side by side: it stays in the first-level cache or is read from end to end.
 const COPY: usize = 64 * 1024;
 
-/// Elements of memory for a copy of some rows of x, if they are copied.
-pub(super) fn copy_len<T: Element>(shape: &ConvShape) -> usize {
-    match rows_of_copy::<T>(shape) {
-        0 => 0,
-        _ => COPY / size_of::<T>(),
-    }
+/// Elements of memory for a copy of some rows and channels of x; 0 where they are read in place.
+pub(super) fn copy_len<T: Element>(shape: &ConvShape, channels: usize) -> usize {
+    if rows_of_copy::<T>(shape, channels) == 0 { 0 } else { COPY / size_of::<T>() }
 }
 
 /// Rows of y whose rows of x are copied together; 0 where x is read in place.
-fn rows_of_copy<T: Element>(shape: &ConvShape) -> usize {
+fn rows_of_copy<T: Element>(shape: &ConvShape, channels: usize) -> usize {
     let ConvShape { height, width, .. } = shape;
     let is_depthwise = shape.group_in == 1 && shape.group_out == 1;
-    let has_few_sets = (shape.input_strides[3] * size_of::<T>()).is_multiple_of(FEW_SETS);
-    if !is_depthwise || !has_few_sets || !is_usual(width.kernel, width.stride) {
+    let has_one_set = (shape.input_strides[3] * size_of::<T>()).is_multiple_of(ONE_SET);
+    if !is_depthwise || !has_one_set || !is_usual(width.kernel, width.stride) {
         return 0;
     }
-    let rows = COPY / COPIED / width.input.max(1);
+    let pixels = COPY / size_of::<T>() / channels.next_multiple_of(TILE_LANES);
+    let rows = pixels / width.input.max(1);
     let window = (height.kernel - 1).saturating_mul(height.dilation).saturating_add(1);
     if rows >= window { (rows - window) / height.stride + 1 } else { 0 }
 }
@@ -101,24 +94,21 @@ impl<T: Element> Kernel<T> for BlockSums<'_, T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        let rows_of_copy = rows_of_copy::<T>(self.shape);
-        if rows_of_copy == 0 {
-            let [x_image, _, x_row, x_column] = self.shape.input_strides;
-            let x = X { start: self.x, strides: [x_image, x_row, x_column] };
-            return self.part(simd, &x, self.units, (0, self.channels.1 - self.channels.0));
-        }
         let mut unit = self.units.0;
         while unit < self.units.1 {
-            let left = self.shape.out_height - unit % self.shape.out_height;
-            let units = (unit, self.units.1.min(unit + left.min(rows_of_copy)));
             // SAFETY: whoever makes one answers for the rows, the channels and the copy.
-            unsafe { self.copied_part(simd, units) };
+            let (units, x) = unsafe { self.some_rows(simd, unit) };
+            // As many as registers have room for.
+            match self.columns.count {
+                3 => self.all::<S, 3, 3, 2>(simd, &x, units),
+                _ => self.all::<S, 2, 5, 2>(simd, &x, units),
+            }
             unit = units.1;
         }
     }
 }
 
-/// Some channels of x.
+/// The channels of x, or of a copy.
 struct X<T> {
     /// The first of the first pixel.
     start: *const T,
@@ -127,60 +117,42 @@ struct X<T> {
 }
 
 impl<T: Element> BlockSums<'_, T> {
-    /// Rows `units` of one image, from copies of x.
+    /// All rows from `unit` on, or some of its image, whose rows of x are copied.
     ///
     /// # Safety
     /// The tensors have the rows and the channels, and nobody else uses the copy.
     #[inline(always)]
-    unsafe fn copied_part<S: Lanes<T>>(&self, simd: S, units: (usize, usize)) {
+    unsafe fn some_rows<S: Lanes<T>>(&self, simd: S, unit: usize) -> ((usize, usize), X<T>) {
         let shape = self.shape;
         let [x_image, _, x_row, x_column] = shape.input_strides;
-        let (image, row) = (units.0 / shape.out_height, units.0 % shape.out_height);
-        let last = row + units.1 - 1 - units.0;
+        let channels = self.channels.1 - self.channels.0;
+        let rows = rows_of_copy::<T>(shape, channels);
+        if rows == 0 {
+            return (self.units, X { start: self.x, strides: [x_image, x_row, x_column] });
+        }
+        let (image, row) = (unit / shape.out_height, unit % shape.out_height);
+        let rows = rows.min(shape.out_height - row).min(self.units.1 - unit);
         let inside = |row: isize| row.clamp(0, self.rows.extent as isize) as usize;
         let first = inside(self.rows.source(row, 0));
-        let end = inside(self.rows.source(last, self.rows.count - 1) + 1);
-        let (width, copied) = (self.columns.extent, COPIED / size_of::<T>());
-        let count = self.channels.1 - self.channels.0;
-        for channel in (0..count).step_by(copied) {
-            let channels = copied.min(count - channel);
-            let x = self.x.wrapping_add(image * x_image + channel);
-            let mut target = self.copy;
-            for row in first..end {
-                for column in 0..width {
-                    let pixel = x.wrapping_add(row * x_row + column * x_column);
-                    for lane in (0..channels).step_by(S::LANES) {
-                        let lanes = S::LANES.min(channels - lane);
-                        // SAFETY: the caller answers for the pixels and the copy, which has whole lines of them.
-                        unsafe {
-                            let vector = runs::load(simd, lanes, pixel.wrapping_add(lane));
-                            simd.store(target.wrapping_add(lane), vector);
-                        }
+        let end = inside(self.rows.source(row + rows - 1, self.rows.count - 1) + 1);
+        let (width, stride) = (self.columns.extent, channels.next_multiple_of(TILE_LANES));
+        for row in first..end {
+            for column in 0..width {
+                let pixel = self.x.wrapping_add(image * x_image + row * x_row + column * x_column);
+                let copy = self.copy.wrapping_add(((row - first) * width + column) * stride);
+                for lane in (0..channels).step_by(S::LANES) {
+                    let lanes = S::LANES.min(channels - lane);
+                    // SAFETY: the caller answers for the pixels and the copy, which has whole vectors.
+                    unsafe {
+                        let vector = runs::load(simd, lanes, pixel.wrapping_add(lane));
+                        simd.store(copy.wrapping_add(lane), vector);
                     }
-                    target = target.wrapping_add(copied);
                 }
             }
-            // Of the image's first row, which need not be there.
-            let start = self.copy.wrapping_sub(first * width * copied);
-            let x = X { start, strides: [0, width * copied, copied] };
-            self.part(simd, &x, units, (channel, channel + channels));
         }
-    }
-
-    /// Some rows and channels.
-    #[inline(always)]
-    fn part<S: Lanes<T>>(
-        &self,
-        simd: S,
-        x: &X<T>,
-        units: (usize, usize),
-        channels: (usize, usize),
-    ) {
-        // As many as registers have room for.
-        match self.columns.count {
-            3 => self.all::<S, 3, 3, 2>(simd, x, units, channels),
-            _ => self.all::<S, 2, 5, 2>(simd, x, units, channels),
-        }
+        // Of the image's first row, which need not be there.
+        let start = self.copy.wrapping_sub(first * width * stride);
+        ((unit, unit + rows), X { start, strides: [0, width * stride, stride] })
     }
 
     #[inline(always)]
@@ -189,14 +161,14 @@ impl<T: Element> BlockSums<'_, T> {
         simd: S,
         x: &X<T>,
         units: (usize, usize),
-        (first, end): (usize, usize),
     ) {
         debug_assert_eq!(self.columns.count, TAPS);
-        let mut channel = first;
-        while channel < end {
-            let lanes = S::LANES.min(end - channel);
-            let are_whole = channel + V * S::LANES <= end;
-            let x = X { start: x.start.wrapping_add(channel - first), strides: x.strides };
+        let count = self.channels.1 - self.channels.0;
+        let mut channel = 0;
+        while channel < count {
+            let lanes = S::LANES.min(count - channel);
+            let are_whole = channel + V * S::LANES <= count;
+            let x = X { start: x.start.wrapping_add(channel), strides: x.strides };
             for row_tap in (0..self.rows.count).step_by(ROWS) {
                 let place = (row_tap, channel);
                 // SAFETY: whoever makes one answers for the rows and the channels.

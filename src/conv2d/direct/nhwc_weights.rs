@@ -9,7 +9,9 @@ use std::ptr;
 use super::nhwc_groups::Groups;
 use super::nhwc_pixels::{Mode, Pixels, TapKernel, load_taps, vectors_of};
 use super::nhwc_tap_sums::{self, BlockSums};
-use super::nhwc_window::{Lines, Source, Tile, Tiles, Window, WindowKernel, for_each_size};
+use super::nhwc_window::{
+    Lines, Source, Tile, Tiles, Window, WindowKernel, for_each_size, has_many_registers,
+};
 use super::weights::gradient;
 use crate::conv2d::gradient::{Gradient, View};
 use crate::gemm::blocking::DEPTH_BLOCK;
@@ -104,8 +106,11 @@ impl<T: Element> Sums<'_, T> {
     /// The sums of a block of rows, if registers have room for them.
     #[inline(always)]
     fn in_registers<S: Lanes<T>>(&self, simd: S, units: (usize, usize)) -> bool {
+        if const { !has_many_registers::<T, S>() } {
+            return false;
+        }
         let Gradient::Stored { dy, relu_output } = *self.gradient else { return false };
-        if self.x.is_null() || !nhwc_tap_sums::fits::<T, S>(self.groups, &self.columns) {
+        if self.x.is_null() || !nhwc_tap_sums::fits(self.groups, &self.columns) {
             return false;
         }
         simd.call(BlockSums {
@@ -181,8 +186,26 @@ impl<T: Element, const GROUPED: bool> Tiles<T, GROUPED> for Row<'_, T, GROUPED> 
         simd: S,
         columns: (usize, usize),
     ) {
-        // SAFETY: passed on to the caller.
-        unsafe { self.window.for_each_tile::<S, N, STEP>(simd, columns, self.channels, self) };
+        simd.call(TilesOfRow::<_, N, STEP, GROUPED> { row: self, columns });
+    }
+}
+
+/// Tiles of `N` outputs of a row. (A kernel of its own: a function with all sizes in it takes long to compile.)
+struct TilesOfRow<'a, 'b, T, const N: usize, const STEP: usize, const GROUPED: bool> {
+    row: &'a Row<'b, T, GROUPED>,
+    columns: (usize, usize),
+}
+
+impl<T: Element, const N: usize, const STEP: usize, const GROUPED: bool> Kernel<T>
+    for TilesOfRow<'_, '_, T, N, STEP, GROUPED>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let TilesOfRow { row, columns } = self;
+        // SAFETY: whoever takes the row's tiles answers for them.
+        unsafe { row.window.for_each_tile::<S, N, STEP>(simd, columns, row.channels, row) };
     }
 }
 

@@ -52,9 +52,9 @@ pub(super) struct Window<'a, T, const GROUPED: bool> {
     groups: &'a Groups<T>,
 }
 
-/// Whether there are registers for more sums than those of four outputs: 32, not 16.
-#[inline(always)]
-pub(super) fn has_many_registers<T: Element, S: Lanes<T>>() -> bool {
+/// Whether there are registers for more sums than those of four outputs: 32, not 16. (Asked in a `const` block, what
+/// needs them is not even compiled for others.)
+pub(super) const fn has_many_registers<T: Element, S: Lanes<T>>() -> bool {
     S::TILE_ROWS > 6
 }
 
@@ -115,12 +115,12 @@ pub(super) unsafe fn for_each_size<T: Element, S: Lanes<T>, const GROUPED: bool>
         column = unsafe {
             match (taps.step, width - column) {
                 // As wide as many an image, and sooner than 4, 2 and 1; where there are more, 4 are.
-                (2, 7) if dense && has_many_registers::<T, S>() => {
+                (2, 7) if const { has_many_registers::<T, S>() } && dense => {
                     run::<T, S, GROUPED, 7, 2>(simd, columns, tiles)
                 }
                 (2, 4..) if dense => run::<T, S, GROUPED, 4, 2>(simd, columns, tiles),
                 (2, 2..) if dense => run::<T, S, GROUPED, 2, 2>(simd, columns, tiles),
-                (_, 7..) if GROUPED || has_many_registers::<T, S>() => {
+                (_, 7..) if const { GROUPED || has_many_registers::<T, S>() } => {
                     run::<T, S, GROUPED, 7, 1>(simd, columns, tiles)
                 }
                 (_, 4..) => run::<T, S, GROUPED, 4, 1>(simd, columns, tiles),

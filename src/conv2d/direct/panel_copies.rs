@@ -1,9 +1,10 @@
-//! Rows of some channels copied with their padding, each pixel's channels side by side: what the depthwise
-//! kernels of NHWC read without special cases. For NCHW their results are copied too.
+//! Rows of some channels copied, each pixel's channels side by side, and with their padding where it is wide: what the
+//! depthwise kernels of NHWC read without special cases. For NCHW their results are copied too.
 
 use std::mem::MaybeUninit;
 
 use super::band::CopiedAxis;
+use super::nhwc_pixels::Edges;
 use crate::conv2d::gather::{Gather, masked_at};
 use crate::runs;
 use crate::shape::{ConvShape, Layout};
@@ -64,7 +65,7 @@ pub(super) fn shape_of_panel(shape: &ConvShape) -> ConvShape {
 pub(super) struct Bands {
     rows: CopiedAxis,
     columns: CopiedAxis,
-    /// Pixels of a row of the source's copy, which has its padding.
+    /// Pixels of a row of the source's copy, with its padding or without.
     row_len: usize,
     /// Rows and columns of a plane of the target, and its rows to a row of the grid.
     target: [usize; 2],
@@ -92,14 +93,21 @@ impl Bands {
     /// For passes with these taps over (rows, columns) and a grid of this height and width at the most, each
     /// of whose rows has `target_step` of the target's.
     pub fn new<T>(
+        layout: Layout,
         passes: impl Iterator<Item = (Taps, Taps)> + Clone,
         [height, width]: [usize; 2],
         target: [usize; 2],
         target_step: usize,
     ) -> Self {
         let rows = CopiedAxis::new(passes.clone().map(|(rows, _)| rows));
-        let columns = CopiedAxis::new(passes.map(|(_, columns)| columns));
-        let row_len = columns.span(width);
+        let mut columns = CopiedAxis::new(passes.map(|(_, columns)| columns));
+        let mut row_len = columns.span(width);
+        // Where the padding is narrow, the kernels know its columns; whole rows are copied sooner than each by itself.
+        let behind = columns.least + row_len as isize - columns.extent as isize;
+        if layout == Layout::Nchw && behind.max(-columns.least) <= Edges::LACKS {
+            row_len = columns.extent;
+            columns.least = 0;
+        }
         let pixels = PANEL_BYTES / size_of::<T>() / CHANNELS;
         let reach = rows.reach.min(rows.extent) * row_len;
         let row = rows.step.min(rows.extent) * row_len + target_step * target[1];
@@ -177,7 +185,15 @@ impl Band {
         let end =
             (width as isize - self.first_column).clamp(before as isize, self.row_len as isize);
         let (end, column) = (end as usize, self.first_column.max(0) as usize);
-        for row in 0..self.source.1 - self.source.0 {
+        let rows = self.source.1 - self.source.0;
+        if (before, end) == (0, self.row_len) && of_row == width * of_column && width == end {
+            // SAFETY: the rows, which follow each other.
+            unsafe {
+                to_panel(simd, source, [of_channel, of_column], [channels, rows * width], copy);
+            }
+            return;
+        }
+        for row in 0..rows {
             let row_copy = copy.wrapping_add(row * self.row_len * CHANNELS);
             let source = masked_at(source, row * of_row + column * of_column);
             let (strides, shape) = ([of_channel, of_column], [channels, end - before]);

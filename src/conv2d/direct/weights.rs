@@ -85,7 +85,8 @@ impl Plan {
         let (copies, units, least_channels) = match shape.layout {
             _ if with_dw && takes_panels(shape) => {
                 let [height, width] = [shape.out_height, shape.out_width];
-                let bands = Bands::new::<T>(axes, [height, width], [height, width], 1);
+                let bands =
+                    Bands::new::<T>(shape.layout, axes, [height, width], [height, width], 1);
                 (Copies::Panels(bands), shape.batch, CHANNELS)
             }
             Layout::Nchw => {
@@ -131,7 +132,7 @@ impl Plan {
                 true => plane_weights::OUTPUTS * shape.out_height * shape.out_width,
                 false => 0,
             },
-            copied: nhwc_tap_sums::copy_len::<T>(shape),
+            copied: nhwc_tap_sums::copy_len::<T>(shape, channels),
             sums_of_part,
             units,
             units_of_part,
