@@ -265,6 +265,8 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
         all.push(groups(17, stride(3, 1, pad([0, 1, 1, 0], new(3, many, 6, 5, few, 1, 2)))));
     }
     all.push(groups(40, pad([1; 4], new(3, 160, 11, 15, 320, 3, 3))));
+    // single pixels with padding, whose copy begins in memory as far behind the kernel's zeros as the padding is long
+    all.push(groups(12, pad([2; 4], new(3, 12, 10, 39, 12, 1, 1))));
     // depthwise kernels on copied panels of channels: a part of one, several, rows of few pixels and of
     // many, phases of every number, windows that lie beyond the image, and several bands
     for channels in [8, 15, 16, 17, 40] {

@@ -7,7 +7,7 @@
 use super::nhwc_depthwise::Rows;
 use super::nhwc_pixels::{Mode, Pixels, TapKernel};
 use super::nhwc_row::{Row, Sums};
-use super::nhwc_window::{Tile, Window, WindowKernel};
+use super::nhwc_window::{Tile, Window, WindowKernel, has_many_registers};
 use crate::conv2d::gather::Gather;
 use crate::simd::{Element, Kernel, Lanes, TILE_LANES};
 use crate::taps::Taps;
@@ -26,6 +26,11 @@ pub(super) struct Cells {
 }
 
 impl Cells {
+    /// Whether there are registers for their sums.
+    pub const fn fit<T: Element, S: Lanes<T>>() -> bool {
+        has_many_registers::<T, S>()
+    }
+
     /// Of these passes, if they make some.
     #[inline(always)]
     pub fn of<T: Element>(passes: &[Gather<T>]) -> Option<Self> {
@@ -90,7 +95,7 @@ impl<T: Element> Kernel<T> for CellRows<'_, '_, T> {
         for row in first..end_of_two.max(end_of_one + first_row) {
             let row_of_one = row.wrapping_sub(first_row);
             let exist = [row < end_of_two, (first..end_of_one).contains(&row_of_one)];
-            if rows.filters.fetches {
+            if rows.fetches {
                 rows.fetch(simd, (row, row + 1), &mut fetched);
             }
             let place = [row, row, row_of_one, row_of_one];

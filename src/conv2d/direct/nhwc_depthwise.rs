@@ -68,12 +68,8 @@ pub(super) fn gather<T: Element>(context: &Context, passes: &[Gather<T>]) -> Res
     // SAFETY: the scratch memory has the filters of every pass.
     let filters = unsafe { Filters::pack(context, passes, &scratch) };
     let is_large = Gather::exceed_caches(passes);
-    let filters = Filters {
-        // Passes that take turns find them in the cache.
-        fetches: is_large && (passes.len() == 1 || Cells::of(passes).is_some()),
-        streams: is_large && passes.iter().all(Gather::can_stream),
-        ..filters
-    };
+    let filters =
+        Filters { is_large, streams: is_large && passes.iter().all(Gather::can_stream), ..filters };
     let count = passes[0].batch * plan.parts;
     context.run(count.div_ceil(plan.per_task), &|_, index| {
         let first = index * plan.per_task;
@@ -93,8 +89,8 @@ pub(super) struct Filters<T> {
     /// Elements of a pass.
     len: usize,
     groups: Groups<T>,
-    /// Whether rows of the source are asked for before they are read.
-    pub fetches: bool,
+    /// Whether the source lies in memory, so that its rows are asked for before they are read.
+    is_large: bool,
     /// Whether targets are written past the caches.
     streams: bool,
 }
@@ -143,7 +139,7 @@ impl<T: Element> Filters<T> {
             start: start(),
             len,
             groups,
-            fetches: false,
+            is_large: false,
             streams: false,
         }
     }
@@ -163,16 +159,19 @@ impl<T: Element> Filters<T> {
         channel: usize,
         lines: &mut Lines<T>,
     ) {
-        if const { has_many_registers::<T, S>() }
+        if const { Cells::fit::<T, S>() }
             && let Some(cells) = Cells::of(passes)
         {
             let pass = (&passes[cells.whole()], cells.whole());
-            let rows = Rows { filters: self, pass, image, rows: (first, end), channel, lines };
+            let (rows, fetches) = ((first, end), self.is_large);
+            let rows = Rows { filters: self, pass, image, rows, channel, fetches, lines };
             return simd.call(CellRows { cells, passes, rows });
         }
+        // Passes that take turns find them in the cache.
+        let fetches = self.is_large && passes.len() == 1;
         for (number, pass) in passes.iter().enumerate() {
-            let rows = (first, end.min(pass.grid_height));
-            let rows = Rows { filters: self, pass: (pass, number), image, rows, channel, lines };
+            let (pass, rows) = ((pass, number), (first, end.min(pass.grid_height)));
+            let rows = Rows { filters: self, pass, image, rows, channel, fetches, lines };
             // SAFETY: passed on to the caller.
             unsafe { rows.run(simd) };
         }
@@ -227,7 +226,7 @@ unsafe fn pack<T: Element>(pass: &Gather<T>, block: usize, target: *mut T) {
 
 /// Some rows of a pass over one image.
 pub(super) struct Rows<'a, T> {
-    pub filters: &'a Filters<T>,
+    filters: &'a Filters<T>,
     /// The pass and its number.
     pass: (&'a Gather<T>, usize),
     image: usize,
@@ -235,6 +234,8 @@ pub(super) struct Rows<'a, T> {
     pub rows: (usize, usize),
     /// The number of the first channel, a multiple of `TILE_LANES`, among the packed ones.
     channel: usize,
+    /// Whether rows of the source are asked for before they are read.
+    pub fetches: bool,
     /// Room for those of windows.
     lines: &'a mut Lines<T>,
 }
@@ -330,7 +331,7 @@ impl<T: Element, const N: usize, const STEP: usize, const GROUPED: bool> Kernel<
         let channels = pass.groups * pass.outputs;
         // The sums of two rows take most of 32 registers. (Of few outputs, they are not worth their code.)
         let pairs = shares_lines(&pass.rows) && pass.relu_output.is_null();
-        let fetches = rows.filters.fetches && columns.0 == 0;
+        let fetches = rows.fetches && columns.0 == 0;
         let mut fetched = 0;
         // SAFETY: whoever runs the rows answers for them.
         unsafe {
@@ -387,7 +388,7 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
             // Passes that read the same rows take turns, while the first-level cache has them.
             let some = match self.passes {
                 [_] => part_rows,
-                passes if Cells::of(passes).is_some() => part_rows,
+                passes if Cells::fit::<T, S>() && Cells::of(passes).is_some() => part_rows,
                 _ => (CACHED / (source_row * size_of::<T>())).max(1),
             };
             for first in (first..end).step_by(some) {

@@ -33,7 +33,7 @@ pub(super) struct Source<T> {
 /// Where the windows of a row of the grid lie.
 #[derive(Clone, Copy)]
 pub(super) struct Window<'a, T, const GROUPED: bool> {
-    /// For each row of taps, the first pixel of the first output's window, or `zeros`.
+    /// For each row of taps, the first pixel of the first output's window, or null in the padding.
     lines: &'a [Masked<T>],
     /// Zeros for all channels, which stand for the pixels of the padding.
     zeros: *const T,
@@ -144,7 +144,6 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
     ) -> Self {
         let [of_row, of_column] = source.strides;
         let masked = !source.start[1].is_null();
-        let outside = [zeros, if masked { zeros } else { ptr::null() }];
         let first = columns.source(0, columns.in_order(0));
         for (tap, line) in lines.iter_mut().enumerate() {
             let y = rows.source(row, tap);
@@ -152,7 +151,7 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
             let place = y.wrapping_mul(of_row as isize);
             let place = place.wrapping_add(first.wrapping_mul(of_column as isize));
             *line = match rows.outside(y) {
-                true => outside,
+                true => [ptr::null(); 2],
                 false => masked_at(source.start, place as usize),
             };
         }
@@ -373,9 +372,9 @@ impl<'a, T: Element, const GROUPED: bool> Window<'a, T, GROUPED> {
             true => (groups.source::<S>(channel, term), groups.count::<S>(count)),
             false => (channel, count),
         };
-        let (place, stride) = match line[0] == self.zeros {
-            true => (0, 0),
-            false => ((tile.column * self.step).wrapping_mul(self.pixel), self.pixel),
+        let (line, place, stride) = match line[0].is_null() {
+            true => ([self.zeros, if self.masked { self.zeros } else { ptr::null() }], 0, 0),
+            false => (line, (tile.column * self.step).wrapping_mul(self.pixel), self.pixel),
         };
         Pixels {
             simd,
