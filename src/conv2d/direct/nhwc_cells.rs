@@ -93,8 +93,10 @@ impl<T: Element> Kernel<T> for CellRows<'_, '_, T> {
         let wide = 2 * S::LANES > TILE_LANES;
         let mut fetched = 0;
         for row in first..end_of_two.max(end_of_one + first_row) {
-            let row_of_one = row.wrapping_sub(first_row);
-            let exist = [row < end_of_two, (first..end_of_one).contains(&row_of_one)];
+            // Of no meaning before the first.
+            let row_of_one = row.saturating_sub(first_row);
+            let is_one = row >= first + first_row && row_of_one < end_of_one;
+            let exist = [row < end_of_two, is_one];
             if rows.fetches {
                 rows.fetch(simd, (row, row + 1), &mut fetched);
             }
