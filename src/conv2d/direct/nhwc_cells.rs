@@ -32,7 +32,6 @@ impl Cells {
     }
 
     /// Of these passes, if they make some.
-    #[inline(always)]
     pub fn of<T: Element>(passes: &[Gather<T>]) -> Option<Self> {
         if passes.len() != PHASES.len() {
             return None;

@@ -89,6 +89,8 @@ pub(super) struct Filters<T> {
     /// Elements of a pass.
     len: usize,
     groups: Groups<T>,
+    /// How the passes make cells, if they do.
+    cells: Option<Cells>,
     /// Whether the source lies in memory, so that its rows are asked for before they are read.
     is_large: bool,
     /// Whether targets are written past the caches.
@@ -139,6 +141,7 @@ impl<T: Element> Filters<T> {
             start: start(),
             len,
             groups,
+            cells: Cells::of(passes),
             is_large: false,
             streams: false,
         }
@@ -160,7 +163,7 @@ impl<T: Element> Filters<T> {
         lines: &mut Lines<T>,
     ) {
         if const { Cells::fit::<T, S>() }
-            && let Some(cells) = Cells::of(passes)
+            && let Some(cells) = self.cells
         {
             let pass = (&passes[cells.whole()], cells.whole());
             let (rows, fetches) = ((first, end), self.is_large);
@@ -388,7 +391,7 @@ impl<T: Element> Kernel<T> for GatherParts<'_, T> {
             // Passes that read the same rows take turns, while the first-level cache has them.
             let some = match self.passes {
                 [_] => part_rows,
-                passes if Cells::fit::<T, S>() && Cells::of(passes).is_some() => part_rows,
+                _ if Cells::fit::<T, S>() && self.filters.cells.is_some() => part_rows,
                 _ => (CACHED / (source_row * size_of::<T>())).max(1),
             };
             for first in (first..end).step_by(some) {
