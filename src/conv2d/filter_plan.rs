@@ -13,7 +13,7 @@ use crate::simd::{CACHE_LINE, Element, Level};
 /// Pixels of a task at the most: their patches of one depth block take 256 KB in f32, beside the
 /// filters' panels in the second-level cache.
 const TASK_PIXELS: usize = 256;
-/// The same for NHWC, whose patches, if packed, are first filled and then transposed into panels.
+/// The same for NHWC, whose patches are filled one pixel's after the other's, or read in place.
 const TASK_PIXELS_NHWC: usize = 126;
 
 /// Images are joined where more than a pixel is missing from the panels for every so many that there
@@ -49,8 +49,6 @@ pub(super) struct Plan {
     /// Of a task's own, of one depth block.
     pub own_filters_len: usize,
     pub patches_len: usize,
-    /// Elements of the patches before they are transposed: NHWC only.
-    pub filled_len: usize,
     /// Whether results are transposed as they are written, and the sums of a task before that.
     pub transposes: bool,
     pub sums_len: usize,
@@ -72,6 +70,13 @@ impl Plan {
     pub fn panel_stride(&self, depth: usize) -> usize {
         self.patches.width * (depth + 1)
     }
+}
+
+/// From pixel to pixel of filled patches: an odd number of cache lines, so that the pixels of a tile spread over the
+/// sets of the first-level cache.
+pub(super) fn pixel_stride<T>(depth: usize) -> usize {
+    let line = CACHE_LINE / size_of::<T>();
+    (depth.div_ceil(line) | 1) * line
 }
 
 /// Some outputs of some pixels of one image and group, each as (first, count).
@@ -195,12 +200,12 @@ impl<T: Element> FilterProduct<T> {
         let copies = self.batch * self.groups;
         let block = block_length(depth);
         let outputs_in_lanes = self.has_outputs_in_lanes();
-        let (grid, filters, patches, pixel_parts, task_pixels, filled_len);
+        let (grid, filters, patches, pixel_parts, patches_len);
         if outputs_in_lanes {
-            let (most_outputs, filled) = match self.patches.layout {
-                Layout::Nchw if self.is_matrix() => (TASK_FILTERS / depth.max(1), 0),
-                Layout::Nchw => (TASK_FILTERS_PACKED / depth.max(1), 0),
-                Layout::Nhwc => (usize::MAX, block),
+            let most_outputs = match self.patches.layout {
+                Layout::Nchw if self.is_matrix() => TASK_FILTERS / depth.max(1),
+                Layout::Nchw => TASK_FILTERS_PACKED / depth.max(1),
+                Layout::Nhwc => usize::MAX,
             };
             grid = Grid::new(
                 [self.pixels, self.outputs, depth],
@@ -210,8 +215,11 @@ impl<T: Element> FilterProduct<T> {
             );
             filters = PanelShape::columns(tile);
             patches = PanelShape::rows(grid.task_rows.min(self.pixels), tile);
-            (pixel_parts, task_pixels) = (grid.tasks()[0], grid.task_rows);
-            filled_len = grid.task_rows * filled;
+            pixel_parts = grid.tasks()[0];
+            patches_len = match self.patches.layout {
+                Layout::Nchw => patches.len(grid.task_rows, block + 1),
+                Layout::Nhwc => grid.task_rows * pixel_stride::<T>(block),
+            };
         } else {
             let lead = if self.lines_up() { CACHE_LINE / size_of::<T>() - 1 } else { 0 };
             grid = Grid::new(
@@ -222,8 +230,8 @@ impl<T: Element> FilterProduct<T> {
             );
             filters = PanelShape::rows(grid.task_rows.min(self.outputs), tile);
             patches = PanelShape::columns(tile);
-            (pixel_parts, task_pixels) = (grid.tasks()[1], grid.task_columns);
-            filled_len = 0;
+            pixel_parts = grid.tasks()[1];
+            patches_len = patches.len(grid.task_columns, block + 1);
         }
         // Those of a task are packed together.
         let task_outputs = if outputs_in_lanes { grid.task_columns } else { grid.task_rows };
@@ -249,8 +257,7 @@ impl<T: Element> FilterProduct<T> {
             patches,
             filters_len,
             own_filters_len,
-            patches_len: patches.len(task_pixels, block + 1),
-            filled_len,
+            patches_len,
         }
     }
 

@@ -69,7 +69,7 @@ unsafe impl<T: Element> Sync for FilterProduct<T> {}
 impl<T: Element> FilterProduct<T> {
     pub fn scratch_len(&self, level: Level) -> ScratchLen {
         let plan = self.plan(level);
-        let per_slot = plan.patches_len + plan.filled_len + plan.own_filters_len + plan.sums_len;
+        let per_slot = plan.patches_len + plan.own_filters_len + plan.sums_len;
         ScratchLen { shared: plan.filters_len, per_slot }
     }
 
@@ -211,7 +211,7 @@ impl<T: Element> FilterProduct<T> {
             let filters = match plan.own_filters_len {
                 0 => packed.wrapping_add(self.packed_offset(plan, group, part, start)),
                 _ => {
-                    let own = slot.wrapping_add(plan.patches_len + plan.filled_len);
+                    let own = slot.wrapping_add(plan.patches_len);
                     self.pack_part(level, plan, (group, part), (start, count), own);
                     own
                 }

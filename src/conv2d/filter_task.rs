@@ -2,7 +2,7 @@
 //! and multiplies.
 
 use super::fill_by_cell::FillByCell;
-use super::filter_plan::Plan;
+use super::filter_plan::{Plan, pixel_stride};
 use super::filter_product::FilterProduct;
 use super::patches::{Block, FillByPixel, Patches};
 use crate::gemm::ahead::Ahead;
@@ -68,12 +68,11 @@ impl<T: Element> Task<'_, T> {
     }
 
     fn multiply_packed(&self, block: Block, filters: Panels<T>, ahead: Ahead<T>) {
-        pack_patches(self.level, &self.patches, block, self.plan, self.slot);
-        let patches = Panels {
-            stride: self.plan.panel_stride(block.cells),
-            ..Panels::packed(self.slot, self.plan.patches.width, block.cells)
+        let panels = match self.patches.layout {
+            Layout::Nchw => pack_by_cell(self.level, &self.patches, block, self.plan, self.slot),
+            Layout::Nhwc => fill_by_pixel(self.level, &self.patches, block, self.plan, self.slot),
         };
-        self.multiply_panels(block, filters, patches, ahead);
+        self.multiply_panels(block, filters, panels, ahead);
     }
 
     fn multiply_panels(
@@ -131,8 +130,8 @@ impl<T: Element> Task<'_, T> {
 
     /// The sums of results that are going to be transposed: those of a pixel side by side.
     fn sums(&self) -> *mut T {
-        let Plan { patches_len, filled_len, own_filters_len, .. } = self.plan;
-        self.slot.wrapping_add(patches_len + filled_len + own_filters_len)
+        let Plan { patches_len, own_filters_len, .. } = self.plan;
+        self.slot.wrapping_add(patches_len + own_filters_len)
     }
 
     /// From pixel to pixel of these.
@@ -175,65 +174,67 @@ fn in_place<T: Element>(patches: &Patches<T>, block: Block, plan: &Plan) -> Opti
     })
 }
 
-/// Packs a block of patches into panels at `slot`; NHWC fills them behind the panels first.
-fn pack_patches<T: Element>(
+/// Packs a block of NCHW patches into panels at `slot`.
+fn pack_by_cell<T: Element>(
     level: Level,
     patches: &Patches<T>,
     block: Block,
     plan: &Plan,
     slot: *mut T,
-) {
-    match patches.layout {
+) -> Panels<T> {
+    let panel_stride = plan.panel_stride(block.cells);
+    match patches.matrix(block) {
         // A matrix in memory already: lines of pixels, contiguous at each channel.
-        Layout::Nchw => {
-            if let Some(first) = patches.matrix(block) {
-                let pack = PackMatrix {
-                    // SAFETY: the block's first pixel lies within the image.
-                    source: unsafe { patches.source.add(first) },
-                    relu_output: match patches.relu_output.is_null() {
-                        true => patches.relu_output,
-                        // SAFETY: as above.
-                        false => unsafe { patches.relu_output.add(first) },
-                    },
-                    line_stride: 1,
-                    depth: Depth::every(patches.strides[0]),
-                    lines: block.pixels,
-                    start: block.cell,
-                    count: block.cells,
-                    panels: plan.patches,
-                    target: slot,
-                    panel_stride: plan.panel_stride(block.cells),
-                };
-                return T::dispatch(level, pack);
-            }
+        Some(first) => {
+            let pack = PackMatrix {
+                // SAFETY: the block's first pixel lies within the image.
+                source: unsafe { patches.source.add(first) },
+                relu_output: match patches.relu_output.is_null() {
+                    true => patches.relu_output,
+                    // SAFETY: as above.
+                    false => unsafe { patches.relu_output.add(first) },
+                },
+                line_stride: 1,
+                depth: Depth::every(patches.strides[0]),
+                lines: block.pixels,
+                start: block.cell,
+                count: block.cells,
+                panels: plan.patches,
+                target: slot,
+                panel_stride,
+            };
+            T::dispatch(level, pack);
+        }
+        None => {
             let fill = FillByCell {
                 patches: *patches,
                 block,
                 panels: plan.patches,
                 target: slot,
-                panel_stride: plan.panel_stride(block.cells),
+                panel_stride,
             };
             T::dispatch(level, fill);
         }
-        Layout::Nhwc => {
-            // SAFETY: the slot has room for the filled patches behind its panels.
-            let filled = unsafe { slot.add(plan.patches_len) };
-            let stride = block.cells;
-            let fill = FillByPixel { patches: *patches, block, target: filled, stride, padding: 0 };
-            T::dispatch(level, fill);
-            let pack = PackMatrix {
-                source: filled.cast_const(),
-                relu_output: std::ptr::null(),
-                line_stride: stride,
-                depth: Depth::every(1),
-                lines: block.pixels,
-                start: 0,
-                count: block.cells,
-                panels: plan.patches,
-                target: slot,
-                panel_stride: plan.panel_stride(block.cells),
-            };
-            T::dispatch(level, pack);
-        }
+    }
+    let packed = Panels::packed(slot, plan.patches.width, block.cells);
+    Panels { stride: panel_stride, ..packed }
+}
+
+/// Fills `slot` with a block of NHWC patches, one pixel's after the other's.
+fn fill_by_pixel<T: Element>(
+    level: Level,
+    patches: &Patches<T>,
+    block: Block,
+    plan: &Plan,
+    slot: *mut T,
+) -> Panels<T> {
+    let stride = pixel_stride::<T>(block.cells);
+    let fill = FillByPixel { patches: *patches, block, target: slot, stride, padding: 0 };
+    T::dispatch(level, fill);
+    Panels {
+        start: slot,
+        width: plan.patches.width,
+        stride: plan.patches.width * stride,
+        order: Order::InPlace { depth: 1, line: stride },
     }
 }

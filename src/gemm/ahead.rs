@@ -60,7 +60,7 @@ const MOST_STEPS: usize = 16;
 const FEWEST_REQUESTS: usize = 4;
 
 /// How the tiles of a block share in asking for what is read next.
-pub(super) struct Requests<T> {
+pub(crate) struct Requests<T> {
     /// Steps of the depth from one request to the next: all, where there is nothing to ask for.
     pub steps: usize,
     /// Lines of a request.
@@ -73,13 +73,15 @@ pub(super) struct Requests<T> {
 impl<T: Element> Requests<T> {
     #[inline(always)]
     pub fn new([first, then]: [Ahead<T>; 2], tiles: usize, depth: usize) -> Self {
-        let steps = match first.runs + then.runs {
+        let lines = first.lines() + then.lines();
+        // No more requests than lines.
+        let steps = match lines {
             0 => depth,
-            _ => depth.div_ceil(FEWEST_REQUESTS).min(MOST_STEPS),
+            _ => depth.div_ceil(FEWEST_REQUESTS).min(MOST_STEPS).max(tiles * depth / lines),
         };
-        let steps = steps.max(1);
+        let steps = steps.clamp(1, depth.max(1));
         let requests = tiles * depth.div_ceil(steps);
-        let lines = (first.lines() + then.lines()).div_ceil(requests.max(1));
+        let lines = lines.div_ceil(requests.max(1));
         Requests { steps, lines, left: Cell::new(first), then: Cell::new(then) }
     }
 

@@ -9,8 +9,8 @@ use crate::conv2d::gather::Gather;
 use crate::runs;
 use crate::simd::{CACHE_LINE, Element, Kernel, Lanes};
 
-/// From so many images on they lie side by side at each pixel of a copy of NCHW: a tile of images then reads one
-/// line for a term, not one of each image. Fewer are not worth the transposition.
+/// From so many images on, if tiles are made of these, they lie side by side at each pixel of a copy of NCHW: a tile
+/// then reads one line for a term, not one of each image. Fewer are not worth the transposition.
 const INTERLEAVED_IMAGES: usize = 4;
 
 /// Whether a band of the source is copied: where it is masked, and where the planes of its channels
@@ -26,7 +26,8 @@ fn is_planar<T>(pass: &Gather<T>) -> bool {
 
 /// Whether the copy of so many images has them side by side.
 fn interleaves<T>(pass: &Gather<T>, images: usize) -> bool {
-    is_planar(pass) && images >= INTERLEAVED_IMAGES
+    let in_tiles = images >= pass.grid_height.max(pass.grid_width);
+    is_planar(pass) && images >= INTERLEAVED_IMAGES && in_tiles
 }
 
 /// Elements of the copy of so many rows of so many images or fewer.
@@ -35,8 +36,8 @@ pub(super) fn copy_len<T>(pass: &Gather<T>, images: usize, rows: usize) -> usize
     if !is_planar(pass) {
         return images * pixels * terms;
     }
-    let planes = images.min(INTERLEAVED_IMAGES - 1) * plane_len::<T>(pixels);
-    planes.max(plane_len::<T>(images * pixels)) * terms
+    let apart = images * plane_len::<T>(pixels);
+    apart.max(plane_len::<T>(images * pixels)) * terms
 }
 
 /// Elements of memory that filling it takes.

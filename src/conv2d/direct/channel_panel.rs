@@ -8,6 +8,7 @@
 use super::even_parts;
 use super::panels::PanelPlan;
 use crate::conv2d::gather::Gather;
+use crate::gemm::ahead::{Ahead, Requests};
 use crate::gemm::lines::Lines;
 use crate::gemm::pack::TileShape;
 use crate::gemm::update::{Bias, Update};
@@ -37,6 +38,9 @@ pub(super) struct Panel<'a, T> {
     pub sums: *mut T,
     /// Whether the target's pixels, whole cache lines apart, are written past the caches.
     pub streams: bool,
+    /// Where the packed filters are too large for the second-level cache, those that are read when all of this panel's
+    /// have been; null elsewhere.
+    pub following: *const T,
 }
 
 /// Pixels of a strip of one image at the most.
@@ -180,6 +184,7 @@ impl<T: Element> Panel<'_, T> {
         let mut term = 0;
         loop {
             let terms = self.plan.block_terms.min(self.pass.terms - term);
+            let requests = self.requests(&strip, (term, terms), S::TILE_ROWS);
             let mut row = strip.rows.0;
             while row < strip.rows.1 {
                 let rows = Segment::new(&self.pass.rows, row, strip.rows.1);
@@ -188,7 +193,7 @@ impl<T: Element> Panel<'_, T> {
                 while column < strip.columns.1 {
                     let columns = Segment::new(&self.pass.columns, column, strip.columns.1);
                     column = columns.end;
-                    self.region(simd, &strip, [rows, columns], (term, terms));
+                    self.region(simd, &strip, [rows, columns], (term, terms), &requests);
                 }
             }
             term += terms;
@@ -216,6 +221,28 @@ impl<T: Element> Panel<'_, T> {
         }
     }
 
+    /// What the tiles of a block of terms ask for: the next block's filters.
+    #[inline(always)]
+    fn requests(
+        &self,
+        strip: &Strip,
+        (term, terms): (usize, usize),
+        tile_rows: usize,
+    ) -> Requests<T> {
+        let Panel { pass, plan, panel, following, .. } = *self;
+        let of_term = plan.taps() * plan.lanes(panel);
+        let next = match term + terms < pass.terms {
+            true => self.packed.wrapping_add(plan.offset(panel) + (term + terms) * of_term),
+            false => following,
+        };
+        let ahead = match following.is_null() {
+            true => Ahead::none(),
+            false => Ahead::new(next, plan.block_terms * of_term, 1, 0),
+        };
+        let tiles = self.images * strip.pixels() / tile_rows;
+        Requests::new([ahead, Ahead::none()], tiles, plan.taps() * terms)
+    }
+
     /// Sums a block of terms for the pixels of a strip that have the same taps.
     #[inline(always)]
     fn region<S: Lanes<T>>(
@@ -224,6 +251,7 @@ impl<T: Element> Panel<'_, T> {
         strip: &Strip,
         [rows, columns]: [Segment; 2],
         (term, terms): (usize, usize),
+        requests: &Requests<T>,
     ) {
         let (row_taps, column_taps) = (&self.pass.rows, &self.pass.columns);
         let [of_image, of_term, of_row, of_column] = self.source.strides;
@@ -279,6 +307,7 @@ impl<T: Element> Panel<'_, T> {
                     |of: fn(&Axis) -> usize| i * of(&outer) + j * of(&inner) + pixel * of(&along);
                 let kernel = Tiles {
                     panel: self,
+                    requests,
                     count: tiles,
                     taps: [(rows.first_tap, rows.end_tap), (columns.first_tap, columns.end_tap)],
                     term,
@@ -365,6 +394,7 @@ impl<T: Element> Panel<'_, T> {
 /// A block of terms of some register tiles: pixels of one line of a region times a panel of channels.
 struct Tiles<'a, T> {
     panel: &'a Panel<'a, T>,
+    requests: &'a Requests<T>,
     count: usize,
     /// First row tap and the one behind the last, and the same of columns.
     taps: [Range; 2],
@@ -426,13 +456,20 @@ impl<T: Element, S: Lanes<T>> TileKernel<T, S> for Tiles<'_, T> {
                         let source = source.offset(number as isize * middle_step);
                         let mut pixels = Lines::<T, ROWS>::new(source, pixel_stride);
                         let mut weights = weights.add(number * middle_width * width);
-                        for _ in 0..inner {
-                            let mut lanes = [simd.splat(T::default()); VECTORS];
-                            for (v, lane) in lanes.iter_mut().enumerate() {
-                                *lane = simd.load(weights.add(v * S::LANES));
+                        let mut left_over = inner;
+                        while left_over > 0 {
+                            self.requests.request(simd);
+                            let mut some = left_over.min(self.requests.steps);
+                            left_over -= some;
+                            while some > 0 {
+                                let mut lanes = [simd.splat(T::default()); VECTORS];
+                                for (v, lane) in lanes.iter_mut().enumerate() {
+                                    *lane = simd.load(weights.add(v * S::LANES));
+                                }
+                                pixels.multiply(simd, lanes, inner_step, &mut sums);
+                                weights = weights.add(width);
+                                some -= 1;
                             }
-                            pixels.multiply(simd, lanes, inner_step, &mut sums);
-                            weights = weights.add(width);
                         }
                     }
                 }

@@ -24,7 +24,7 @@ use crate::gemm::blocking::{TASK_WORK, TASKS};
 use crate::gemm::pack::TileShape;
 use crate::runs;
 use crate::scratch::ScratchLen;
-use crate::simd::{Element, Kernel, Lanes, Level};
+use crate::simd::{CACHE_LINE, Element, Kernel, Lanes, Level};
 
 /// What a band of the source may take, beside a panel of filters in the second-level cache: more where
 /// all of a group's filters do not stay there, since each band reads them all.
@@ -35,8 +35,8 @@ const CACHED_FILTERS: usize = 1024 * 1024;
 /// Images of at most so many rows and columns are taken together: alone, each leaves rows of the tile
 /// empty, and reads all filters for few pixels.
 const SMALL_EXTENT: usize = 14;
-/// What the source of all of them may take, likewise beside a panel of filters.
-const IMAGES_BYTES: usize = 1024 * 1024;
+/// What a block of terms may read of all of them, likewise in the second-level cache.
+const IMAGES_BYTES: usize = 512 * 1024;
 
 /// How some passes are cut. By the shape alone.
 #[derive(Clone, Copy)]
@@ -62,6 +62,8 @@ struct Plan {
     sums_len: usize,
     /// Where the sums of pairs of passes are interleaved: the width of their grid. 0 elsewhere.
     staged_width: usize,
+    /// Whether the packed filters do not stay in the second-level cache from band to band.
+    rereads_filters: bool,
     /// Whether targets are written past the caches.
     streams: bool,
 }
@@ -77,22 +79,22 @@ impl Plan {
         let height = most(|pass| pass.grid_height);
         let width = most(|pass| pass.grid_width);
         let interleaved = interleaves(passes);
-        let small = height.max(width) <= SMALL_EXTENT && !interleaved;
+        let small = height.max(width) <= if interleaved { SMALL_EXTENT / 2 } else { SMALL_EXTENT };
         let row_bytes = pass.columns.extent * pass.terms * size_of::<T>();
         let row_bytes = row_bytes.saturating_mul(pass.rows.step);
         let enough = match small {
             true => {
-                let fitting = IMAGES_BYTES / row_bytes.saturating_mul(height).max(1);
+                let of_pixel = panels[0].block_terms * size_of::<T>() + CACHE_LINE;
+                let of_row = pass.columns.extent.saturating_mul(pass.rows.step * of_pixel);
+                let fitting = IMAGES_BYTES / of_row.saturating_mul(height).max(1);
                 (pass.batch * count / TASKS).min(fitting).clamp(1, tile.rows)
             }
             false => 1,
         };
         let image_parts = pass.batch.div_ceil(enough);
         let images = pass.batch.div_ceil(image_parts);
-        let band_bytes = match panels_len * size_of::<T>() <= CACHED_FILTERS {
-            true => BAND_BYTES,
-            false => LARGE_BAND_BYTES,
-        };
+        let rereads_filters = panels_len * size_of::<T>() > CACHED_FILTERS;
+        let band_bytes = if rereads_filters { LARGE_BAND_BYTES } else { BAND_BYTES };
         let most_rows = match images {
             1 => (band_bytes / row_bytes.max(1)).clamp(1, height),
             _ => height,
@@ -130,6 +132,7 @@ impl Plan {
             shared_copies,
             sums_len: sums_len(tile, images, height * width),
             staged_width: if interleaved { width } else { 0 },
+            rereads_filters,
             streams: Gather::exceed_caches(passes) && passes.iter().all(Gather::can_stream),
         }
     }
@@ -145,11 +148,12 @@ impl Plan {
         }
     }
 
-    /// Strides of the staged sums of a panel along (pass of a pair, channel, row).
+    /// Strides of the staged sums of a panel along (pass of a pair, image, channel, row).
     #[inline(always)]
-    fn staged_strides(&self) -> [usize; 3] {
+    fn staged_strides(&self) -> [usize; 4] {
         let of_channel = self.band_rows * self.staged_width;
-        [self.panels[0].width * of_channel, of_channel, self.staged_width]
+        let of_image = self.panels[0].width * of_channel;
+        [self.images * of_image, of_image, of_channel, self.staged_width]
     }
 }
 
@@ -352,19 +356,18 @@ impl<T: Element> Band<'_, T> {
     #[inline(always)]
     fn panel(&self, source: Source<T>, number: usize, panel: usize) -> Panel<'_, T> {
         let (pass, plan) = (&self.passes[number], self.plan.panels[number]);
-        let group = number * self.plan.packed_len + self.group * plan.len();
+        let packed = self.filters(number);
         let (target, target_strides) = if self.plan.staged_width == 0 {
             (self.target(pass, panel), pass.target_strides)
         } else {
-            let [of_pass, of_channel, of_row] = self.plan.staged_strides();
+            let [of_pass, of_image, of_channel, of_row] = self.plan.staged_strides();
             let target = self.staged.wrapping_add(number % 2 * of_pass);
-            (target.wrapping_sub(self.rows.0 * of_row), [0, of_channel, of_row, 1])
+            (target.wrapping_sub(self.rows.0 * of_row), [of_image, of_channel, of_row, 1])
         };
         let bias = match pass.bias.is_null() {
             true => ptr::null(),
             false => pass.bias.wrapping_add(self.group * pass.outputs + panel * plan.width),
         };
-        let packed = self.packed.wrapping_add(group);
         let (images, sums) = (self.images.1 - self.images.0, self.sums);
         let streams = self.plan.streams;
         Panel {
@@ -379,7 +382,29 @@ impl<T: Element> Band<'_, T> {
             bias,
             sums,
             streams,
+            following: self.following(number, panel),
         }
+    }
+
+    /// The group's packed filters of pass `number`.
+    #[inline(always)]
+    fn filters(&self, number: usize) -> *const T {
+        let group = self.group * self.plan.panels[number].len();
+        self.packed.wrapping_add(number * self.plan.packed_len + group)
+    }
+
+    /// The filters that are read behind those of a panel, where they do not stay in the second-level cache.
+    #[inline(always)]
+    fn following(&self, number: usize, panel: usize) -> *const T {
+        if !self.plan.rereads_filters {
+            return ptr::null();
+        }
+        let (number, panel) = match number + 1 < self.passes.len() {
+            true => (number + 1, panel),
+            false if panel + 1 < self.part.1 => (0, panel + 1),
+            false => (0, self.part.0),
+        };
+        self.filters(number).wrapping_add(self.plan.panels[number].offset(panel))
     }
 
     /// Writes rows of an empty pass, a whole pixel at a time.
@@ -423,18 +448,22 @@ impl<T: Element> Band<'_, T> {
     unsafe fn interleave<S: Lanes<T>>(&self, simd: S, number: usize, panel: usize) {
         let [even, odd] = [&self.passes[number], &self.passes[number + 1]];
         let width = even.grid_width + odd.grid_width;
-        let [of_pass, of_staged_channel, of_staged_row] = self.plan.staged_strides();
+        let [of_pass, of_staged_image, of_staged_channel, of_staged_row] =
+            self.plan.staged_strides();
         let (first, end) = rows_of(even, self.rows);
-        let [_, of_channel, of_row, _] = even.target_strides;
+        let [of_image, of_channel, of_row, _] = even.target_strides;
         let target = self.target(even, panel);
-        for channel in 0..self.plan.panels[number].channels(panel) {
-            for row in first..end {
-                // SAFETY: rows of the band, channels of the panel.
-                unsafe {
-                    let source = channel * of_staged_channel + (row - first) * of_staged_row;
-                    let source = self.staged.add(source);
-                    let target = target.add(channel * of_channel + row * of_row);
-                    runs::interleave(simd, width, source, source.add(of_pass), target);
+        for image in 0..self.images.1 - self.images.0 {
+            for channel in 0..self.plan.panels[number].channels(panel) {
+                let source = image * of_staged_image + channel * of_staged_channel;
+                let target = target.wrapping_add(image * of_image + channel * of_channel);
+                for row in first..end {
+                    // SAFETY: rows of the band, channels of the panel, of its images.
+                    unsafe {
+                        let source = self.staged.add(source + (row - first) * of_staged_row);
+                        let target = target.add(row * of_row);
+                        runs::interleave(simd, width, source, source.add(of_pass), target);
+                    }
                 }
             }
         }
