@@ -4,13 +4,15 @@
 //! is a product of dy and the patches of x, whose depth is the pixels of all images. It is cut into
 //! blocks, and these into parts, by the shape alone; each part's sum goes to scratch memory of its own,
 //! and the parts are added up in their order. So the order of every sum is the shape's. The bias
-//! gradient is summed from the same panels of dy, masked as they were packed.
+//! gradient is summed from the same panels of dy, masked as they were packed. A large dw is one part, and the panels
+//! of a block are packed once for all its tasks.
 
 use super::GradientOptions;
 use super::add_parts::{PartSums, PartUpdate};
 use super::gradient::Gradient;
 use super::weights_panels::{SumPanels, ahead, cells_in_place, pack_gradient, pack_patches};
-use super::weights_plan::{Plan, Task};
+use super::weights_plan::{DepthBlock, Plan, Task};
+use super::weights_shared::SharedBlocks;
 use crate::context::Context;
 use crate::error::Result;
 use crate::gemm::ahead::Ahead;
@@ -66,15 +68,34 @@ impl<'a, T: Element> BackwardWeights<'a, T> {
         let scratch = context.scratch::<T>(plan.scratch_len())?;
         let are_dw = plan.sums_are_dw();
         let direct = dw.as_deref_mut().filter(|_| are_dw).map(SharedMut::new);
-        let sums_of_dw = || direct.map_or(scratch.shared(), |dw| dw.at(0));
-        let sums_of_db = || scratch.shared().wrapping_add(plan.parts * plan.part_len());
-        context.run(plan.tasks(), &|slot, index| {
-            task(level, &plan, [sums_of_dw(), sums_of_db()], scratch.slot(slot), index);
-        });
+        let sums = || scratch.shared().wrapping_add(plan.shared_len());
+        let sums_of_dw = || direct.map_or(sums(), |dw| dw.at(0));
+        let sums_of_db = || sums().wrapping_add(plan.parts * plan.part_len());
+        match plan.shared_blocks {
+            0 => context.run(plan.tasks(), &|slot, index| {
+                task(level, &plan, [sums_of_dw(), sums_of_db()], scratch.slot(slot), index);
+            }),
+            together => {
+                for first in (0..plan.blocks).step_by(together) {
+                    let blocks = SharedBlocks {
+                        plan: &plan,
+                        first,
+                        count: together.min(plan.blocks - first),
+                        panels: scratch.shared(),
+                    };
+                    context.run(blocks.packs(), &|slot, index| {
+                        blocks.pack(level, index, scratch.slot(slot));
+                    });
+                    context.run(plan.tasks(), &|_, index| {
+                        blocks.multiply(level, index, [sums_of_dw(), sums_of_db()]);
+                    });
+                }
+            }
+        }
         if let Some(dw) = dw.filter(|_| !are_dw) {
             let parts = PartSums {
                 shape,
-                sums: scratch.shared(),
+                sums: sums(),
                 update: PartUpdate {
                     parts: plan.parts,
                     part_len: plan.part_len(),
@@ -115,85 +136,122 @@ pub(super) fn updated<T: Element>(alpha: T, sum: T, beta: T, old: T) -> T {
     if beta == T::default() { alpha * sum } else { alpha * sum + beta * old }
 }
 
+/// Where a task's sums of dw, from the group's first on, and of db lie.
+///
+/// # Safety
+/// The pointers have those of all parts.
+pub(super) unsafe fn sums_of<T: Element>(
+    plan: &Plan<'_, T>,
+    &Task { part, group, outputs: (output, _), .. }: &Task,
+    [dw, db]: [*mut T; 2],
+) -> [*mut T; 2] {
+    let shape = plan.shape;
+    // SAFETY: the caller answers for each part's dw, group by group, and db of every output.
+    unsafe {
+        let dw = dw.add(part * plan.part_len() + group * shape.group_out * plan.cells);
+        [dw, db.add(part * shape.out_channels + group * shape.group_out + output)]
+    }
+}
+
 /// One part's sums of some outputs and cells of one group.
 fn task<T: Element>(
     level: Level,
     plan: &Plan<'_, T>,
-    [sums_of_dw, sums_of_db]: [*mut T; 2],
+    sums: [*mut T; 2],
     slot: *mut T,
     index: usize,
 ) {
-    let shape = plan.shape;
     let task = plan.task(index);
-    let Task { part, group, outputs: (output, outputs), cells: (cell, cells) } = task;
     let [dy_len, cells_len, filled_len, _] = plan.slot_lens();
-    // SAFETY: the slot has these parts; each part of the sums has the group's dw, row by row, and
-    // the db of every output.
-    let (cell_target, filled, region, dw, db) = unsafe {
+    // SAFETY: the slot has these parts; the sums are those of all parts.
+    let (cell_target, filled, region, [dw, db]) = unsafe {
         let cell_target = slot.add(dy_len);
         let filled = cell_target.add(cells_len);
-        let group_len = shape.group_out * plan.cells;
-        let dw = sums_of_dw.add(part * plan.part_len() + group * group_len);
-        let db = sums_of_db.add(part * shape.out_channels);
-        let db = db.add(group * shape.group_out + output);
-        (cell_target, filled, filled.add(filled_len), dw, db)
+        (cell_target, filled, filled.add(filled_len), sums_of(plan, &task, sums))
     };
-    let with_db = cell == 0;
-    if with_db {
-        // SAFETY: this task's outputs.
-        unsafe { db.write_bytes(0, outputs) };
-    }
     // What this thread reads behind the task's blocks, but for the end of its share.
     let next_task = (index + 1 < plan.tasks()).then(|| plan.task(index + 1));
     let first_of_next =
         next_task.and_then(|task| Some((task, plan.depth_blocks(task.part).next()?)));
-    let mut beta = T::default();
-    let mut blocks = plan.depth_blocks(part).peekable();
+    let mut blocks = plan.depth_blocks(task.part).peekable();
+    let mut is_first = true;
     while let Some(block) = blocks.next() {
-        let depth = block.depth();
         pack_gradient(level, plan, block, &task, slot, region);
-        if with_db {
-            let sum = SumPanels {
-                panels: slot,
-                shape: plan.output_panels,
-                lines: outputs,
-                depth,
-                sums: db,
-            };
-            T::dispatch(level, sum);
+        sum_bias(level, plan, &task, is_first, slot, block, db);
+        let Some(patches) = &plan.patches else {
+            is_first = false;
+            continue;
+        };
+        if plan.packs_cells() {
+            pack_patches(level, plan, patches, block, &task, cell_target, filled);
         }
-        let Some(patches) = &plan.patches else { continue };
-        let column_panels = match plan.cells_in_place {
-            true => cells_in_place(plan, patches, block, &task),
-            false => {
-                pack_patches(level, plan, patches, block, &task, cell_target, filled);
-                Panels::packed(cell_target, plan.cell_panels.width, depth)
-            }
-        };
         let next = blocks.peek().map(|&block| (task, block)).or(first_of_next);
-        let product = BlockProduct {
-            depth,
-            rows: outputs,
-            columns: cells,
-            row_panels: Panels::packed(slot, plan.output_panels.width, depth),
-            column_panels,
-            target: dw,
-            first_row: output,
-            first_column: cell,
-            row_places: Places::every(if plan.cells_in_lanes { plan.cells } else { 1 }),
-            column_places: Places::every(if plan.cells_in_lanes { 1 } else { shape.group_out }),
-            update: Update {
-                alpha: T::from_f64(1.0),
-                beta,
-                bias: Bias::None,
-                relu: false,
-                streams: false,
-            },
-            transposed: None,
-            ahead: next.map_or([Ahead::none(); 2], |(task, block)| ahead(plan, block, &task)),
-            asks_for_rows: false,
-        };
-        T::dispatch(level, if plan.cells_in_lanes { product } else { product.transposed() });
-        beta = T::from_f64(1.0);
+        let ahead = next.map_or([Ahead::none(); 2], |(task, block)| ahead(plan, block, &task));
+        multiply(level, plan, &task, is_first, [slot, cell_target], block, ahead, dw);
+        is_first = false;
     }
+}
+
+/// Adds a block's sums of a task's panels of dy to those of db, which are none before the first block.
+pub(super) fn sum_bias<T: Element>(
+    level: Level,
+    plan: &Plan<'_, T>,
+    &Task { outputs: (_, outputs), cells: (cell, _), .. }: &Task,
+    is_first: bool,
+    panels: *const T,
+    block: DepthBlock,
+    db: *mut T,
+) {
+    if cell > 0 {
+        return;
+    }
+    if is_first {
+        // SAFETY: the task's outputs.
+        unsafe { db.write_bytes(0, outputs) };
+    }
+    let (shape, depth) = (plan.output_panels, block.depth());
+    T::dispatch(level, SumPanels { panels, shape, lines: outputs, depth, sums: db });
+}
+
+/// Adds the products of a block's panels to the sums, which are none before the first block.
+#[allow(clippy::too_many_arguments, reason = "two operands and where they meet")]
+pub(super) fn multiply<T: Element>(
+    level: Level,
+    plan: &Plan<'_, T>,
+    task: &Task,
+    is_first: bool,
+    [outputs, cells]: [*const T; 2],
+    block: DepthBlock,
+    ahead: [Ahead<T>; 2],
+    dw: *mut T,
+) {
+    let Some(patches) = &plan.patches else { return };
+    let (depth, group_out) = (block.depth(), plan.shape.group_out);
+    let column_panels = match plan.cells_in_place {
+        true => cells_in_place(plan, patches, block, task),
+        false => Panels::packed(cells, plan.cell_panels.width, depth),
+    };
+    let product = BlockProduct {
+        depth,
+        rows: task.outputs.1,
+        columns: task.cells.1,
+        row_panels: Panels::packed(outputs, plan.output_panels.width, depth),
+        column_panels,
+        target: dw,
+        first_row: task.outputs.0,
+        first_column: task.cells.0,
+        row_places: Places::every(if plan.cells_in_lanes { plan.cells } else { 1 }),
+        column_places: Places::every(if plan.cells_in_lanes { 1 } else { group_out }),
+        update: Update {
+            alpha: T::from_f64(1.0),
+            beta: if is_first { T::default() } else { T::from_f64(1.0) },
+            bias: Bias::None,
+            relu: false,
+            streams: false,
+        },
+        transposed: None,
+        ahead,
+        asks_for_rows: false,
+    };
+    T::dispatch(level, if plan.cells_in_lanes { product } else { product.transposed() });
 }

@@ -18,6 +18,7 @@ mod patches;
 mod query;
 mod weights_panels;
 mod weights_plan;
+mod weights_shared;
 mod winograd;
 
 use crate::context::Context;

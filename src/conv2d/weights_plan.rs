@@ -7,7 +7,7 @@ use crate::gemm::blocking::{DEPTH_BLOCK, Grid, block_length};
 use crate::gemm::pack::{PanelShape, TileShape};
 use crate::scratch::ScratchLen;
 use crate::shape::{ConvShape, FilterLayout, Layout};
-use crate::simd::{Element, Level};
+use crate::simd::{CACHE_LINE, Element, Level};
 
 /// The most parts that the depth blocks are dealt out to, so that there are tasks enough for a small dw.
 const PARTS: usize = 16;
@@ -19,6 +19,11 @@ const TASK_CELLS: usize = 384;
 /// The longest pixels of NHWC whose channels are multiplied as they lie, not packed: the panels of longer ones
 /// would lie in too few sets of the first-level cache, and in too many pages.
 const PIXEL_BYTES: usize = 2048;
+/// From so many elements of a group's dw on, they are tasks enough without parts, but each packs what others do: the
+/// panels of some depth blocks are packed once for all tasks instead.
+const SHARED_SUMS: usize = 1 << 19;
+/// What these panels take at the most, if they are not those of one block.
+const SHARED_BYTES: usize = 4 << 20;
 
 /// How the sums are cut, and how they lie in scratch memory.
 pub(super) struct Plan<'a, T> {
@@ -37,6 +42,8 @@ pub(super) struct Plan<'a, T> {
     pub blocks_of_part: usize,
     /// Images that share a depth block: more than one where they are small.
     pub images_of_block: usize,
+    /// Depth blocks whose panels are packed at once for all tasks; 0 where each task packs its own.
+    pub shared_blocks: usize,
     /// Over (outputs, cells) of a group.
     pub grid: Grid,
     /// Whether dw's sums lie as `[outputs, cells]`, the cells in the lanes, or the other way round.
@@ -58,9 +65,14 @@ impl<'a, T: Element> Plan<'a, T> {
         let pixels = shape.out_height * shape.out_width;
         let cells = if with_dw { shape.patch_len() } else { 0 };
         let bytes = shape.out_channels * cells.max(1) * size_of::<T>();
+        let patches = inputs.x.filter(|_| with_dw).map(|x| input_patches(shape, x));
+        let long_pixels =
+            shape.layout == Layout::Nhwc && shape.in_channels * size_of::<T>() > PIXEL_BYTES;
+        let gathered = long_pixels || !patches.as_ref().is_some_and(Patches::are_pixels);
+        let shared = gathered && shape.group_out.saturating_mul(cells) >= SHARED_SUMS;
         let images_of_block = images_of_block(pixels, shape.batch);
         let blocks = shape.batch.div_ceil(images_of_block) * pixels.div_ceil(block_length(pixels));
-        let parts = parts_of_batch(blocks, bytes);
+        let parts = if shared { 1 } else { parts_of_batch(blocks, bytes) };
         let blocks_of_part = blocks.div_ceil(parts);
         let parts = blocks.div_ceil(blocks_of_part);
         // The same sums in either way: the one that wastes fewer lanes and rows, or else the one
@@ -69,11 +81,10 @@ impl<'a, T: Element> Plan<'a, T> {
             rows.next_multiple_of(tile.rows) * columns.next_multiple_of(tile.lanes)
         };
         let cells_in_lanes = cost(shape.group_out, cells) / 17 <= cost(cells, shape.group_out) / 16;
-        let patches = inputs.x.filter(|_| with_dw).map(|x| input_patches(shape, x));
         let cells_in_place = cells_in_lanes
             && shape.layout == Layout::Nhwc
             && patches.as_ref().is_some_and(Patches::are_pixels)
-            && shape.in_channels * size_of::<T>() <= PIXEL_BYTES
+            && !long_pixels
             && cells.is_multiple_of(tile.columns);
         let task_cells = if cells_in_place { cells } else { TASK_CELLS };
         let granules = match cells_in_lanes {
@@ -90,7 +101,7 @@ impl<'a, T: Element> Plan<'a, T> {
             true => (PanelShape::rows(grid.task_rows, tile), PanelShape::columns(tile)),
             false => (PanelShape::columns(tile), PanelShape::rows(grid.task_columns, tile)),
         };
-        Plan {
+        let mut plan = Plan {
             shape,
             inputs,
             patches,
@@ -101,12 +112,18 @@ impl<'a, T: Element> Plan<'a, T> {
             blocks,
             blocks_of_part,
             images_of_block,
+            shared_blocks: 0,
             grid,
             cells_in_lanes,
             cells_in_place,
             output_panels,
             cell_panels,
+        };
+        if shared {
+            let bytes = plan.shared_block_len() * size_of::<T>();
+            plan.shared_blocks = (SHARED_BYTES / bytes).clamp(1, blocks);
         }
+        plan
     }
 
     /// Pixels of the longest depth block.
@@ -130,31 +147,54 @@ impl<'a, T: Element> Plan<'a, T> {
         self.parts == 1 && lie_alike && plain
     }
 
-    /// All threads have the sums of dw, then those of db.
+    /// All threads have the panels of some blocks, the sums of dw, and those of db.
     pub fn scratch_len(&self) -> ScratchLen {
         ScratchLen {
-            shared: self.parts * (self.part_len() + self.shape.out_channels),
+            shared: self.shared_len() + self.parts * (self.part_len() + self.shape.out_channels),
             per_slot: self.slot_lens().iter().sum(),
         }
     }
 
-    /// Elements of a task's panels of dy, of its panels of patches, of its filled patches, and of a
-    /// region of dy.
-    pub fn slot_lens(&self) -> [usize; 4] {
+    /// Elements of the panels that all tasks read.
+    pub fn shared_len(&self) -> usize {
+        self.shared_blocks * self.shared_block_len()
+    }
+
+    /// Of a block: those of all groups' dy, and of their patches.
+    pub fn shared_block_len(&self) -> usize {
+        self.shape.groups
+            * self.panel_lens([self.shape.group_out, self.cells]).iter().sum::<usize>()
+    }
+
+    /// Elements of the panels of some outputs and of some cells: whole cache lines. None of cells that are read in
+    /// place.
+    pub fn panel_lens(&self, [outputs, cells]: [usize; 2]) -> [usize; 2] {
         let block = self.block_pixels();
-        let packed = self.patches.is_some() && !self.cells_in_place;
-        let cells = if packed { self.grid.task_columns } else { 0 };
+        let cells = if self.packs_cells() { cells } else { 0 };
+        [self.output_panels.len(outputs, block), self.cell_panels.len(cells, block)]
+            .map(|len| len.next_multiple_of(CACHE_LINE / size_of::<T>()))
+    }
+
+    pub fn packs_cells(&self) -> bool {
+        self.patches.is_some() && !self.cells_in_place
+    }
+
+    /// Elements of a task's panels of dy and of patches, if it packs its own, of its filled patches, and of a region
+    /// of dy.
+    pub fn slot_lens(&self) -> [usize; 4] {
+        let Grid { task_rows, task_columns, .. } = self.grid;
+        let [dy, cells] = match self.shared_blocks {
+            0 => self.panel_lens([task_rows, task_columns]),
+            _ => [0, 0],
+        };
         let filled = match self.shape.layout {
-            Layout::Nchw => cells * block_length(self.pixels).next_multiple_of(self.tile.lanes),
-            Layout::Nhwc => 0,
+            Layout::Nchw if self.packs_cells() => {
+                task_columns * block_length(self.pixels).next_multiple_of(self.tile.lanes)
+            }
+            _ => 0,
         };
         let rows = block_length(self.pixels).div_ceil(self.shape.out_width) + 1;
-        [
-            self.output_panels.len(self.grid.task_rows, block),
-            self.cell_panels.len(cells, block),
-            filled,
-            self.inputs.gradient.scratch_len(self.grid.task_rows, rows),
-        ]
+        [dy, cells, filled, self.inputs.gradient.scratch_len(task_rows, rows)]
     }
 
     /// Tasks of all parts and groups.
@@ -171,19 +211,21 @@ impl<'a, T: Element> Plan<'a, T> {
     /// The depth blocks of a part, in order.
     pub fn depth_blocks(&self, part: usize) -> impl Iterator<Item = DepthBlock> {
         let first = part * self.blocks_of_part;
-        let end = self.blocks.min(first + self.blocks_of_part);
+        (first..self.blocks.min(first + self.blocks_of_part)).map(|block| self.block(block))
+    }
+
+    /// Depth block number `block`.
+    pub fn block(&self, block: usize) -> DepthBlock {
         let length = block_length(self.pixels);
         let blocks_of_image = self.pixels.div_ceil(length);
-        (first..end).map(move |block| {
-            let image = block / blocks_of_image * self.images_of_block;
-            let pixel = block % blocks_of_image * length;
-            DepthBlock {
-                image,
-                images: self.images_of_block.min(self.shape.batch - image),
-                pixel,
-                pixels: length.min(self.pixels - pixel),
-            }
-        })
+        let image = block / blocks_of_image * self.images_of_block;
+        let pixel = block % blocks_of_image * length;
+        DepthBlock {
+            image,
+            images: self.images_of_block.min(self.shape.batch - image),
+            pixel,
+            pixels: length.min(self.pixels - pixel),
+        }
     }
 }
 

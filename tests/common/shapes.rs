@@ -243,6 +243,12 @@ pub fn conv_edges() -> Vec<Conv2dParams> {
     let tall = new(2, 1024, 17, 20, 1024, 3, 3);
     all.push(groups(1024, pad([1, 1, 0, 2], tall)));
     all.push(groups(1024, stride(2, 2, pad([2, 2, 1, 3], new(3, 1024, 4, 5, 1024, 3, 5)))));
+    // dw whose panels are packed once for all tasks, in two depth blocks, and more of them than are packed at once
+    all.push(new(6, 1032, 9, 9, 522, 1, 1));
+    all.push(stride(2, 2, new(6, 1032, 17, 17, 522, 1, 1)));
+    // small images taken together, whose phases of dx are interleaved, and that lie side by side in a copy
+    all.push(stride(2, 2, pad([1; 4], new(9, 128, 14, 13, 40, 3, 3))));
+    all.push(stride(2, 2, pad([1; 4], new(17, 128, 8, 7, 40, 3, 3))));
     // dx in cells of 2x2 pixels, whole ones and parts at each side
     for columns in 3..=18 {
         for padding in [[1; 4], [0, 1, 0, 1], [2, 0, 2, 2]] {
