@@ -1,6 +1,7 @@
 //! Forward and backward data as one kind of pass: both gather, over taps, from x or from dy.
 
 use crate::conv2d::backward_data::BackwardData;
+use crate::gemm::lines::unrolled;
 use crate::runs;
 use crate::shape::{Activation, ConvShape};
 use crate::simd::{Element, Lanes};
@@ -105,9 +106,10 @@ impl<T: Element> Gather<T> {
         unsafe {
             let mut old = sums;
             if self.adds() {
-                for (n, old) in old.iter_mut().enumerate() {
-                    *old = runs::load(simd, count, target.add(n * stride));
-                }
+                unrolled::<N>(
+                    #[inline(always)]
+                    |n| old[n] = runs::load(simd, count, target.add(n * stride)),
+                );
             }
             let bias = match bias.is_null() {
                 true => simd.splat(T::default()),
@@ -117,19 +119,22 @@ impl<T: Element> Gather<T> {
             // (Not asked for each of them.)
             match (streams, count == S::LANES) {
                 (true, _) => {
-                    for (n, &value) in values.iter().enumerate() {
-                        simd.store_streaming(target.add(n * stride), value);
-                    }
+                    unrolled::<N>(
+                        #[inline(always)]
+                        |n| simd.store_streaming(target.add(n * stride), values[n]),
+                    );
                 }
                 (_, true) => {
-                    for (n, &value) in values.iter().enumerate() {
-                        simd.store(target.add(n * stride), value);
-                    }
+                    unrolled::<N>(
+                        #[inline(always)]
+                        |n| simd.store(target.add(n * stride), values[n]),
+                    );
                 }
                 _ => {
-                    for (n, &value) in values.iter().enumerate() {
-                        simd.store_first(count, target.add(n * stride), value);
-                    }
+                    unrolled::<N>(
+                        #[inline(always)]
+                        |n| simd.store_first(count, target.add(n * stride), values[n]),
+                    );
                 }
             }
         }
@@ -159,23 +164,27 @@ impl<T: Element> Gather<T> {
         bias: S::Vector,
     ) -> [S::Vector; N] {
         let mut values = sums;
-        for value in &mut values {
-            *value = simd.mul(simd.splat(self.alpha), *value);
-        }
+        unrolled::<N>(
+            #[inline(always)]
+            |n| values[n] = simd.mul(simd.splat(self.alpha), values[n]),
+        );
         if self.adds() {
-            for (value, &old) in values.iter_mut().zip(&old) {
-                *value = simd.mul_add(simd.splat(self.beta), old, *value);
-            }
+            unrolled::<N>(
+                #[inline(always)]
+                |n| values[n] = simd.mul_add(simd.splat(self.beta), old[n], values[n]),
+            );
         }
         if !self.bias.is_null() {
-            for value in &mut values {
-                *value = simd.add(*value, bias);
-            }
+            unrolled::<N>(
+                #[inline(always)]
+                |n| values[n] = simd.add(values[n], bias),
+            );
         }
         if self.relu {
-            for value in &mut values {
-                *value = simd.relu(*value);
-            }
+            unrolled::<N>(
+                #[inline(always)]
+                |n| values[n] = simd.relu(values[n]),
+            );
         }
         values
     }

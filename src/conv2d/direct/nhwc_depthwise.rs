@@ -332,38 +332,55 @@ impl<T: Element, const N: usize, const STEP: usize, const GROUPED: bool> Kernel<
         let (pass, number) = rows.pass;
         let (mut row, end) = rows.rows;
         let channels = pass.groups * pass.outputs;
-        // The sums of two rows take most of 32 registers. (Of few outputs, they are not worth their code.)
-        let pairs = shares_lines(&pass.rows) && pass.relu_output.is_null();
         let fetches = rows.fetches && columns.0 == 0;
         let mut fetched = 0;
-        // SAFETY: whoever runs the rows answers for them.
-        unsafe {
-            if const { N >= 4 && !GROUPED && has_many_registers::<T, S>() } {
-                while pairs && row + 1 < end {
-                    if fetches {
-                        rows.fetch(simd, (row, row + 2), &mut fetched);
-                    }
-                    // In the order of their lines, which that of the taps is.
-                    let order =
-                        if pass.rows.offset_step > 0 { [row, row + 1] } else { [row + 1, row] };
-                    let pair = [rows.row(pass, number, order[0]), rows.row(pass, number, order[1])];
-                    let window = rows.window(order[0], pass.rows.count + pass.rows.step);
-                    let kernel = Pair { window, rows: pair };
-                    window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel);
-                    row += 2;
-                }
-            }
-            while row < end {
+        // The sums of two rows take most of 32 registers. (Of few outputs, they are not worth their code.)
+        if const { N >= 4 && !GROUPED && has_many_registers::<T, S>() } {
+            let pairs = shares_lines(&pass.rows) && pass.relu_output.is_null();
+            while pairs && row + 1 < end {
                 if fetches {
-                    rows.fetch(simd, (row, row + 1), &mut fetched);
+                    rows.fetch(simd, (row, row + 2), &mut fetched);
                 }
-                let of_row = rows.row(pass, number, row);
-                let window = rows.window::<GROUPED>(row, pass.rows.count);
-                let kernel = Single { window, row: of_row };
-                window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel);
-                row += 1;
+                simd.call(TilesOfPair::<_, N, STEP> { rows, row, columns });
+                row += 2;
             }
         }
+        while row < end {
+            if fetches {
+                rows.fetch(simd, (row, row + 1), &mut fetched);
+            }
+            let of_row = rows.row(pass, number, row);
+            let window = rows.window::<GROUPED>(row, pass.rows.count);
+            let kernel = Single { window, row: of_row };
+            // SAFETY: whoever runs the rows answers for them.
+            unsafe { window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel) };
+            row += 1;
+        }
+    }
+}
+
+/// The same of two rows, from `row` on. (A kernel of its own, as above.)
+struct TilesOfPair<'a, 'b, T, const N: usize, const STEP: usize> {
+    rows: &'a mut Rows<'b, T>,
+    row: usize,
+    columns: (usize, usize),
+}
+
+impl<T: Element, const N: usize, const STEP: usize> Kernel<T> for TilesOfPair<'_, '_, T, N, STEP> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        let TilesOfPair { rows, row, columns } = self;
+        let (pass, number) = rows.pass;
+        let channels = pass.groups * pass.outputs;
+        // In the order of their lines, which that of the taps is.
+        let order = if pass.rows.offset_step > 0 { [row, row + 1] } else { [row + 1, row] };
+        let pair = [rows.row(pass, number, order[0]), rows.row(pass, number, order[1])];
+        let window = rows.window(order[0], pass.rows.count + pass.rows.step);
+        let kernel = Pair { window, rows: pair };
+        // SAFETY: whoever runs the rows answers for them.
+        unsafe { window.for_each_tile::<S, N, STEP>(simd, columns, channels, &kernel) };
     }
 }
 

@@ -90,12 +90,19 @@ pub(super) unsafe fn load_taps<T: Element, S: Lanes<T>, const V: usize, const TA
     source: *const T,
 ) -> [[S::Vector; V]; TAPS] {
     let mut taps = [[simd.splat(T::default()); V]; TAPS];
-    for (tap, vectors) in taps.iter_mut().enumerate() {
-        for (v, vector) in vectors.iter_mut().enumerate() {
-            // SAFETY: the caller answers for the vectors.
-            *vector = unsafe { simd.load(source.add(tap * TILE_LANES + v * S::LANES)) };
-        }
-    }
+    unrolled::<TAPS>(
+        #[inline(always)]
+        |tap| {
+            unrolled::<V>(
+                #[inline(always)]
+                |v| {
+                    let vector = source.wrapping_add(tap * TILE_LANES + v * S::LANES);
+                    // SAFETY: the caller answers for the vectors.
+                    taps[tap][v] = unsafe { simd.load(vector) };
+                },
+            );
+        },
+    );
     taps
 }
 
@@ -149,31 +156,37 @@ impl<T: Element, S: Lanes<T>, const GROUPED: bool> Pixels<T, S, GROUPED> {
                 let exists = !at_edge || before.wrapping_add(number * unit) < self.inside.1;
                 let start = next;
                 next = masked_at(next, unit.wrapping_mul(self.stride));
-                for v in 0..V {
-                    let simd = self.simd;
-                    // No branch: with sums in registers on both sides, some would be spilled.
-                    let or_zeros = |start: *const T| {
-                        let start = if exists { start } else { self.zeros };
-                        start.wrapping_add(v * S::LANES)
-                    };
-                    let load = |from: *const T| match M::WHOLE_LANES && !GROUPED {
-                        // SAFETY: the caller answers for pixels that exist, and there are zeros for the others.
-                        true => unsafe { simd.load(from) },
-                        // SAFETY: the same.
-                        false => unsafe { simd.load_where(self.mask, from) },
-                    };
-                    let mut pixel = load(or_zeros(start[0]));
-                    if M::MASKED {
-                        pixel = simd.relu_gradient(load(or_zeros(start[1])), pixel);
-                    }
-                    let pixel = if GROUPED { simd.permute(pixel, self.numbers) } else { pixel };
-                    for tap in 0..TAPS {
-                        let of_output = number.wrapping_sub(tap);
-                        if number >= tap && of_output % STEP == 0 && of_output / STEP < N {
-                            body(tap, of_output / STEP, v, pixel);
+                unrolled::<V>(
+                    #[inline(always)]
+                    |v| {
+                        let simd = self.simd;
+                        // No branch: with sums in registers on both sides, some would be spilled.
+                        let or_zeros = |start: *const T| {
+                            let start = if exists { start } else { self.zeros };
+                            start.wrapping_add(v * S::LANES)
+                        };
+                        let load = |from: *const T| match M::WHOLE_LANES && !GROUPED {
+                            // SAFETY: the caller answers for pixels that exist, and there are zeros for the others.
+                            true => unsafe { simd.load(from) },
+                            // SAFETY: the same.
+                            false => unsafe { simd.load_where(self.mask, from) },
+                        };
+                        let mut pixel = load(or_zeros(start[0]));
+                        if M::MASKED {
+                            pixel = simd.relu_gradient(load(or_zeros(start[1])), pixel);
                         }
-                    }
-                }
+                        let pixel = if GROUPED { simd.permute(pixel, self.numbers) } else { pixel };
+                        unrolled::<TAPS>(
+                            #[inline(always)]
+                            |tap| {
+                                let of_output = number.wrapping_sub(tap);
+                                if number >= tap && of_output % STEP == 0 && of_output / STEP < N {
+                                    body(tap, of_output / STEP, v, pixel);
+                                }
+                            },
+                        );
+                    },
+                );
             },
         );
     }

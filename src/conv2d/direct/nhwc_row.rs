@@ -6,6 +6,7 @@ use std::array;
 use super::nhwc_pixels::{Mode, Pixels, TapKernel, load_taps, vectors_of};
 use super::nhwc_window::{Tile, Window, WindowKernel};
 use crate::conv2d::gather::Gather;
+use crate::gemm::lines::unrolled;
 use crate::simd::{Element, Lanes, TILE_LANES};
 
 /// One row of the grid of one image.
@@ -177,16 +178,18 @@ impl<T: Element, S: Lanes<T>, const N: usize, const V: usize, const ROWS: usize>
         let mut weights = [[[simd.splat(T::default()); V]; TAPS]; ROWS];
         // SAFETY: the caller answers for the pixels and the filters.
         unsafe {
-            for (weights, sums) in weights.iter_mut().zip(self.iter_mut()) {
-                *weights = sums.weights::<TAPS>(simd);
-            }
+            unrolled::<ROWS>(
+                #[inline(always)]
+                |row| weights[row] = self[row].weights::<TAPS>(simd),
+            );
             pixels.for_each::<N, STEP, V, TAPS, M>(
                 first,
                 #[inline(always)]
                 |tap, n, v, pixel| {
-                    for (sums, weights) in self.iter_mut().zip(&weights) {
-                        sums.add(simd, [v, n], pixel, weights[tap][v]);
-                    }
+                    unrolled::<ROWS>(
+                        #[inline(always)]
+                        |row| self[row].add(simd, [v, n], pixel, weights[row][tap][v]),
+                    );
                 },
             );
         }
