@@ -69,7 +69,8 @@ impl<T: Element, const ROWS: usize> Lines<T, ROWS> {
 }
 
 /// Calls `body` with 0 to `N` - 1, at most 15 of them. It is no loop: compilers leave long ones as they
-/// are, and then keep what they index, a tile's sums, in memory.
+/// are, and then keep what they index, a tile's sums, in memory; and short ones, hundreds of them nested in
+/// others, take a minute to compile, since unrolling each makes LLVM forget what it knows of all.
 #[inline(always)]
 pub(crate) fn unrolled<const N: usize>(mut body: impl FnMut(usize)) {
     const { assert!(N <= 15, "more than any tile has") };
